@@ -1,0 +1,66 @@
+"""Every error a client can meet. Each class carries its HTTP status and its problem type (RFC 9457); one place renders them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class LongwaveError(Exception):
+    """Base of all errors that are shown to people; `detail` says what was wrong and what was expected."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class InvalidRequestError(LongwaveError):
+    """The request cannot be understood; `errors` names each field and what it should have been."""
+
+    status = 422
+    type = "invalid-request"
+    title = "Invalid request"
+
+    def __init__(self, detail: str, errors: list[dict[str, str]] | None = None) -> None:
+        super().__init__(detail)
+        self.errors = errors or []
+
+
+class TooLargeError(LongwaveError):
+    status = 413
+    type = "too-large"
+    title = "Request too large"
+
+
+class UnavailableError(LongwaveError):
+    """The service cannot answer now (storage away, not ready); nothing was half-done and the client may retry."""
+
+    status = 503
+    type = "unavailable"
+    title = "Service unavailable"
+    retry_after_s = 1
+
+
+class StorageError(UnavailableError):
+    """Redis did not answer, or not in time."""
+
+    type = "storage-unavailable"
+    title = "Storage unavailable"
+
+
+class BundleError(LongwaveError):
+    """A bundle is missing, damaged or of another format; the message names the file."""
+
+    status = 500
+    type = "bad-bundle"
+    title = "Bad bundle"
+
+
+class StateFormatError(LongwaveError):
+    """Stored state bytes do not belong to this model or format; the state is rebuilt, never guessed."""
+
+    type = "state-format"
+    title = "State format"

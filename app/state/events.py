@@ -1,0 +1,33 @@
+"""The stored form of an event: what a user's sequence and the event log hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class StoredEvent(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
+    """One accepted event, packed as a MessagePack array; trailing absent fields take no bytes.
+
+    Item and type are kept by name, never by row: rows change with every model, names do not.
+    Append fields only at the end: old bytes must stay readable.
+    """
+
+    type: str
+    time_ms: int
+    item_id: str | None = None
+    value: float | None = None
+    quantity: float | None = None
+    price: float | None = None
+    platform: str | None = None
+    session_id: str | None = None
+    basket_id: str | None = None
+    text: str | None = None
+    event_id: str | None = None
+    recommendation_id: str | None = None
+    context: dict[str, Any] | None = None
+
+
+encode_event = msgspec.msgpack.Encoder().encode
+decode_event = msgspec.msgpack.Decoder(StoredEvent).decode

@@ -1,0 +1,1 @@
+"""Data: importers, cleaning, the canonical data set, splits, sequences and the synthetic world."""
