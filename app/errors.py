@@ -29,6 +29,14 @@ class InvalidRequestError(LongwaveError):
         self.errors = errors or []
 
 
+class NotFoundError(LongwaveError):
+    """There is no such user, item or model."""
+
+    status = 404
+    type = "not-found"
+    title = "Not found"
+
+
 class TooLargeError(LongwaveError):
     status = 413
     type = "too-large"
@@ -57,6 +65,13 @@ class BundleError(LongwaveError):
     status = 500
     type = "bad-bundle"
     title = "Bad bundle"
+
+
+class DeviceError(LongwaveError):
+    """The device that the settings demand is not there."""
+
+    type = "device-unavailable"
+    title = "Device unavailable"
 
 
 class StateFormatError(LongwaveError):

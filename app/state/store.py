@@ -31,7 +31,10 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class UserMeta:
-    """`appended` events so far, of which the last `stored` are still in the sequence; `epoch` changes with each rewrite."""
+    """`appended` events so far, of which the last `stored` are still in the sequence; `epoch` changes with each rewrite.
+
+    The times are the smallest and the largest of all events so far, 0 for a user with attributes alone.
+    """
 
     appended: int
     stored: int
@@ -45,9 +48,11 @@ class UserMeta:
 class Loaded:
     """A user as one round trip finds it.
 
-    `meta` is None for a user without events. `state` is the stored blob (header and tensors) or None. `tail` holds the
-    events that the blob does not cover yet: all stored ones where it is None or of another epoch.
-    `tail_start` is the index (0 = the user's first event ever) of the first event of `tail`.
+    `meta` is None for a user with neither events nor attributes. `state` is the stored blob (header and tensors), or None if
+    there is none that can be continued: of another epoch or format, or followed by events that have left the sequence.
+    `tail` holds the events that the state does not cover yet: all stored ones where it is None.
+    `tail_start` is the index (0 = the user's first event ever) of the first event of `tail`: the state's `applied`, or the
+    `base` of a fold that starts afresh.
     """
 
     meta: UserMeta | None
@@ -60,13 +65,19 @@ class StateStore(Protocol):
     """Every method raises `StorageError` when Redis does not answer; nothing is half-done then."""
 
     async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
-        """Append atomically per user: dedupe, sequence, counters, event log. All users in one round trip."""
+        """Append atomically per user: dedupe, sequence, counters, event log. All users in one round trip.
+
+        On `StorageError` each user's events are stored together or not at all. One batch per user, else ValueError.
+        """
 
     async def load(self, tenant: str, model_id: str, user_ids: Sequence[str]) -> list[Loaded]:
         """States and unfolded tails of these users, in one round trip."""
 
     async def commit(self, tenant: str, model_id: str, user_id: str, blob: bytes) -> bool:
         """Store a state blob if its epoch matches and it is ahead of what is stored; otherwise return False."""
+
+    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[bool]:
+        """`commit` for (user_id, blob) pairs, each atomic on its own, all in one round trip."""
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""

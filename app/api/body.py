@@ -1,0 +1,38 @@
+"""Request bodies: read within a bound, whatever their headers claim, and parsed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import Request
+
+from app.errors import InvalidRequestError, TooLargeError
+
+_decode = msgspec.json.Decoder().decode
+
+
+async def read_json(request: Request, max_bytes: int) -> Any:
+    """The body as parsed JSON (RFC 8259: no NaN, UTF-8 only).
+
+    Raises:
+        TooLargeError: longer than `max_bytes`, by its header or as it arrives.
+        InvalidRequestError: not JSON; says where.
+    """
+    length = request.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
+        raise TooLargeError(f"the body has {length[:20]} bytes; at most {max_bytes} are taken")
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > max_bytes:
+            raise TooLargeError(f"the body has more than {max_bytes} bytes")
+        chunks.append(chunk)
+    body = b"".join(chunks)
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InvalidRequestError(f"the body is not JSON: {error}") from None
+    except RecursionError:
+        raise InvalidRequestError("the body is nested too deeply") from None

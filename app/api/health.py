@@ -1,0 +1,64 @@
+"""/healthz, /readyz, /metrics and /"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import msgspec
+from fastapi import APIRouter, Request, Response
+from msgspec import Meta
+
+from app.api.openapi import answers
+from app.api.service import hook_of, json_response, service_of
+from app.errors import StorageError
+from app.telemetry import METRICS_CONTENT_TYPE
+
+router = APIRouter(tags=["health"])
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """The model being served, and on what."""
+
+    ready: bool
+    model_id: str
+    data: Annotated[str, Meta(description="Name of the data set that the model learned from.")]
+    items: int
+    device: Annotated[str, Meta(description="`cpu` or `cuda`.")]
+    device_reason: str
+    storage: Annotated[str, Meta(description="`up`, or why not. Without storage, lists come from the fallback.")]
+
+
+@router.get("/healthz", summary="Is the process alive", operation_id="healthz")
+async def healthz() -> Response:
+    """200 as long as the process answers."""
+    return json_response({"status": "ok"})
+
+
+@router.get("/readyz", summary="Can it serve", responses=answers(Readiness, 503), operation_id="readyz")
+async def readyz(request: Request) -> Response:
+    """200 once the bundle is verified and its golden vectors have been replayed on this device; 503 says what is missing.
+
+    Storage that is away does not make it unready: lists are still answered, from the fallback, and say so.
+    """
+    service = service_of(request)
+    try:
+        await service.store.ping()
+        storage = "up"
+    except StorageError as error:
+        storage = error.detail
+    manifest, device = service.runtime.bundle.manifest, service.runtime.device
+    return json_response(
+        Readiness(True, manifest.model_id, manifest.data_name, len(service.catalogue), device.name, device.why, storage)
+    )
+
+
+@router.get("/metrics", summary="Prometheus metrics", operation_id="metrics")
+async def metrics(request: Request) -> Response:
+    """In Prometheus' text format, over all workers."""
+    return Response(hook_of(request).metrics.render(), media_type=METRICS_CONTENT_TYPE)
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    return json_response({"name": "longwave", "version": version("longwave"), "docs": "/docs", "ready": "/readyz"})

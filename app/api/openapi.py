@@ -1,0 +1,104 @@
+"""The OpenAPI document: answers are described by the structs that encode them, requests by the models that check them.
+
+`python -m app.main` writes schema/openapi.json; a test fails when that file is stale.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from app.api.problems import Problem
+from app.ingest.schema import Event
+
+_REF = "#/components/schemas/{name}"
+_MEANING = {
+    404: "There is no such user.",
+    413: "The body has too many bytes or too many events.",
+    422: "The request is at fault; `errors` names each field.",
+    503: "The service or its storage cannot answer now; nothing was half-done. Repeat after `Retry-After` seconds.",
+}
+_EXAMPLE = {
+    "event_id": "536365-85123A",
+    "user_id": "17850",
+    "item_id": "85123A",
+    "type": "purchase",
+    "timestamp": "2010-12-01T08:26:00Z",
+    "quantity": 6,
+    "price": 2.55,
+    "basket_id": "536365",
+}
+
+_structs: dict[str, type] = {}  # every struct that a route answers with, by name
+
+
+def answers(success: type, *errors: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: a struct on success, problem documents otherwise."""
+    _structs[success.__name__] = success
+    described: dict[int | str, dict[str, Any]] = {
+        200: {"description": (success.__doc__ or "").strip(), "content": {"application/json": {"schema": _ref(success.__name__)}}}
+    }
+    for status in errors:
+        described[status] = {
+            "description": _MEANING[status],
+            "content": {"application/problem+json": {"schema": _ref("Problem")}},
+        }
+    return described
+
+
+def events_body() -> dict[str, Any]:
+    """The request body of POST /v1/events."""
+    event, many = _ref("Event"), {"type": "array", "items": _ref("Event"), "maxItems": 1000, "minItems": 1}
+    wrapped = {"type": "object", "properties": {"events": many}, "required": ["events"], "additionalProperties": False}
+    examples = {
+        "one": {"summary": "One event", "value": _EXAMPLE},
+        "several": {"summary": "Several events", "value": {"events": [_EXAMPLE, {**_EXAMPLE, "event_id": "536365-71053"}]}},
+    }
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": {"oneOf": [event, many, wrapped]}, "examples": examples}},
+    }
+
+
+def attributes_body() -> dict[str, Any]:
+    """The request body of PUT /v1/users/{user_id}."""
+    schema = {
+        "type": "object",
+        "properties": {"attributes": {"type": "object", "additionalProperties": {"type": "string"}}},
+        "required": ["attributes"],
+        "additionalProperties": False,
+    }
+    return {
+        "required": True,
+        "content": {"application/json": {"schema": schema, "example": {"attributes": {"country": "United Kingdom"}}}},
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Have the application describe itself with this document, made on first use."""
+
+    def describe() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _document(app)
+        return app.openapi_schema
+
+    app.openapi = describe  # type: ignore[method-assign]
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    _, structs = msgspec.json.schema_components([*_structs.values(), Problem], ref_template=_REF)
+    event = Event.model_json_schema(ref_template=_REF.replace("{name}", "{model}"))
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    schemas.update(event.pop("$defs", {}))
+    schemas.update(structs, Event=event)
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own error form, which is never sent
+        schemas.pop(name, None)
+    return document
+
+
+def _ref(name: str) -> dict[str, str]:
+    return {"$ref": _REF.format(name=name)}

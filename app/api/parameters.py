@@ -1,0 +1,40 @@
+"""Parameters that several routes take."""
+
+from __future__ import annotations
+
+from time import time_ns
+from typing import Annotated
+
+from fastapi import Path, Query
+from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError
+
+from app.ingest.schema import Id, parse_time
+
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999
+
+
+def now_ms() -> int:
+    """Unix milliseconds."""
+    return time_ns() // 1_000_000
+
+
+def _moment(value: object) -> int:
+    text = value.strip() if isinstance(value, str) else value
+    parsed = parse_time(int(text) if isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 20 else text)
+    if not 0 <= parsed <= _LAST_MS:
+        raise PydanticCustomError("time", "must lie between the years 1970 and 9999")
+    return parsed
+
+
+UserId = Annotated[Id, Path(description="Your id of the user.", examples=["17850"])]
+Moment = Annotated[int, PlainValidator(_moment, json_schema_input_type=str | int)]
+AsOf = Annotated[
+    Moment | None,
+    Query(
+        description="The clock of this request, for replays and tests: RFC 3339 or unix milliseconds. Default: now.",
+        examples=["2011-12-09T12:50:00Z"],
+    ),
+]
+K = Annotated[int, Query(ge=1, le=1000, description="How many items; fewer come back only if fewer are eligible.")]
+Platform = Annotated[Id | None, Query(description="Where the list is shown, as in events.", examples=["app"])]

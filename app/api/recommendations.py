@@ -1,0 +1,35 @@
+"""GET /v1/users/{user_id}/recommendations"""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+
+from app.api.openapi import answers
+from app.api.parameters import AsOf, K, Platform, UserId, now_ms
+from app.api.service import TENANT, hook_of, json_response, service_of
+from app.recommend.answer import Query, Recommendations
+from app.telemetry import Stages
+
+router = APIRouter(tags=["recommendations"])
+
+
+@router.get(
+    "/v1/users/{user_id:path}/recommendations",
+    summary="What the user would want next",
+    responses=answers(Recommendations, 422, 503),
+    operation_id="get_recommendations",
+)
+async def get_recommendations(
+    request: Request, user_id: UserId, k: K = 20, as_of: AsOf = None, platform: Platform = None
+) -> Response:
+    """The best items for the user, best first, reflecting every event that was acknowledged before the request.
+
+    A user without events gets the items that are popular now (`source` is `fallback`). `Server-Timing` tells what each stage
+    took, and their sum `service`, in milliseconds.
+    """
+    stages = Stages()
+    service = service_of(request)
+    query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform)
+    answer = await service.recommender.recommend(query, stages)
+    hook_of(request).metrics.stages(stages)
+    return json_response(answer, headers={"Server-Timing": stages.server_timing()})

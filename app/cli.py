@@ -1,0 +1,96 @@
+"""`longwave`: the service's commands. Each one only reads its options and calls what does the work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.errors import LongwaveError
+from app.settings import Settings, SettingsError, load_settings, variable
+from app.telemetry import MULTIPROCESS_DIR
+
+cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Longwave, a recommender.")
+
+Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)]
+StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]
+
+
+@cli.command()
+def serve(
+    bundle: Bundle = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default=False)] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default=False)] = None,
+    workers: Annotated[int | None, typer.Option(help="Server processes.", show_default=False)] = None,
+    storage_dir: StorageDir = None,
+) -> None:
+    """Serve a bundle over HTTP. Options win over the LONGWAVE_ environment variables."""
+    import uvicorn
+
+    from app.runtime.bundle import read_bundle
+    from app.state.embedded import EmbeddedRedis
+
+    settings = _settings(bundle_dir=bundle, host=host, port=port, workers=workers, storage_dir=storage_dir)
+    with ExitStack() as stack:
+        try:
+            read_bundle(settings.bundle_dir)  # a bundle that is not there is better said once, here, than by each worker
+            url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+        except LongwaveError as error:
+            _fail(error.detail)
+        # Workers are new processes and read their settings from the environment; one Redis serves them all.
+        os.environ |= {variable("bundle_dir"): str(settings.bundle_dir.absolute()), variable("redis_url"): url}
+        if settings.workers > 1:
+            os.environ[MULTIPROCESS_DIR] = stack.enter_context(tempfile.TemporaryDirectory(prefix="longwave-metrics-"))
+        # uvicorn raises the signal that stopped it once more when it is done; as an exit, it lets the stack unwind.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        uvicorn.run(
+            "app.main:create_app",
+            factory=True,
+            host=settings.host,
+            port=settings.port,
+            workers=settings.workers,
+            loop="uvloop",
+            http="httptools",
+            log_level=settings.log_level,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+        )
+
+
+@cli.command()
+def doctor(bundle: Bundle = None, storage_dir: StorageDir = None) -> None:
+    """Check everything the service needs; exits with 1 if something is broken."""
+    from app.doctor import examine
+
+    findings = examine(_settings(bundle_dir=bundle, storage_dir=storage_dir))
+    table = Table("", "", "", show_header=False)
+    for finding in findings:
+        table.add_row(finding.check, "[green]ok[/]" if finding.well else "[red]broken[/]", escape(finding.found))
+    Console().print(table)
+    raise typer.Exit(0 if all(finding.well for finding in findings) else 1)
+
+
+def _settings(**options: Any) -> Settings:
+    try:
+        return load_settings(**{name: value for name, value in options.items() if value is not None})
+    except SettingsError as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print("error:", message, soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    cli()

@@ -1,0 +1,228 @@
+"""The application: the only place that wires the parts together. `python -m app.main` writes schema/openapi.json."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+
+from app.api import events, health, openapi, problems, recommendations, users
+from app.api.measure import Measure
+from app.api.service import TENANT, Hook, Service
+from app.catalogue.catalogue import Catalogue
+from app.catalogue.popularity import LivePopularity
+from app.errors import BundleError, DeviceError, StorageError
+from app.fold import Commits, Fold, Users
+from app.fold.tensors import EventTensors
+from app.ingest.advance import Advance
+from app.ingest.append import Increment
+from app.ingest.pipeline import Ingest
+from app.recommend.pipeline import Recommender
+from app.recommend.score import Scorer
+from app.runtime.bundle import read_bundle
+from app.runtime.golden import replay_golden
+from app.runtime.session import Runtime, open_runtime
+from app.runtime.text import TextEncoder
+from app.settings import Settings, load_settings
+from app.state.codec import StateCodec
+from app.state.embedded import EmbeddedRedis
+from app.state.redis import RedisStore
+from app.telemetry import Metrics, configure_logs
+
+_DESCRIPTION = "Tell what users do; ask what each of them would want next."
+
+log = structlog.get_logger()
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The ASGI application. Nothing is opened before it starts; without `settings` they come from the environment."""
+    settings = settings or load_settings()
+    hook = Hook(settings, Metrics())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        configure_logs(settings.log_level, settings.log_format)
+        async with AsyncExitStack() as stack:
+            try:
+                runtime = load_model(settings)
+            except (BundleError, DeviceError) as error:
+                # Stay up and unready: a probe can then read why, where a dead process would only be restarted.
+                hook.problem = error.detail
+                log.error("not ready", reason=error.detail)
+            else:
+                hook.service = await _start(settings, hook.metrics, runtime, stack)
+            yield
+            hook.service, hook.problem = None, "shutting down"
+
+    app = FastAPI(title="Longwave", version=version("longwave"), description=_DESCRIPTION, lifespan=lifespan)
+    app.state.hook = hook
+    app.add_middleware(Measure, metrics=hook.metrics)
+    problems.install(app)
+    openapi.install(app)
+    for router in (events.router, recommendations.router, users.router, health.router):
+        app.include_router(router)
+    return app
+
+
+def load_model(settings: Settings) -> Runtime:
+    """Read, verify and open the bundle, and replay its golden vectors.
+
+    Raises:
+        BundleError: it is missing, damaged, of another format, or computes something else here than where it was made.
+        DeviceError: the demanded device is not there.
+    """
+    runtime = open_runtime(read_bundle(settings.bundle_dir), settings.device, settings.intra_op_threads)
+    replay_golden(runtime)
+    return runtime
+
+
+async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: AsyncExitStack) -> Service:
+    """Wire one model; what must be stopped goes on the stack."""
+    bundle, manifest = runtime.bundle, runtime.bundle.manifest
+    url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+    store = RedisStore(
+        url,
+        timeout_ms=settings.redis_timeout_ms,
+        max_sequence=settings.max_sequence,
+        dedupe_window=settings.dedupe_window,
+        log_max_length=settings.log_max_length,
+    )
+    stack.push_async_callback(store.close)
+    catalogue = Catalogue(
+        [item.id for item in bundle.items],
+        [item.title for item in bundle.items],
+        [item.categories for item in bundle.items],
+        bundle.vectors,
+        bundle.bias,
+    )
+    popularity = LivePopularity(
+        catalogue,
+        manifest.popularity.half_lives_s,
+        bundle.popularity,
+        manifest.popularity.as_of_ms,
+        in_flight_s=settings.redis_timeout_ms / 1000,
+    )
+    text = TextEncoder(bundle, runtime.device, settings.intra_op_threads) if manifest.text is not None else None
+    tensors = EventTensors(manifest, catalogue, text)
+    fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
+    known = Users(store, fold, manifest.model_id, metrics)
+    delay_s = settings.fold_delay_ms / 1000
+    commits = Commits(store, fold, manifest.model_id, metrics, delay_s)
+    stack.push_async_callback(commits.close)
+    advance = Advance(known, commits, delay_s, settings.fold_batch_users)
+
+    def on_stored(tenant: str, user_ids: Sequence[str], increments: Sequence[Increment]) -> None:
+        popularity.add(increments, monotonic())
+        if settings.background_fold:
+            advance.mark(tenant, user_ids)
+
+    service = Service(
+        runtime=runtime,
+        catalogue=catalogue,
+        store=store,
+        ingest=Ingest(
+            store,
+            manifest.event_types,
+            manifest.popularity.half_lives_s,
+            on_stored,
+            max_future_s=settings.max_future_s,
+            max_events=settings.max_batch_events,
+        ),
+        recommender=Recommender(
+            runtime,
+            catalogue,
+            popularity,
+            Scorer(runtime, catalogue, popularity),
+            tensors,
+            store,
+            known,
+            commits,
+            metrics,
+            settings.max_sequence,
+        ),
+    )
+    following = _Popularity(store, popularity, catalogue, runtime)
+    try:
+        await following.refresh()
+    except StorageError as error:
+        log.warning("storage is away at the start", error=error.detail)
+    _run(following.follow(settings.popularity_refresh_ms / 1000), stack)
+    if settings.background_fold:
+        _run(advance.run(), stack)
+    metrics.model.labels(manifest.model_id, manifest.data_name, runtime.device.name).set(1)
+    log.info(
+        "ready",
+        model=manifest.model_id,
+        data=manifest.data_name,
+        items=len(catalogue),
+        device=runtime.device.name,
+        why=runtime.device.why,
+        redis="embedded" if settings.redis_url is None else "external",
+    )
+    return service
+
+
+class _Popularity:
+    """Keeps this worker's popularity in step with the store's."""
+
+    def __init__(self, store: RedisStore, popularity: LivePopularity, catalogue: Catalogue, runtime: Runtime) -> None:
+        self._store = store
+        self._popularity = popularity
+        self._catalogue = catalogue
+        self._runtime = runtime
+        self._opened = False
+
+    async def refresh(self) -> None:
+        """Read the store's counts; the first time, check the store's layout and give it those of the bundle.
+
+        Raises:
+            StorageError: the store does not answer, or is laid out for another version.
+        """
+        half_lives_s = self._popularity.half_lives_s
+        if not self._opened:
+            await self._store.open()
+            bundle = self._runtime.bundle
+            at_ms = bundle.manifest.popularity.as_of_ms
+            await self._store.seed_popularity(TENANT, half_lives_s, self._catalogue.ids, bundle.popularity.tolist(), at_ms)
+            self._opened = True
+        began_s = monotonic()
+        self._popularity.refresh(await self._store.popularity(TENANT, half_lives_s), began_s)
+
+    async def follow(self, period_s: float) -> None:
+        """Refresh until cancelled; a store that is away is asked again."""
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await self.refresh()
+            except StorageError as error:
+                log.warning("popularity not refreshed", error=error.detail)
+            except Exception:
+                log.exception("popularity not refreshed")
+
+
+def _run(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+    """Run something beside the requests; the stack ends it."""
+    task = asyncio.create_task(work)
+
+    async def stop() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(stop)
+
+
+def openapi_document() -> str:
+    """The OpenAPI document as schema/openapi.json holds it."""
+    return json.dumps(create_app(load_settings()).openapi(), indent=2, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    (Path(__file__).parents[1] / "schema" / "openapi.json").write_text(openapi_document(), encoding="utf-8")

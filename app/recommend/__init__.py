@@ -1,0 +1,1 @@
+"""The read path: what a user would want next."""

@@ -1,0 +1,57 @@
+"""What a recommendation looks like: the answer on the wire, documented for OpenAPI where it is defined."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question: k items for a user as of a moment (unix ms), asked from a platform."""
+
+    tenant: str
+    user_id: str
+    k: int
+    as_of_ms: int
+    platform: str | None
+
+
+class RecommendedItem(msgspec.Struct, frozen=True):
+    """One item of a list, best first."""
+
+    item_id: str
+    score: Annotated[float, Meta(description="Comparable within one list only.")]
+    title: str | None
+
+
+class Recommendations(msgspec.Struct, frozen=True):
+    """The items that a user would want next, best first."""
+
+    recommendation_id: Annotated[str, Meta(description="Send it with the events that this list leads to.")]
+    user_id: str
+    model_id: str
+    source: Annotated[
+        Literal["model", "fallback"], Meta(description="`fallback` is recent popularity, the same for everyone; see `reason`.")
+    ]
+    reason: Annotated[
+        Literal["unknown_user", "storage_unavailable"] | None, Meta(description="Why the model was not asked; null if it was.")
+    ]
+    degraded: Annotated[bool, Meta(description="True if the service could not do its best, such as while its storage is away.")]
+    applied_events: Annotated[int, Meta(description="Events of the user that this list reflects.")]
+    last_event_time: Annotated[datetime | None, Meta(description="Time of the latest of them.")]
+    as_of: Annotated[datetime, Meta(description="The moment the question was asked for.")]
+    items: list[RecommendedItem]
+
+
+def moment(unix_ms: int) -> datetime:
+    """Unix milliseconds as UTC; what lies outside the years 1 to 9999 is brought to their edge."""
+    return datetime.fromtimestamp(min(max(unix_ms, _FIRST_MS), _LAST_MS) / 1000, UTC)
+
+
+_FIRST_MS = -62_135_596_800_000
+_LAST_MS = 253_402_300_799_000

@@ -1,0 +1,149 @@
+"""A bundle on disk, read and checked: manifest, checksums, arrays, item metadata. Nothing is half-accepted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from app.errors import BundleError
+from app.runtime.manifest import FORMAT_VERSION, Manifest
+
+MANIFEST = "manifest.json"
+GOLDEN = "golden.npz"
+
+
+class ItemRecord(msgspec.Struct, frozen=True):
+    """One line of items.jsonl; the line number is the item's row."""
+
+    id: str
+    title: str | None = None
+    categories: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle of N items.
+
+    Attributes:
+        path: its folder.
+        vectors: (N, D) float32, memory-mapped: workers share the pages.
+        bias: (N,) float32.
+        popularity: (N, P) float64 decayed counts at `manifest.popularity.as_of_ms`.
+        items: N records.
+    """
+
+    path: Path
+    manifest: Manifest
+    vectors: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+    popularity: npt.NDArray[np.float64]
+    items: Sequence[ItemRecord]
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+
+def read_bundle(path: Path) -> Bundle:
+    """Read a bundle and verify every file's checksum and every array's shape.
+
+    Raises:
+        BundleError: names the file (and the manifest's field) that is missing, damaged or of another format.
+    """
+    manifest = read_manifest(path)
+    _verify_files(path, manifest)
+    n, width, half_lives = manifest.items.count, manifest.width, len(manifest.popularity.half_lives_s)
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        vectors=_array(path, manifest.items.vectors, np.float32, (n, width)),
+        bias=_array(path, manifest.items.bias, np.float32, (n,)),
+        popularity=_array(path, manifest.items.popularity, np.float64, (n, half_lives)),
+        items=_items(path, manifest.items.metadata, n),
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Only the manifest, parsed and checked against the format.
+
+    Raises:
+        BundleError: no folder, no manifest, no JSON, another format version, or a field that is not as the format says.
+    """
+    file = path / MANIFEST
+    if not path.is_dir():
+        raise BundleError(f"{path}: no such folder; expected a bundle (see LONGWAVE_BUNDLE_DIR)")
+    try:
+        document: Any = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{file}: missing; is {path} a bundle?") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file}: cannot be read as JSON: {error}") from None
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BundleError(
+            f"{file}: format_version {version} is newer than this service, which reads {FORMAT_VERSION}: upgrade longwave"
+        )
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the document"
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        raise BundleError(f"{file}: field {field}: {first['msg']}{more}") from None
+
+
+def _verify_files(path: Path, manifest: Manifest) -> None:
+    named = {graph.file for graph in manifest.graphs.values()} | {GOLDEN}
+    named |= {manifest.items.metadata, manifest.items.vectors, manifest.items.bias, manifest.items.popularity}
+    if manifest.text is not None:
+        named |= {manifest.text.encoder, manifest.text.tokenizer}
+    for name in sorted(named - manifest.files.keys()):
+        raise BundleError(f"{path / MANIFEST}: field files: no checksum for {name}, which the manifest uses")
+    for name, expected in manifest.files.items():
+        relative = PurePosixPath(name)
+        if relative.is_absolute() or ".." in relative.parts:
+            raise BundleError(f"{path / MANIFEST}: field files: {name!r} leaves the bundle's folder")
+        try:
+            with (path / relative).open("rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise BundleError(f"{path / relative}: {error.strerror or error}") from None
+        if found != expected:
+            raise BundleError(f"{path / relative}: damaged: sha256 is {found[:16]}…, the manifest says {expected[:16]}…")
+
+
+def _array(path: Path, name: str, dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    file = path / name
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file}: not a .npy array: {error}") from None
+    if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        raise BundleError(
+            f"{file}: expected {np.dtype(dtype).name} of shape {shape}, found {array.dtype.name} of shape {array.shape}"
+        )
+    if not np.isfinite(array).all():
+        raise BundleError(f"{file}: holds NaN or infinity in row {int(np.argwhere(~np.isfinite(array))[0][0])}")
+    return np.asarray(array)
+
+
+def _items(path: Path, name: str, count: int) -> list[ItemRecord]:
+    file = path / name
+    decoder = msgspec.json.Decoder(ItemRecord)
+    items: list[ItemRecord] = []
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        try:
+            items.append(decoder.decode(line))
+        except msgspec.DecodeError as error:
+            raise BundleError(f"{file}: line {number}: {error}") from None
+    if len(items) != count:
+        raise BundleError(f"{file}: {len(items)} lines, but the manifest's items.count is {count}")
+    return items

@@ -1,0 +1,78 @@
+"""Replays the bundle's golden vectors: what the trainer's graphs gave must come out here too, or nothing is served."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from app.errors import BundleError
+from app.runtime.bundle import GOLDEN
+from app.runtime.manifest import GraphName, Tolerance
+from app.runtime.session import Array, Runtime
+
+
+def replay_golden(runtime: Runtime) -> int:
+    """Run every graph on its golden inputs and compare; returns how many outputs were compared.
+
+    Raises:
+        BundleError: a graph has no golden vectors, or an output differs by more than the manifest's tolerance.
+    """
+    file = runtime.bundle.file(GOLDEN)
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
+            golden: dict[str, Array] = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file}: not a .npz archive: {error}") from None
+    compared = 0
+    for name, graph in runtime.bundle.manifest.graphs.items():
+        if not graph.inputs:  # an item graph without text and features has nothing to replay
+            continue
+        feeds = {tensor.name: _take(golden, f"{name}/in/{tensor.name}", str(file)) for tensor in graph.inputs}
+        expected = {tensor.name: _take(golden, f"{name}/out/{tensor.name}", str(file)) for tensor in graph.outputs}
+        found = runtime.graph(name)(feeds)
+        for output, values in expected.items():
+            problem = _difference(name, output, expected, found, runtime.bundle.manifest.tolerance)
+            if problem:
+                raise BundleError(f"{file}: {name}/out/{output}: {problem} on {runtime.device.name}")
+            compared += values.size > 0
+    return compared
+
+
+def _take(golden: dict[str, Array], name: str, file: str) -> Array:
+    if name not in golden:
+        raise BundleError(f"{file}: {name} is missing")
+    return golden[name]
+
+
+def _difference(
+    graph: GraphName, output: str, expected: dict[str, Array], found: dict[str, Array], tolerance: Tolerance
+) -> str | None:
+    want, have = expected[output], found[output]
+    if want.shape != have.shape:
+        return f"shape {have.shape}, expected {want.shape}"
+    if graph == "score" and output == "rows":
+        return _rows_difference(expected, found, tolerance.top_k_gap)
+    if want.dtype.kind != "f":
+        wrong = int((want != have).sum())
+        return f"{wrong} of {want.size} whole numbers differ" if wrong else None
+    allowed = {"interest": tolerance.interest, "item": tolerance.interest, "score": tolerance.score}.get(graph, tolerance.state)
+    if not np.array_equal(np.isfinite(want), np.isfinite(have)):
+        return "infinite or missing in other places than expected"
+    finite = np.isfinite(want)
+    worst = float(np.abs(want[finite].astype(np.float64) - have[finite]).max(initial=0.0))
+    return f"off by {worst:.3g}, allowed is {allowed:.3g}" if worst > allowed else None
+
+
+def _rows_difference(expected: dict[str, Array], found: dict[str, Array], gap: float) -> str | None:
+    """Rows may change places only where their golden scores are closer than `gap`."""
+    for b in range(len(expected["rows"])):
+        scores = dict(zip(expected["rows"][b].tolist(), expected["scores"][b].tolist(), strict=True))
+        for k, (want, have) in enumerate(zip(expected["rows"][b].tolist(), found["rows"][b].tolist(), strict=True)):
+            score = float(expected["scores"][b][k])
+            if want == have or not np.isfinite(score):  # past the eligible items rows mean nothing
+                continue
+            # A row from beyond the golden list has no golden score; its own is within the tolerance of it.
+            if abs(scores.get(have, float(found["scores"][b][k])) - score) > gap:
+                return f"place {k} of query {b} holds row {have}, expected {want}"
+    return None

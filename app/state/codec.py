@@ -1,0 +1,113 @@
+"""Bytes <-> state. The stored form of a user's state: a 40-byte header, then the model's tensors in manifest order, raw.
+
+Everything is little-endian and nothing is converted: what the graph wrote comes back bit for bit, NaN payloads included.
+The scripts `load.lua` and `commit.lua` read the header where `Header` puts it; change them together and raise FORMAT.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.errors import StateFormatError
+from app.runtime.manifest import StateTensor
+
+MAGIC = b"LWST"
+FORMAT = 1
+EPOCH_BYTES = 8
+
+# magic, format, (reserved, zero), epoch, base, applied, catalogue version
+_HEADER = struct.Struct("<4sHH8sQQQ")
+HEADER_BYTES = _HEADER.size
+PREFIX = _HEADER.pack(MAGIC, FORMAT, 0, bytes(EPOCH_BYTES), 0, 0, 0)[:8]
+"""How every state of this format begins; a blob that begins otherwise is not continued but rebuilt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Which fold a state is: of the events [base, applied) of the user's sequence `epoch`, at a catalogue version.
+
+    Events are counted from 0, the first one the user ever had in this epoch. `epoch` has 8 bytes.
+    """
+
+    epoch: bytes
+    base: int
+    applied: int
+    catalogue_version: int
+
+
+class StateCodec:
+    """Packs and unpacks the states of one model.
+
+    `state` are the manifest's state tensors. Arrays are those of one user, or (B, ...) for B users in the batch forms.
+    """
+
+    def __init__(self, state: Sequence[StateTensor]) -> None:
+        # Same bytes as the manifest's dtype on the little-endian machines that onnxruntime supports, explicit on any other.
+        self._dtype = np.dtype([(t.name, np.dtype(t.dtype).newbyteorder("<"), tuple(t.shape)) for t in state])
+        self._fields = [(t.name, np.dtype(t.dtype), tuple(t.shape)) for t in state]
+        self.size = HEADER_BYTES + self._dtype.itemsize
+        """Bytes of one stored state, header included; the same for every user."""
+
+    def pack(self, header: Header, state: Mapping[str, NDArray[Any]]) -> bytes:
+        """One user's state as bytes.
+
+        Raises:
+            StateFormatError: a tensor is missing, or has another shape or dtype than the manifest says.
+        """
+        return self.pack_many([header], {name: array[np.newaxis] for name, array in state.items()})[0]
+
+    def pack_many(self, headers: Sequence[Header], state: Mapping[str, NDArray[Any]]) -> list[bytes]:
+        """The states of B users, tensors (B, ...), as B blobs. Raises StateFormatError like `pack`."""
+        rows = np.empty(len(headers), self._dtype)
+        for name, dtype, shape in self._fields:
+            array = state.get(name)
+            expected = (len(headers), *shape)
+            if array is None:
+                raise StateFormatError(f"state tensor {name!r} is missing")
+            if array.shape != expected or array.dtype != dtype:
+                raise StateFormatError(f"state tensor {name!r} is {array.dtype} {array.shape}, expected {dtype} {expected}")
+            rows[name] = array
+        return [_pack_header(header) + row.tobytes() for header, row in zip(headers, rows, strict=True)]
+
+    def unpack(self, blob: bytes) -> tuple[Header, dict[str, NDArray[Any]]]:
+        """Header and tensors of one user. Raises StateFormatError like `unpack_many`."""
+        (header,), state = self.unpack_many([blob])
+        return header, {name: array[0] for name, array in state.items()}
+
+    def unpack_many(self, blobs: Sequence[bytes]) -> tuple[list[Header], dict[str, NDArray[Any]]]:
+        """Headers and tensors (B, ...) of B users; the arrays are contiguous and writable.
+
+        Raises:
+            StateFormatError: a blob has another size, magic or format; `detail` says which.
+        """
+        headers = []
+        for blob in blobs:
+            headers.append(peek(blob))
+            if len(blob) != self.size:
+                raise StateFormatError(f"state has {len(blob)} bytes, this model's have {self.size}")
+        rows = np.frombuffer(b"".join(blob[HEADER_BYTES:] for blob in blobs), self._dtype)
+        return headers, {name: np.array(rows[name], dtype=dtype, order="C") for name, dtype, _ in self._fields}
+
+
+def peek(blob: bytes) -> Header:
+    """The header alone, without knowing the model. Raises StateFormatError for another magic or format."""
+    if len(blob) < HEADER_BYTES:
+        raise StateFormatError(f"state has {len(blob)} bytes, its header alone takes {HEADER_BYTES}")
+    magic, version, _, epoch, base, applied, catalogue_version = _HEADER.unpack_from(blob)
+    if magic != MAGIC:
+        raise StateFormatError(f"not a state: begins with {magic!r}, expected {MAGIC!r}")
+    if version != FORMAT:
+        raise StateFormatError(f"state has format {version}, this version reads {FORMAT}")
+    return Header(epoch=epoch, base=base, applied=applied, catalogue_version=catalogue_version)
+
+
+def _pack_header(header: Header) -> bytes:
+    if len(header.epoch) != EPOCH_BYTES:
+        raise StateFormatError(f"epoch has {len(header.epoch)} bytes, expected {EPOCH_BYTES}")
+    return _HEADER.pack(MAGIC, FORMAT, 0, header.epoch, header.base, header.applied, header.catalogue_version)

@@ -1,0 +1,96 @@
+"""Logs, metrics and the per-stage clock of a request."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from time import perf_counter
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest, multiprocess
+
+_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_STAGE_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def configure_logs(level: str, log_format: str) -> None:
+    """Send structlog's events to stderr, as lines for people or as one JSON object each; uvicorn's own lines follow the level."""
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer() if log_format == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info if log_format == "json" else structlog.processors.StackInfoRenderer(),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+class Stages:
+    """The clock of one request: `mark(name)` books the time since the last mark under a stage. Not for sharing."""
+
+    __slots__ = ("_last", "_start", "seconds")
+
+    def __init__(self) -> None:
+        self._start = self._last = perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def mark(self, stage: str) -> None:
+        now = perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+    def server_timing(self) -> str:
+        """Value of a `Server-Timing` header: the stages and their sum `service`, in milliseconds."""
+        parts = [f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.seconds.items()]
+        return ", ".join([*parts, f"service;dur={(self._last - self._start) * 1e3:.3f}"])
+
+
+class Metrics:
+    """What /metrics shows. One per application; with several workers each process writes its part to a shared folder."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
+        self._registry = r = CollectorRegistry()
+        self.requests = Counter(
+            "longwave_requests_total", "Requests by route and status.", ["method", "route", "status"], registry=r
+        )
+        self.request_seconds = Histogram(
+            "longwave_request_seconds", "From the request's arrival to its last byte.", ["route"], buckets=_BUCKETS_S, registry=r
+        )
+        self.stage_seconds = Histogram(
+            "longwave_stage_seconds", "Time per stage of a recommendation.", ["stage"], buckets=_STAGE_BUCKETS_S, registry=r
+        )
+        self.events = Counter("longwave_events_total", "Events by what became of them.", ["result"], registry=r)
+        self.folded = Counter("longwave_folded_events_total", "Events folded into states, by who did it.", ["by"], registry=r)
+        self.rebuilt = Counter("longwave_rebuilt_states_total", "States folded from the start again.", ["reason"], registry=r)
+        self.commits = Counter("longwave_commits_total", "State commits by result.", ["result"], registry=r)
+        self.fallbacks = Counter("longwave_fallbacks_total", "Recommendations not made by the model.", ["reason"], registry=r)
+        self.model = Gauge(
+            "longwave_model_info",
+            "1 for the model being served.",
+            ["model_id", "data", "device"],
+            registry=r,
+            multiprocess_mode="max",
+        )
+
+    def stages(self, stages: Stages) -> None:
+        for stage, seconds in stages.seconds.items():
+            self.stage_seconds.labels(stage).observe(seconds)
+
+    def render(self) -> bytes:
+        """The text format of Prometheus; over all workers where they share a folder."""
+        if MULTIPROCESS_DIR not in os.environ:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

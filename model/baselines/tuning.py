@@ -1,0 +1,108 @@
+"""Choosing every baseline's settings on the validation queries, from a small grid that is written here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from model.baselines.co_transition import CoTransition
+from model.baselines.own_frequency import OwnFrequency
+from model.baselines.popularity import Popularity
+from model.baselines.protocol import Baseline
+from model.baselines.recent_popularity import RecentPopularity
+from model.data.sequences import Queries, Sequences, Split
+from model.data.splits import select
+from model.metrics import ndcg
+from model.replay import replay_each
+
+Candidate = TypeVar("Candidate", bound=Baseline)
+
+K = 20
+POPULARITY_DAYS = (1, 3, 7, 14, 30, 90)
+OWN_DAYS = (120, 240, math.inf)
+OWN_BASKETS = (10, 20, math.inf)
+OWN_WEIGHTS = (0.2, 0.3, 0.5, 0.7)
+BASKET_CONTEXTS = (1, 2, 4)
+DAMPINGS = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The four baselines with the settings that had the best mean ndcg@20 over the validation queries asked.
+
+    Attributes:
+        baselines: not fitted.
+        valid_ndcg: that ndcg@20 per name.
+        queries: how many validation queries were asked.
+    """
+
+    baselines: list[Baseline]
+    valid_ndcg: dict[str, float]
+    queries: int
+
+
+def tune(seq: Sequences, split: Split, *, queries: int = 500, seed: int = 0) -> Tuned:
+    """Popularity, recent popularity, own frequency and co-transition, with settings chosen on `split.valid` alone.
+
+    The grids are the constants of this module. Recent popularity is chosen first and own frequency is built on its half-life. Own
+    frequency is not searched where seen items are filtered (nothing of its own is left in the list), nor co-transition's window
+    and context where events come one by one (the published eight).
+
+    Args:
+        seq: the events.
+        split: leave-one-out is answered frozen, everything else live.
+        queries: at most so many validation queries are asked, drawn with `seed`.
+
+    Raises:
+        ValueError: there is no validation query.
+    """
+    if not len(split.valid):
+        raise ValueError("no validation query: the baselines cannot be tuned")
+    sample = split.valid
+    if len(sample) > queries:
+        chosen = np.random.default_rng(seed).choice(len(sample), queries, replace=False)
+        sample = select(sample, np.sort(chosen))
+    recent, recent_ndcg = _best(seq, split, sample, [RecentPopularity(days) for days in POPULARITY_DAYS])
+    own_grid = [
+        OwnFrequency(days, baskets, weight, recent.half_life_days)
+        for days in OWN_DAYS
+        for baskets in OWN_BASKETS
+        for weight in OWN_WEIGHTS
+    ]
+    own, own_ndcg = _best(seq, split, sample, own_grid[:1] if split.filter_seen else own_grid)
+    if split.protocol == "basket":
+        transition_grid = [CoTransition(1, context, damping=damping) for context in BASKET_CONTEXTS for damping in DAMPINGS]
+    else:
+        transition_grid = [CoTransition(damping=damping) for damping in DAMPINGS]
+    transition, transition_ndcg = _best(seq, split, sample, transition_grid)
+    popularity, popularity_ndcg = _best(seq, split, sample, [Popularity()])
+    return Tuned(
+        baselines=[popularity, recent, own, transition],
+        valid_ndcg={
+            popularity.name: popularity_ndcg,
+            recent.name: recent_ndcg,
+            own.name: own_ndcg,
+            transition.name: transition_ndcg,
+        },
+        queries=len(sample),
+    )
+
+
+def _best(seq: Sequences, split: Split, queries: Queries, candidates: Sequence[Candidate]) -> tuple[Candidate, float]:
+    """The candidate with the best mean ndcg@20, the first of equals."""
+    lists = replay_each(
+        seq,
+        queries,
+        candidates,
+        known=split.train_end,
+        k=K,
+        filter_seen=split.filter_seen,
+        live=split.protocol != "loo",
+    )
+    means = [float(np.nanmean(ndcg(ranked, queries, K))) for ranked in lists]
+    best = int(np.argmax(means))
+    return candidates[best], means[best]

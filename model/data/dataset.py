@@ -1,0 +1,206 @@
+"""The canonical data set: one folder of Parquet that every importer writes and every trainer reads.
+
+events.parquet   one row per event, stably sorted by time; ties keep the order of the source
+items.parquet    item_id, title, categories, and dense features named `feature_*`
+users.parquet    user_id and one text column per attribute
+manifest.json    what the columns mean; counts; the fingerprint of the content
+cleaning.json    what was dropped or merged on the way, and why
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from pydantic import ValidationError
+
+from model.data.build import Dataset, check
+from model.data.clean import CleaningReport
+from model.data.codes import basket_numbers, item_keys, row_numbers
+from model.data.errors import DataError
+from model.data.fingerprint import fingerprint
+from model.data.schema import DatasetManifest
+from model.data.sequences import Int32, Sequences
+
+__all__ = ["Dataset", "check_replaceable", "load_sequences", "read_dataset", "to_sequences", "write_dataset"]
+
+FILES = ("events.parquet", "items.parquet", "users.parquet")
+
+
+def write_dataset(dataset: Dataset, folder: Path) -> None:
+    """Write the folder whole or not at all; an older data set there is replaced.
+
+    Raises:
+        DataError: `folder` exists and is not a data set; nothing is touched.
+    """
+    folder = Path(os.path.abspath(folder))
+    check_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        staging.chmod(0o755)  # mkdtemp makes it 0700, which a container of another user could not read
+        for file, frame in zip(FILES, (dataset.events, dataset.items, dataset.users), strict=True):
+            frame.write_parquet(staging / file, compression="zstd")
+        (staging / "cleaning.json").write_text(dataset.cleaning.to_json(), encoding="utf-8")
+        (staging / "manifest.json").write_text(dataset.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rename(staging.with_name(staging.name + ".old"))
+        staging.rename(folder)
+        shutil.rmtree(staging.with_name(staging.name + ".old"), ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def check_replaceable(folder: Path) -> None:
+    """Refuse to write where anything but an older data set lies.
+
+    Raises:
+        DataError: `folder` is a file, or has files that no data set has.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is a file, expected a folder; not overwritten")
+    strangers = sorted({entry.name for entry in folder.iterdir()} - {*FILES, "manifest.json", "cleaning.json"})
+    if strangers:
+        raise DataError(f"{folder}: exists and is not a data set (it has {strangers[0]}); not overwritten")
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read a folder that `write_dataset` wrote and check it against its own fingerprint.
+
+    Raises:
+        DataError: a file is missing, damaged or not what the manifest says, a column is missing or of another type.
+    """
+    folder = Path(folder)
+    try:
+        manifest = DatasetManifest.model_validate_json(_read_text(folder / "manifest.json"))
+        cleaning = CleaningReport.from_json(_read_text(folder / "cleaning.json"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise DataError(f"{folder / 'manifest.json'}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{folder / 'cleaning.json'}: not a cleaning report: {error!r}") from error
+    events, items, users = (_read_parquet(folder / file) for file in FILES)
+    dataset = Dataset(events, items, users, manifest, cleaning)
+    check(dataset, str(folder))
+    found = fingerprint({"events": events, "items": items, "users": users})
+    if found != manifest.fingerprint:
+        raise DataError(
+            f"{folder}: content does not match manifest.json (fingerprint {found[:12]}, expected {manifest.fingerprint[:12]}): "
+            "files were changed or mixed; prepare the data set again"
+        )
+    return dataset
+
+
+def to_sequences(
+    dataset: Dataset,
+    vocabulary: Sequence[str] | None = None,
+    vocabulary_until_ms: int | None = None,
+    min_item_events: int = 1,
+) -> Sequences:
+    """Every user's events as flat arrays: users sorted by id, each user's events in stable time order.
+
+    Args:
+        vocabulary: the items to know, in row order. Default: those with at least `min_item_events` positive events (before
+            `vocabulary_until_ms`, if given), sorted by id. Events of other items stay, with item -1 and their key.
+
+    A basket is a run of consecutive events of a user with one `basket_id`: an event without one is a basket of its own, and an id
+    that comes back after other events starts a new basket (arrival order is the only order there is when serving).
+
+    Raises:
+        DataError: `vocabulary` names an item twice, or no item is left in it.
+    """
+    types = dataset.manifest.event_types
+    events = dataset.events.sort("user_id", maintain_order=True)
+    if vocabulary is None:
+        vocabulary = _vocabulary(dataset, vocabulary_until_ms, min_item_events)
+    item_ids = list(vocabulary)
+    if not item_ids:
+        raise DataError(f"{dataset.manifest.name}: no item has {min_item_events} positive events; the vocabulary is empty")
+    if len(set(item_ids)) != len(item_ids):
+        raise DataError("the vocabulary names an item twice")
+    platforms = events.get_column("platform").drop_nulls().unique().sort().to_list()
+    users = events.group_by("user_id", maintain_order=True).len()
+    offsets = np.concatenate([[0], np.cumsum(users.get_column("len").to_numpy())]).astype(np.int64)
+    text = events.get_column("text")
+    text_rows = text.is_not_null().arg_true()
+    numbers = events.select(pl.col("value", "quantity", "price").fill_null(np.nan)).to_numpy().astype(np.float32)
+    names, values, attributes = _attributes(dataset, users.select("user_id"))
+    return Sequences(
+        user_ids=users.get_column("user_id").to_list(),
+        item_ids=item_ids,
+        offsets=offsets,
+        item=row_numbers(events.get_column("item_id"), item_ids),
+        item_key=item_keys(events.get_column("item_id")),
+        type=row_numbers(events.get_column("type"), [t.name for t in types]),
+        time=events.get_column("timestamp").to_numpy().astype(np.int64),
+        numbers=np.ascontiguousarray(numbers),
+        platform=row_numbers(events.get_column("platform"), platforms) + np.int32(1),
+        basket=basket_numbers(events, offsets),
+        text=dict(zip(text_rows.to_list(), text.gather(text_rows).to_list(), strict=True)),
+        event_types=[t.name for t in types],
+        polarity=np.array([{"positive": 1, "neutral": 0, "negative": -1}[t.polarity] for t in types], dtype=np.int32),
+        weight=np.array([t.weight for t in types], dtype=np.float32),
+        platforms=platforms,
+        attribute_names=names,
+        attribute_values=values,
+        attributes=attributes,
+    )
+
+
+def load_sequences(
+    folder: Path, vocabulary: Sequence[str] | None = None, vocabulary_until_ms: int | None = None, min_item_events: int = 1
+) -> Sequences:
+    """`to_sequences` of the data set in a folder."""
+    return to_sequences(read_dataset(folder), vocabulary, vocabulary_until_ms, min_item_events)
+
+
+def _vocabulary(dataset: Dataset, until_ms: int | None, min_item_events: int) -> list[str]:
+    positive = [t.name for t in dataset.manifest.event_types if t.polarity == "positive"]
+    events = dataset.events.filter(pl.col("type").is_in(positive) & pl.col("item_id").is_not_null())
+    if until_ms is not None:
+        events = events.filter(pl.col("timestamp") < until_ms)
+    counts = events.group_by("item_id").len().filter(pl.col("len") >= min_item_events)
+    return counts.get_column("item_id").sort().to_list()
+
+
+def _attributes(dataset: Dataset, users: pl.DataFrame) -> tuple[list[str], list[list[str]], Int32]:
+    """Names, sorted values of each, and (U, A) 0 for missing, i for `values[i - 1]`."""
+    names = dataset.manifest.user_attributes
+    frame = users.join(dataset.users, on="user_id", how="left", maintain_order="left")
+    values = [frame.get_column(name).drop_nulls().unique().sort().to_list() for name in names]
+    columns = [row_numbers(frame.get_column(name), known) + np.int32(1) for name, known in zip(names, values, strict=True)]
+    return names, values, np.stack(columns, axis=1) if columns else np.zeros((users.height, 0), dtype=np.int32)
+
+
+def _read_text(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not there; expected a folder written by `longwave-train prepare`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}: damaged, not JSON: {error}") from error
+    return text
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: not there; the data set is incomplete") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{path}: damaged, not Parquet: {error}") from error

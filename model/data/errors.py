@@ -1,0 +1,7 @@
+"""What goes wrong with data: one exception, one clear sentence."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Input that cannot be used. The message names the file, column or field, and what was expected."""

@@ -1,0 +1,68 @@
+"""`longwave-train prepare`: from a name or a path to a canonical folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from model.data.dataset import Dataset, check_replaceable, write_dataset
+from model.data.errors import DataError
+from model.data.fetch import REMOTES, fetch, find_data
+from model.data.importers import table
+from model.data.importers.registry import SOURCES, importer_for
+from model.data.synthetic import SIZES, synthetic_world
+
+SYNTHETIC = {f"synthetic-{size}": size for size in SIZES}
+
+
+def prepare(
+    what: str,
+    out: Path,
+    data: Path | None = None,
+    columns: list[str] | None = None,
+    mapping: Path | None = None,
+    seed: int = 0,
+    offline: bool = False,
+) -> Dataset:
+    """Import, clean and write one data set.
+
+    Args:
+        what: a name (`SOURCES`, `SYNTHETIC`) or the path of a file or folder.
+        out: the folder to write; an older data set there is replaced.
+        data: where to look for a data set given by name.
+        columns, mapping: which column is what, for a table that is none of the known formats (see `importers.table`).
+        seed: of a synthetic world.
+        offline: never fetch.
+
+    Raises:
+        DataError: bad input; nothing is written.
+    """
+    check_replaceable(out)  # before the minutes of work, not after
+    dataset = _read(what, data, columns or [], mapping, seed, offline)
+    write_dataset(dataset, out)
+    return dataset
+
+
+def _read(what: str, data: Path | None, columns: list[str], mapping: Path | None, seed: int, offline: bool) -> Dataset:
+    if columns or mapping is not None:
+        if what in SOURCES or what in SYNTHETIC:
+            raise DataError(f"{what}: has known columns; --column and --mapping are for the path of a table")
+        return table.read(Path(what), table.read_mapping(mapping, columns))
+    if what in SYNTHETIC:
+        return synthetic_world(SYNTHETIC[what], seed).dataset
+    if what in SOURCES:
+        return SOURCES[what].read(_locate(what, data, offline))
+    path = Path(what)
+    if not path.exists():
+        raise DataError(f"{what}: neither a path nor a known data set; known are {', '.join([*SOURCES, *SYNTHETIC])}")
+    return importer_for(path)(path)
+
+
+def _locate(name: str, data: Path | None, offline: bool) -> Path:
+    found = find_data(name, data)
+    if found is not None:
+        return found
+    if offline or name not in REMOTES:
+        raise DataError(
+            f"{name}: no folder {SOURCES[name].folder!r} in LONGWAVE_DATA_DIR, ../shared/data or the cache; give one with --data"
+        )
+    return fetch(name)

@@ -1,0 +1,80 @@
+"""A data set as tensors: the events that the net reads, gathered by row, and what is known of the items."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.sequences import Sequences
+from model.nets import EventBatch
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """E events and N items on one device.
+
+    Attributes:
+        item, item_key, kind, platform, time, numbers: (E, ...) as in `Sequences`.
+        text: (distinct texts, W) embeddings of event texts; text_row: (E,) int64 row in `text`, 0 is "no text" (zeros).
+        item_text: (N, W) or None; item_features: (N, F) or None.
+        attributes: (U, A) int64.
+    """
+
+    item: Tensor
+    item_key: Tensor
+    kind: Tensor
+    platform: Tensor
+    time: Tensor
+    numbers: Tensor
+    text: Tensor | None
+    text_row: Tensor | None
+    item_text: Tensor | None
+    item_features: Tensor | None
+    attributes: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        seq: Sequences,
+        item_text: np.ndarray | None = None,
+        event_text: tuple[np.ndarray, np.ndarray] | None = None,
+        item_features: np.ndarray | None = None,
+        device: str = "cpu",
+    ) -> Inputs:
+        """item_text (N, W); event_text: (texts, W) embeddings and (E,) row of each event's text, -1 without; features (N, F)."""
+
+        def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+            return torch.as_tensor(np.ascontiguousarray(array)).to(device=device, dtype=dtype)
+
+        text = text_row = None
+        if item_text is not None:
+            width = item_text.shape[1]
+            table, rows = event_text or (np.zeros((0, width), np.float32), np.full(len(seq.item), -1))
+            text = tensor(np.concatenate([np.zeros((1, width), np.float32), table]), torch.float32)
+            text_row = tensor(rows + 1, torch.int64)
+        return cls(
+            tensor(seq.item, torch.int64),
+            tensor(seq.item_key, torch.int64),
+            tensor(seq.type, torch.int64),
+            tensor(seq.platform, torch.int64),
+            tensor(seq.time, torch.int64),
+            tensor(seq.numbers, torch.float32),
+            text,
+            text_row,
+            None if item_text is None else tensor(item_text, torch.float32),
+            None if item_features is None else tensor(item_features, torch.float32),
+            tensor(seq.attributes, torch.int64),
+        )
+
+    def events(self, rows: Tensor, item_matrix: Tensor) -> EventBatch:
+        """The events at `rows` (...) with item vectors from `item_matrix` (N, D)."""
+        item = self.item[rows]
+        known = item >= 0
+        vectors = torch.nn.functional.embedding(item.clamp(min=0), item_matrix) * known[..., None]
+        text = None if self.text is None or self.text_row is None else self.text[self.text_row[rows]]
+        return EventBatch(
+            vectors, known, self.item_key[rows], self.kind[rows], self.platform[rows], self.numbers[rows], self.time[rows], text
+        )

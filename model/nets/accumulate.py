@@ -1,0 +1,74 @@
+"""What has left the ring: gated sums of past interests that fade at several half-lives, in events and in time.
+
+The weight of an event never depends on a later query, so one step costs the same for ever and a rebuild agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from model.nets.config import LN_2
+
+
+class Accumulators(nn.Module):
+    """M pairs (numerator, denominator): V_m = sum_t f_m(now - t) a_mt u_t / sum_t f_m(now - t) a_mt, f an exponential decay.
+
+    The first half-lives count events, the others seconds of the user's clock.
+    """
+
+    def __init__(self, width: int, inner: int, event_half_lives: Sequence[float], time_half_lives_s: Sequence[float]) -> None:
+        super().__init__()
+        count = len(event_half_lives) + len(time_half_lives_s)
+        self.value = nn.Linear(width, inner)
+        self.gate = nn.Linear(width, count)
+        per_event = [1 / h for h in event_half_lives] + [0.0] * len(time_half_lives_s)
+        per_second = [0.0] * len(event_half_lives) + [1 / h for h in time_half_lives_s]
+        self.register_buffer("per_event", torch.tensor(per_event), persistent=False)
+        self.register_buffer("per_second", torch.tensor(per_second), persistent=False)
+
+    def decay(self, events: Tensor, elapsed_ms: Tensor) -> Tensor:
+        """How much is left after so many events and milliseconds: (...) int64, (...) int64 -> (..., M) float32."""
+        halvings = events.to(torch.float32)[..., None] * self.per_event
+        halvings = halvings + (elapsed_ms.to(torch.float32) / 1000.0)[..., None] * self.per_second
+        return torch.exp(-LN_2 * halvings)
+
+    def inputs(self, interest: Tensor) -> tuple[Tensor, Tensor]:
+        """Interests (..., D) -> values u (..., Da) and gates a in (0, 1), (..., M)."""
+        return self.value(interest), torch.sigmoid(self.gate(interest))
+
+    def step(self, acc: Tensor, weight: Tensor, interest: Tensor, elapsed_ms: Tensor) -> tuple[Tensor, Tensor]:
+        """One event: acc (B, M, Da), weight (B, M), interest (B, D), elapsed (B) -> the same after it."""
+        value, gate = self.inputs(interest)
+        left = self.decay(torch.ones_like(elapsed_ms), elapsed_ms)
+        return acc * left[..., None] + gate[..., None] * value[:, None, :], weight * left + gate
+
+    def at(self, acc: Tensor, weight: Tensor, interest: Tensor, clock: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The accumulators after the first s events of a chunk, for several s at once.
+
+        Args:
+            acc (B, M, Da), weight (B, M): before the chunk.
+            interest: (B, T, D); clock: (B, T + 1) int64 ms, the user's clock before the chunk and after each event.
+            positions: (B, P) int64 in 0..T.
+
+        Returns:
+            (B, P, M, Da) and (B, P, M).
+        """
+        value, gate = self.inputs(interest)
+        index = torch.arange(clock.shape[1], device=clock.device)
+        behind = positions[..., None] - index  # (B, P, T + 1)
+        elapsed = torch.gather(clock, 1, positions)[..., None] - clock[:, None, :]
+        past = (behind >= 0)[..., None]
+        left = self.decay(behind.clamp(min=0), elapsed.clamp(min=0)) * past  # (B, P, T + 1, M)
+        events = left[:, :, 1:] * gate[:, None]
+        # One matrix product per accumulator: (B, M, P, T) @ (B, 1, T, Da).
+        sums = torch.matmul(events.permute(0, 3, 1, 2), value[:, None]).permute(0, 2, 1, 3)
+        carried = left[:, :, 0]
+        return sums + carried[..., None] * acc[:, None], events.sum(2) + carried * weight[:, None]
+
+    @staticmethod
+    def read(acc: Tensor, weight: Tensor) -> Tensor:
+        """(..., M, Da), (..., M) -> weighted means (..., M * Da); zeros before the first event."""
+        return (acc / (weight[..., None] + 1e-6)).flatten(-2)

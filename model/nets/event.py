@@ -1,0 +1,64 @@
+"""Event fusion: what was done to which item, how much of it, where, and how long after the last event."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.nets.buckets import GapEmbedding, NumberEmbedding
+from model.nets.config import ModelConfig
+
+
+class EventBatch(NamedTuple):
+    """B users' events: one each, (B, ...), for a step, or T in arrival order, (B, T, ...), for a sequence.
+
+    Attributes:
+        item_vector: (..., D) float32, zeros where the item is absent or unknown.
+        item_known: (...) bool.
+        item_key: (...) int64, 64-bit key of the item id; 0 where the event has no item.
+        event_type, platform: (...) int64.
+        numbers: (..., 3) float32: value, quantity, price; NaN is missing.
+        time: (...) int64 unix milliseconds, as they came: late events included.
+        text: (..., W) float32 embedding of the event's own text, zeros without one; None for a model without text.
+    """
+
+    item_vector: Tensor
+    item_known: Tensor
+    item_key: Tensor
+    event_type: Tensor
+    platform: Tensor
+    numbers: Tensor
+    time: Tensor
+    text: Tensor | None = None
+
+
+class EventFusion(nn.Module):
+    """x = M LayerNorm(W_item v + type + platform + numbers + gap + W_text q); every missing part has its own vector."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.item = nn.Linear(width, width, bias=False)
+        self.without_item = nn.Embedding(2, width)  # 0: no item at all, 1: an item that the catalogue does not know
+        self.kind = nn.Embedding(config.event_types, width)
+        self.platform = nn.Embedding(config.platforms + 1, width)
+        self.numbers = NumberEmbedding(config.number_edges, width)
+        self.gap = GapEmbedding(config.gap_edges_s, width)
+        self.text = nn.Linear(config.text_width, width, bias=False) if config.text_width else None
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+        for table in (self.without_item, self.kind, self.platform, self.gap.table, *self.numbers.tables):
+            nn.init.normal_(table.weight, std=0.05)
+
+    def forward(self, event: EventBatch, gap_ms: Tensor, first: Tensor) -> Tensor:
+        """Events (...), gaps (...) int64 and whether each is its user's first (...) -> (..., D)."""
+        absent = self.without_item((event.item_key != 0).to(torch.int64))
+        x = torch.where(event.item_known[..., None], self.item(event.item_vector), absent)
+        x = x + self.kind(event.event_type) + self.platform(event.platform) + self.numbers(event.numbers)
+        x = x + self.gap(gap_ms, first)
+        if self.text is not None and event.text is not None:
+            x = x + self.text(event.text)
+        return self.dropout(self.mix(self.norm(x)))

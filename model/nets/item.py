@@ -1,0 +1,58 @@
+"""Item fusion: what an item is (text, features) and how it has been used (its ID), gated into one vector."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class ItemFusion(nn.Module):
+    """U = g * W2 B + (1 - g) * W1 F: behaviour B is the ID embedding, F the projected text and dense features, g a learned gate.
+
+    The ID of a random share of items is hidden in training, so that content alone gives a usable vector: an item added
+    online has no ID. The same vector is the event's input and the score's weight, so that embeddings exist once.
+    """
+
+    def __init__(self, items: int, width: int, text_width: int, feature_width: int, id_dropout: float) -> None:
+        super().__init__()
+        self.id_dropout = id_dropout
+        self.id = nn.Embedding(items, width)
+        self.no_id = nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(items))
+        self.no_bias = nn.Parameter(torch.zeros(1))
+        self.text = nn.Linear(text_width, width) if text_width else None
+        self.features = nn.Linear(feature_width, width) if feature_width else None
+        self.gate = nn.Linear(2 * width, width) if text_width or feature_width else None
+        nn.init.normal_(self.id.weight, std=0.05)
+
+    def content(self, text: Tensor | None, features: Tensor | None) -> Tensor | None:
+        """(n, text_width), (n, feature_width) -> (n, D); None where the model knows items by ID only."""
+        parts = []
+        if self.text is not None and text is not None:
+            parts.append(self.text(text))
+        if self.features is not None and features is not None:
+            parts.append(self.features(features))
+        return torch.stack(parts).sum(0) if parts else None
+
+    def fuse(self, behaviour: Tensor, content: Tensor | None) -> Tensor:
+        if content is None or self.gate is None:
+            return behaviour
+        gate = torch.sigmoid(self.gate(torch.cat([behaviour, content], -1)))
+        return gate * behaviour + (1 - gate) * content
+
+    def forward(self, text: Tensor | None, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """All N items of the vocabulary: vectors (N, D) and biases (N)."""
+        behaviour, bias = self.id.weight, self.bias
+        if self.training and self.id_dropout > 0 and self.gate is not None:
+            hidden = torch.rand(behaviour.shape[0], device=behaviour.device) < self.id_dropout
+            behaviour = torch.where(hidden[:, None], self.no_id, behaviour)
+            bias = torch.where(hidden, self.no_bias, bias)
+        return self.fuse(behaviour, self.content(text, features)), bias
+
+    def unseen(self, text: Tensor | None, features: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Items that the trainer never saw, by content alone: vectors (n, D) and biases (n)."""
+        content = self.content(text, features)
+        if content is None:
+            raise ValueError("a model without text and features knows items by ID only")
+        behaviour = self.no_id.expand(content.shape[0], -1)
+        return self.fuse(behaviour, content), self.no_bias.expand(content.shape[0])

@@ -1,0 +1,292 @@
+"""The whole net: a fold over events and a readout. `forward()` over a sequence and `step()` over one event are the same function.
+
+Letters: B users, T events, P moments asked about, L layers, D width, K ring slots, M accumulators, R repeat slots, N items.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from model.nets.accumulate import Accumulators
+from model.nets.config import ModelConfig
+from model.nets.event import EventBatch, EventFusion
+from model.nets.item import ItemFusion
+from model.nets.readout import InterestReadout
+from model.nets.recurrence import Recurrence
+from model.nets.repeats import RepeatScorer, RepeatState, remember, remember_all, seconds
+
+State = dict[str, Tensor]
+"""A user's state by tensor name, batch first; `Longwave.state_shapes` lists names, shapes and types."""
+
+
+class Readout(NamedTuple):
+    """What is known of n moments.
+
+    Attributes:
+        context: z (n, D); interests: (n, J, D); attention: (n, K) over the ring; popularity_weight: (n, P).
+    """
+
+    context: Tensor
+    interests: Tensor
+    attention: Tensor
+    popularity_weight: Tensor
+
+
+class Longwave(nn.Module):
+    """The fusion model of the design: item fusion, event fusion, recurrence, ring, accumulators, own repeats, readout.
+
+    Source of the formulas: docs/model.md.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.item = ItemFusion(config.items, config.width, config.text_width, config.feature_width, config.id_dropout)
+        self.event = EventFusion(config)
+        self.recurrence = Recurrence(config.layers, config.width, config.dropout)
+        self.accumulators = Accumulators(
+            config.width, config.accumulator_width, config.event_half_lives, config.time_half_lives_s
+        )
+        self.readout = InterestReadout(config)
+        self.repeats = RepeatScorer(config.repeat_half_lives_s, config.width, config.repeat_hidden) if config.repeats else None
+        self.attributes = nn.ModuleList(nn.Embedding(size + 1, config.layers * config.width) for size in config.attribute_sizes)
+        for table in self.attributes:
+            nn.init.normal_(table.weight, std=0.05)
+        self.register_buffer("type_weights", torch.tensor(config.type_weights), persistent=False)
+
+    # The state.
+
+    def state_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Name -> (shape of one user's tensor, type as stored), in the order of storage."""
+        c = self.config
+        shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
+            "h": ((c.layers, c.width), torch.float32),
+            "c": ((c.layers, c.width), torch.float32),
+            "last": ((c.width,), torch.float32),
+            "ring": ((c.ring, c.ring_width), torch.float32),
+            "ring_time": ((c.ring,), torch.int32),
+            "acc": ((c.accumulators, c.accumulator_width), torch.float32),
+            "acc_weight": ((c.accumulators,), torch.float32),
+            "clock": ((1,), torch.int64),
+            "count": ((1,), torch.int64),
+        }
+        if self.repeats is not None:
+            shapes |= {
+                "repeat_key": ((c.repeats,), torch.int64),
+                "repeat_count": ((c.repeats, c.repeat_channels), torch.float32),
+                "repeat_time": ((c.repeats,), torch.int32),
+                "repeat_seen": ((c.repeats,), torch.int32),
+            }
+        return shapes
+
+    def initial_state(self, attributes: Tensor) -> State:
+        """The state before the first event: attributes (B, A) int64, 0 is missing -> zeros, but for h from the attributes."""
+        users = attributes.shape[0]
+        state = {name: attributes.new_zeros((users, *shape), dtype=dtype) for name, (shape, dtype) in self.state_shapes().items()}
+        h = state["h"]
+        for index, table in enumerate(self.attributes):
+            h = h + table(attributes[:, index]).view_as(h)
+        return state | {"h": h}
+
+    # The fold.
+
+    def step(self, event: EventBatch, state: State) -> State:
+        """Advance each user's state by one event.
+
+        Args:
+            event: B events, one per user, every field (B, ...).
+            state: from the previous step or `initial_state`; h and c are (B, L, D) float32.
+
+        Returns:
+            The state after the event, same shapes.
+        """
+        before = state["clock"][:, 0]
+        first = state["count"][:, 0] == 0
+        clock = torch.maximum(before, event.time)  # a late event counts as now: the gap is clipped at zero
+        elapsed = torch.where(first, torch.zeros_like(clock), clock - before)
+        x = self.event(event, elapsed, first)
+        interest, h, c = self.recurrence(x[:, None], state["h"], state["c"])
+        interest = interest[:, 0]
+        acc, weight = self.accumulators.step(state["acc"], state["acc_weight"], interest, elapsed)
+        count = state["count"] + 1
+        now_s = seconds(clock)
+        slot = self.readout.attention.write(interest)
+        after = {
+            "h": h,
+            "c": c,
+            "last": interest,
+            "ring": torch.cat([state["ring"][:, 1:], slot[:, None]], 1),
+            "ring_time": torch.cat([state["ring_time"][:, 1:], now_s.to(torch.int32)[:, None]], 1),
+            "acc": acc,
+            "acc_weight": weight,
+            "clock": clock[:, None],
+            "count": count,
+        }
+        if self.repeats is not None:
+            add = self.repeats.additions(self.type_weights[event.event_type])
+            slots = remember(_slots(state), event.item_key, add, now_s, count[:, 0], self.repeats.rates)
+            after |= _named(slots)
+        return after
+
+    def forward(
+        self, events: EventBatch, valid: Tensor, state: State, positions: Tensor, as_of: Tensor, platform: Tensor
+    ) -> tuple[Readout, State]:
+        """Read out at several moments of a chunk of T events, and return the state after it; own repeats are left alone.
+
+        Args:
+            events: every field (B, T, ...). valid: (B, T) bool; padding stands at the end of a row.
+            positions: (B, P) int64: the moment after so many events of the chunk, 0..T; -1 is padding.
+            as_of, platform: (n) int64, when (unix ms) and where each of the n positions that are not padding is asked.
+
+        Returns:
+            Readout of the n moments in row order, and the state after the chunk, without the repeat tensors.
+        """
+        trace = self._trace(events, valid, state)
+        lane, column = torch.nonzero(positions >= 0, as_tuple=True)
+        moment = positions[lane, column]
+        acc, weight = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, positions.clamp(min=0))
+        slots = moment[:, None] + torch.arange(self.config.ring, device=moment.device)
+        readout = self._read(
+            torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment],
+            trace.ring[lane[:, None], slots],
+            trace.ring_time[lane[:, None], slots],
+            state["count"][lane, 0] + moment,
+            acc[lane, column],
+            weight[lane, column],
+            trace.clock[lane, moment],
+            as_of,
+            platform,
+        )
+        return readout, self._after(trace, state)
+
+    def encode(self, events: EventBatch, valid: Tensor, state: State) -> State:
+        """Fold T events per user at once: the same state as T steps, own repeats included."""
+        trace = self._trace(events, valid, state)
+        after = self._after(trace, state)
+        if self.repeats is not None:
+            add = self.repeats.additions(self.type_weights[events.event_type])
+            number = state["count"] + torch.arange(1, valid.shape[1] + 1, device=valid.device)
+            key = torch.where(valid, events.item_key, torch.zeros_like(events.item_key))
+            now_s = seconds(trace.clock[:, 1:])
+            after |= _named(remember_all(_slots(state), key, add, now_s, number, self.repeats.rates))
+        return after
+
+    # The readout.
+
+    def interest(self, state: State, as_of: Tensor, platform: Tensor) -> Readout:
+        """Interests of B users at `as_of` (B) int64 ms on `platform` (B) int64."""
+        return self._read(
+            state["last"],
+            state["ring"],
+            state["ring_time"],
+            state["count"][:, 0],
+            state["acc"],
+            state["acc_weight"],
+            state["clock"][:, 0],
+            as_of,
+            platform,
+        )
+
+    def repeat_scores(self, state: State, context: Tensor, as_of: Tensor) -> Tensor:
+        """Additive scores of the remembered items at `as_of`: (B, R); context is `Readout.context`."""
+        if self.repeats is None:
+            raise ValueError("this model has no own-repeat memory")
+        now_s = seconds(torch.maximum(as_of, state["clock"][:, 0]) if self.config.query_time else state["clock"][:, 0])
+        return self.repeats(_slots(state), context, now_s, state["count"][:, 0])
+
+    # Parts that both forms share.
+
+    def _read(
+        self,
+        last: Tensor,
+        ring: Tensor,
+        ring_time: Tensor,
+        count: Tensor,
+        acc: Tensor,
+        weight: Tensor,
+        clock: Tensor,
+        as_of: Tensor,
+        platform: Tensor,
+    ) -> Readout:
+        now = torch.maximum(as_of, clock)
+        age_ms = (seconds(now)[:, None] - ring_time.to(torch.int64)).clamp(min=0) * 1000
+        # Slots fill from the end: slot K - 1 is the newest.
+        filled = torch.arange(self.config.ring, 0, -1, device=count.device)[None] <= count[:, None]
+        accumulated = self.accumulators.read(acc, weight)
+        gap_ms = torch.where(count > 0, now - clock, torch.zeros_like(now))
+        return Readout(*self.readout(last, ring, age_ms, filled, accumulated, gap_ms, platform))
+
+    def _trace(self, events: EventBatch, valid: Tensor, state: State) -> _Trace:
+        start = state["clock"]
+        clock = _running_max(torch.cat([start, torch.where(valid, events.time, torch.zeros_like(events.time))], 1))
+        first = (state["count"] + torch.arange(valid.shape[1], device=valid.device)) == 0
+        elapsed = torch.where(first, torch.zeros_like(clock[:, 1:]), clock[:, 1:] - clock[:, :-1])
+        x = self.event(events, elapsed, first)
+        lengths = valid.to(torch.int64).sum(1)
+        # Packing refuses empty rows; a row without events is folded over one padding event and then put back.
+        interest, h, c = self.recurrence(x, state["h"], state["c"], lengths.clamp(min=1).cpu())
+        some = (lengths > 0)[:, None, None]
+        return _Trace(
+            interest,
+            torch.where(some, h, state["h"]),
+            torch.where(some, c, state["c"]),
+            clock,
+            torch.cat([state["ring"], self.readout.attention.write(interest)], 1),
+            torch.cat([state["ring_time"], seconds(clock[:, 1:]).to(torch.int32)], 1),
+            lengths,
+        )
+
+    def _after(self, trace: _Trace, state: State) -> State:
+        end = trace.lengths[:, None]
+        acc, weight = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, end)
+        slots = end + torch.arange(self.config.ring, device=end.device)
+        wide = slots[..., None].expand(-1, -1, trace.ring.shape[2])
+        last = torch.cat([state["last"][:, None], trace.interest], 1)
+        return {
+            "h": trace.h,
+            "c": trace.c,
+            "last": torch.gather(last, 1, end[..., None].expand(-1, -1, last.shape[2]))[:, 0],
+            "ring": torch.gather(trace.ring, 1, wide),
+            "ring_time": torch.gather(trace.ring_time, 1, slots),
+            "acc": acc[:, 0],
+            "acc_weight": weight[:, 0],
+            "clock": torch.gather(trace.clock, 1, end),
+            "count": state["count"] + end,
+        }
+
+
+class _Trace(NamedTuple):
+    """A chunk as folded: interest (B, T, D), h and c after it, clock (B, T + 1), ring (B, K + T, Dr) and its times, lengths."""
+
+    interest: Tensor
+    h: Tensor
+    c: Tensor
+    clock: Tensor
+    ring: Tensor
+    ring_time: Tensor
+    lengths: Tensor
+
+
+def _slots(state: State) -> RepeatState:
+    return RepeatState(state["repeat_key"], state["repeat_count"], state["repeat_time"], state["repeat_seen"])
+
+
+def _named(slots: RepeatState) -> State:
+    return {"repeat_key": slots.key, "repeat_count": slots.count, "repeat_time": slots.time, "repeat_seen": slots.seen}
+
+
+MAX_CHUNK = 512
+"""Most events of one `encode` or `forward`; longer histories are folded chunk by chunk."""
+
+
+def _running_max(x: Tensor) -> Tensor:
+    """Cumulative maximum along dim 1 by doubling (Hillis & Steele 1986): ONNX has no operator for it. At most 1,024 wide."""
+    shift = 1
+    while shift <= MAX_CHUNK:
+        ahead = torch.cat([x[:, :1].expand(-1, shift), x], 1)[:, : x.shape[1]]
+        x = torch.maximum(x, ahead)
+        shift *= 2
+    return x

@@ -1,0 +1,73 @@
+"""From a state and a moment to interests: what the user would want next, asked at `as_of` on a platform."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from model.nets.buckets import GapEmbedding
+from model.nets.config import ModelConfig
+from model.nets.ring import RingAttention
+
+
+class InterestReadout(nn.Module):
+    """z = F(LayerNorm(i_t + V + accumulators + gap + platform)); J interest vectors and popularity weights are linear in z."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.interests = config.interests
+        self.query_time = config.query_time
+        self.gap = GapEmbedding(config.gap_edges_s, width)
+        self.platform = nn.Embedding(config.platforms + 1, width)
+        self.attention = RingAttention(width, config.ring, config.ring_width, config.heads, config.gap_edges_s)
+        self.accumulated = nn.Linear(config.accumulators * config.accumulator_width, width)
+        self.norm = nn.LayerNorm(width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * width, width))
+        self.out_norm = nn.LayerNorm(width)
+        self.interest = nn.Linear(width, config.interests * width)
+        self.popularity = nn.Linear(width, len(config.popularity_half_lives_s))
+        for table in (self.gap.table, self.platform):
+            nn.init.normal_(table.weight, std=0.05)
+
+    def forward(
+        self, last: Tensor, ring: Tensor, age_ms: Tensor, filled: Tensor, accumulated: Tensor, gap_ms: Tensor, platform: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For n moments: last (n, D), ring (n, K, Dr), ages (n, K) and gap (n) int64 ms, accumulated (n, M * Da), platform (n).
+
+        Returns:
+            z (n, D), interests (n, J, D), attention (n, K), popularity weights (n, P) >= 0.
+        """
+        if not self.query_time:
+            age_ms = age_ms - gap_ms[:, None]
+            gap_ms = torch.zeros_like(gap_ms)
+        asked = last + self.gap(gap_ms, ~filled[:, -1]) + self.platform(platform)
+        mixed, weights = self.attention(asked, ring, age_ms, filled)
+        z = self.norm(asked + mixed + self.accumulated(accumulated))
+        z = self.out_norm(z + self.feed(z))
+        interests = self.interest(z).view(-1, self.interests, z.shape[-1])
+        return z, interests, weights, nn.functional.softplus(self.popularity(z))
+
+
+def item_scores(
+    interests: Tensor, item_matrix: Tensor, item_bias: Tensor, popularity: Tensor, popularity_weight: Tensor
+) -> Tensor:
+    """Scores of all items without own repeats.
+
+    Args:
+        interests (n, J, D), item_matrix (N, D), item_bias (N), popularity_weight (n, P).
+        popularity: decayed counts at the moment of asking, (N, P) or one table per moment (n, N, P).
+
+    Returns:
+        (n, N): the best match of the J interests, plus bias, plus the weighted logarithm of recent popularity.
+    """
+    matches = torch.matmul(interests, item_matrix.t())
+    best = matches[:, 0] if matches.shape[1] == 1 else matches.amax(1)
+    trend = torch.matmul(torch.log1p(popularity), popularity_weight[..., None])[..., 0]
+    return best + item_bias + trend
+
+
+def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor) -> Tensor:
+    """Add each slot's score to its item: scores (n, N), rows (n, R) int64 with -1 for no item, repeat_scores (n, R)."""
+    known = rows >= 0
+    return scores.scatter_add(1, rows.clamp(min=0), torch.where(known, repeat_scores, torch.zeros_like(repeat_scores)))

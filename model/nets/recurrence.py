@@ -1,0 +1,57 @@
+"""Long-term interest: residual LSTM blocks. Residual, norm and feed-forward around the recurrence each matter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+
+class Block(nn.Module):
+    """x + LSTM(LayerNorm(x)), then x + FeedForward(LayerNorm(x)).
+
+    Source: Hochreiter & Schmidhuber 1997; residual blocks as in LRURec (arXiv:2310.02367).
+    """
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.feed = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, D), h and c (B, D) -> outputs (B, T, D), h and c after each row's last valid event.
+
+        `lengths` (B) int64 >= 1 on the CPU gives the valid events of each row; None means all T.
+        """
+        inputs = self.norm(x)
+        hc = (h[None].contiguous(), c[None].contiguous())
+        if lengths is None:
+            y, (h1, c1) = self.lstm(inputs, hc)
+        else:
+            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+            y, (h1, c1) = self.lstm(packed, hc)
+            y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
+        x = x + self.dropout(y)
+        return x + self.dropout(self.feed(x)), h1[0], c1[0]
+
+
+class Recurrence(nn.Module):
+    """L residual blocks and a final norm; the state is (h, c) of every block."""
+
+    def __init__(self, layers: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, D), h and c (B, L, D) -> interest at each event i (B, T, D), and h, c (B, L, D) after the last."""
+        hs, cs = [], []
+        for layer, block in enumerate(self.blocks):
+            x, h1, c1 = block(x, h[:, layer], c[:, layer], lengths)
+            hs.append(h1)
+            cs.append(c1)
+        return self.norm(x), torch.stack(hs, 1), torch.stack(cs, 1)

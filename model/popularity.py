@@ -1,0 +1,64 @@
+"""Recent popularity as the service keeps it: decayed counts per item at several half-lives, at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.data.sequences import Sequences
+
+Float64 = npt.NDArray[np.float64]
+
+
+class LivePopularity:
+    """Decayed counts of N items: sum over positive events of weight * 2^-((t - t_e) / half-life), kept at one reference time."""
+
+    def __init__(self, items: int, half_lives_s: Sequence[float]) -> None:
+        self.rates = np.log(2) / (1000 * np.asarray(half_lives_s, np.float64))
+        self.counts = np.zeros((items, len(half_lives_s)))
+        self.reference_ms: int | None = None
+
+    def observe(self, item: npt.NDArray[np.integer], weight: npt.NDArray[np.floating], time_ms: npt.NDArray[np.int64]) -> None:
+        """Count events, in any order of time; a late one counts with its own time."""
+        if not len(item):
+            return
+        latest = int(time_ms.max())
+        if self.reference_ms is None or latest > self.reference_ms:
+            if self.reference_ms is not None:
+                self.counts *= np.exp(-(latest - self.reference_ms) * self.rates)
+            self.reference_ms = latest
+        faded = weight[:, None] * np.exp((time_ms - self.reference_ms)[:, None] * self.rates)
+        np.add.at(self.counts, item, faded)
+
+    def at(self, as_of_ms: int) -> npt.NDArray[np.float32]:
+        """(N, P) float32 at a moment; one before the reference gets the counts of the reference."""
+        elapsed = 0 if self.reference_ms is None else max(0, as_of_ms - self.reference_ms)
+        return (self.counts * np.exp(-elapsed * self.rates)).astype(np.float32)
+
+
+class PopularityTable:
+    """log1p of the counts at the start of each of S equal slots of time, for training: no query sees its own slot's events."""
+
+    def __init__(self, seq: Sequences, half_lives_s: Sequence[float], slots: int = 1000) -> None:
+        rows = np.flatnonzero(seq.positive)
+        rows = rows[np.argsort(seq.time[rows], kind="stable")]
+        self.start = int(seq.time[rows[0]])
+        self.width = max(1, (int(seq.time[rows[-1]]) - self.start) // slots + 1)
+        live = LivePopularity(seq.items, half_lives_s)
+        bounds = np.searchsorted(seq.time[rows], self.start + np.arange(slots + 1) * self.width)
+        table = np.zeros((slots, seq.items, len(half_lives_s)), np.float32)
+        weight = seq.weight[seq.type]
+        for slot in range(1, slots):
+            new = rows[bounds[slot - 1] : bounds[slot]]
+            live.observe(seq.item[new], weight[new], seq.time[new])
+            table[slot] = live.at(self.start + slot * self.width)
+        self.table = torch.as_tensor(table)
+
+    def at(self, as_of: Tensor) -> Tensor:
+        """as_of (n) int64 ms -> counts (n, N, P)."""
+        slot = torch.div(as_of - self.start, self.width, rounding_mode="floor").clamp(0, len(self.table) - 1)
+        return self.table[slot]

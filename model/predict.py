@@ -1,0 +1,136 @@
+"""What the net says at each query: read out by `forward()`, scored against all items, ranked. No service code, no ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.data.sequences import Int32, Queries, Sequences
+from model.inputs import Inputs
+from model.lanes import LaneBatch, lane_batches
+from model.memory import Memories
+from model.nets import Longwave, Readout, State
+from model.nets.longwave import MAX_CHUNK
+from model.nets.readout import add_repeats, item_scores
+from model.nets.repeats import seconds
+
+
+class Carried:
+    """The detached states of the lanes between two chunks."""
+
+    def __init__(self) -> None:
+        self.state: dict[int, State] = {}
+
+    def enter(self, net: Longwave, inputs: Inputs, batch: LaneBatch) -> State:
+        """States of the batch's lanes: the initial one for a fresh user, else what its last chunk left."""
+        state = net.initial_state(inputs.attributes[torch.as_tensor(batch.user)])
+        old = [index for index, fresh in enumerate(batch.fresh) if not fresh]
+        if not old:
+            return state
+        chosen = torch.as_tensor(old)
+        merged = {}
+        for name, tensor in state.items():
+            if name.startswith("repeat_"):
+                continue
+            carried = torch.stack([self.state[int(batch.user[index])][name] for index in old])
+            merged[name] = tensor.index_copy(0, chosen, carried)
+        return state | merged
+
+    def leave(self, batch: LaneBatch, state: State) -> None:
+        """Keep what the chunk left; the users that it finished are forgotten with the next call."""
+        self.state = {int(user): {n: t[index].detach() for n, t in state.items()} for index, user in enumerate(batch.user)}
+
+
+def logits(
+    net: Longwave,
+    readout: Readout,
+    item_matrix: Tensor,
+    item_bias: Tensor,
+    popularity: Tensor,
+    as_of: Tensor,
+    memories: Memories | None,
+    queries: Tensor,
+) -> Tensor:
+    """Scores of all items for n queries: popularity (N, P) or (n, N, P), as_of (n) ms, queries (n) -> (n, N)."""
+    scores = item_scores(readout.interests, item_matrix, item_bias, popularity, readout.popularity_weight)
+    if net.repeats is None or memories is None:
+        return scores
+    slots, rows = memories.at(queries)
+    clock = memories.clock[queries]
+    now_s = seconds(torch.maximum(as_of, clock) if net.config.query_time else clock)
+    return add_repeats(scores, rows, net.repeats(slots, readout.context, now_s, memories.number[queries]))
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Readouts of Q queries and the items they are scored against."""
+
+    readout: Readout
+    item_matrix: Tensor
+    item_bias: Tensor
+
+
+@torch.no_grad()
+def read_out(net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, lanes: int = 64) -> Predictions:
+    """Fold every user from the beginning with `forward()` and read out at every query."""
+    net.eval()
+    item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features)
+    parts: list[Readout] = []
+    order: list[Tensor] = []
+    carried = Carried()
+    as_of = torch.as_tensor(queries.as_of)
+    for batch in lane_batches(seq.offsets, seq.offsets[1:], queries, lanes, MAX_CHUNK // 2, None):
+        query = torch.as_tensor(batch.query)
+        asked = query[query >= 0]
+        state = carried.enter(net, inputs, batch)
+        events = inputs.events(torch.as_tensor(batch.rows), item_matrix)
+        readout, state = net(
+            events,
+            torch.as_tensor(batch.valid),
+            state,
+            torch.as_tensor(batch.positions),
+            as_of[asked],
+            torch.zeros_like(asked),
+        )
+        carried.leave(batch, state)
+        parts.append(readout)
+        order.append(asked)
+    place = torch.argsort(torch.cat(order))
+    return Predictions(Readout(*(torch.cat(field)[place] for field in zip(*parts, strict=True))), item_matrix, item_bias)
+
+
+def top_k(scores: Tensor, k: int) -> npt.NDArray[np.int32]:
+    """(n, N) -> (n, k) rows, best first, ties by lower row; -1 where the score is -inf."""
+    # topk alone promises no order among equals: a stable sort does, over the few that can be in the list.
+    k = min(k, scores.shape[1])
+    threshold = torch.topk(scores, k, dim=1).values[:, -1:]
+    out = np.full((len(scores), k), -1, np.int32)
+    for index, (row, least) in enumerate(zip(scores, threshold, strict=True)):
+        candidates = torch.nonzero((row >= least) & (row > -torch.inf))[:, 0]
+        best = candidates[torch.sort(row[candidates], descending=True, stable=True).indices[:k]]
+        out[index, : len(best)] = best.numpy()
+    return out
+
+
+@torch.no_grad()
+def rank(
+    net: Longwave,
+    predictions: Predictions,
+    queries: Queries,
+    popularity: Tensor,
+    memories: Memories | None,
+    k: int,
+    chosen: Tensor,
+    forbidden: list[Int32] | None = None,
+) -> npt.NDArray[np.int32]:
+    """Lists of the `chosen` queries (n): (n, k). popularity as in `logits`; forbidden: per chosen query, rows left out."""
+    readout = Readout(*(field[chosen] for field in predictions.readout))
+    as_of = torch.as_tensor(queries.as_of)[chosen]
+    scores = logits(net, readout, predictions.item_matrix, predictions.item_bias, popularity, as_of, memories, chosen)
+    for index, rows in enumerate(forbidden or []):
+        scores[index, torch.as_tensor(rows, dtype=torch.int64)] = -torch.inf
+    return top_k(scores, k)

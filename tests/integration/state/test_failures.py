@@ -1,0 +1,172 @@
+"""What Redis may do to a call: forget the scripts, go away, hang, refuse. Nothing is half-done, doubled or acked wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from app.errors import StorageError
+from app.state import keys
+from app.state.embedded import EmbeddedRedis
+from app.state.events import StoredEvent
+from app.state.redis import RedisStore
+from app.state.store import Append
+
+
+def event(n: int, event_id: str | None = None) -> StoredEvent:
+    return StoredEvent(type="purchase", time_ms=n, item_id=str(n), event_id=event_id)
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRedis]:
+    """A server of the test's own, to be stopped and started."""
+    server = EmbeddedRedis(Path(tmp_path_factory.mktemp("own")))
+    server.start()
+    yield server
+    server.stop()
+
+
+async def test_scripts_flushed_between_calls_are_loaded_again(store: RedisStore, raw: redis.Redis):
+    await store.append("default", [Append("alice", [event(1)])])
+    raw.script_flush()
+    await store.append("default", [Append("alice", [event(2)])])
+    raw.script_flush()
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.tail == [event(1), event(2)]
+
+
+class FlushedMidway(RedisStore):
+    """Another client's SCRIPT FLUSH lands in the middle of the first long pipeline."""
+
+    flushed = 0
+
+    async def _send(self, commands: Any) -> list[Any]:
+        if self.flushed or len(commands) < 10:
+            return await super()._send(commands)
+        self.flushed += 1
+        half = len(commands) // 2
+        replies = await super()._send([*commands[:half], ("SCRIPT", "FLUSH"), *commands[half:]])
+        return [*replies[:half], *replies[half + 1 :]]
+
+
+async def test_only_commands_that_met_unknown_scripts_run_again(redis_url: str, store: RedisStore):
+    # Without event ids a second run of the first half would show as doubled events.
+    await store.append("default", [Append("someone", [event(0)])])  # the script is known at first
+    flushed = FlushedMidway(redis_url)
+    users = [f"user {n}" for n in range(30)]
+    appended = await flushed.append("default", [Append(user, [event(n)]) for n, user in enumerate(users)])
+    assert flushed.flushed == 1
+    assert [a.total for a in appended] == [1] * 30
+    assert [loaded.tail for loaded in await flushed.load("default", "m", users)] == [[event(n)] for n in range(30)]
+    await flushed.close()
+
+
+async def test_a_redis_that_is_away_is_a_storage_error_and_comes_back_by_itself(own_server: EmbeddedRedis):
+    store = RedisStore(own_server.url)
+    await store.open()
+    await store.append("default", [Append("alice", [event(1)])])
+    own_server.stop()
+    calls = [
+        lambda: store.ping(),
+        lambda: store.append("default", [Append("alice", [event(2)])]),
+        lambda: store.append("default", [Append("alice", [event(2)]), Append("bob", [event(2)])]),
+        lambda: store.load("default", "m", ["alice"]),
+        lambda: store.recent("default", "alice", 5),
+        lambda: store.count_popularity("default", [1.0], [("a", 1.0, 1)]),
+    ]
+    for call in calls:
+        with pytest.raises(StorageError):
+            await call()
+    own_server.start()
+    await store.ping()
+    assert [loaded.tail for loaded in await store.load("default", "m", ["alice", "bob"])] == [[event(1)], []]
+    assert await store.popularity("default", [1.0]) == {}
+    await store.close()
+
+
+async def test_a_hanging_redis_times_out_and_the_retry_stores_the_event_once(own_server: EmbeddedRedis):
+    # The lost reply: Redis runs the first call after the client has given up.
+    store = RedisStore(own_server.url, timeout_ms=200)
+    await store.open()
+    os.kill(own_server.pid, signal.SIGSTOP)
+    try:
+        started = time.monotonic()
+        with pytest.raises(StorageError):
+            await store.append("default", [Append("alice", [event(1, "a")])])
+        assert time.monotonic() - started < 2
+    finally:
+        os.kill(own_server.pid, signal.SIGCONT)
+    (retried,) = await store.append("default", [Append("alice", [event(1, "a")])])
+    assert retried.total == 1
+    assert await store.recent("default", "alice", 10) == [event(1, "a")]
+    await store.close()
+
+
+async def test_a_cancelled_call_leaves_no_reply_for_the_next_one(redis_url: str):
+    # One connection: a reply left unread on it would answer the next request, of another user.
+    store = RedisStore(redis_url, max_connections=1)
+    await store.open()
+    users = [f"user {n}" for n in range(200)]
+    await store.append("default", [Append(user, [event(n)]) for n, user in enumerate(users)])
+    for delay_ms in (0, 0.2, 0.5, 1, 2, 4):
+        call = asyncio.create_task(store.load("default", "m", users))
+        await asyncio.sleep(delay_ms / 1000)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        (loaded,) = await store.load("default", "m", ["user 7"])
+        assert loaded.tail == [event(7)]
+    await store.close()
+
+
+async def test_a_full_redis_refuses_the_whole_append(store: RedisStore, raw: redis.Redis):
+    raw.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StorageError):
+            await store.append("default", [Append("alice", [event(1)])])
+        with pytest.raises(StorageError):
+            await store.append("default", [Append("alice", [event(1)]), Append("bob", [event(2)])])
+        assert raw.keys() == [keys.PARTITIONS_KEY.encode()]
+    finally:
+        raw.config_set("maxmemory", 0)
+
+
+async def test_a_read_only_replica_refuses_writes_with_a_storage_error(store: RedisStore, raw: redis.Redis):
+    raw.execute_command("REPLICAOF", "127.0.0.1", "1")  # nobody there: a replica that waits for its master
+    try:
+        with pytest.raises(StorageError):
+            await store.append("default", [Append("alice", [event(1)])])
+        with pytest.raises(StorageError):
+            await store.seed_popularity("default", [1.0], ["a"], [[1.0]], 1)
+    finally:
+        raw.execute_command("REPLICAOF", "NO", "ONE")
+
+
+async def test_calls_beyond_the_connections_wait_for_one(redis_url: str):
+    store = RedisStore(redis_url, max_connections=2)
+    await store.open()
+    await asyncio.gather(*(store.append("default", [Append("alice", [event(n)])]) for n in range(50)))
+    assert len(await store.recent("default", "alice", 100)) == 50
+    await store.close()
+
+
+async def test_a_redis_with_other_partitions_is_refused(redis_url: str, raw: redis.Redis):
+    raw.set(keys.PARTITIONS_KEY, 128)
+    store = RedisStore(redis_url)
+    with pytest.raises(StorageError, match=r"128 partitions.*256"):
+        await store.open()
+    assert raw.get(keys.PARTITIONS_KEY) == b"128"
+    await store.close()
+
+
+async def test_opening_records_the_partitions_once(store: RedisStore, raw: redis.Redis):
+    assert raw.get(keys.PARTITIONS_KEY) == b"256"
+    await store.open()
+    assert raw.get(keys.PARTITIONS_KEY) == b"256"

@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+import redis
+
+from app.errors import StateFormatError
+from app.runtime.manifest import StateTensor
+from app.state import keys
+from app.state.codec import Header, StateCodec
+from app.state.events import StoredEvent
+from app.state.redis import RedisStore
+from app.state.store import Append, Loaded
+
+OpenStore = Callable[..., Awaitable[RedisStore]]
+CODEC = StateCodec([StateTensor(name="h", dtype="float32", shape=[2, 4]), StateTensor(name="clock", dtype="int64", shape=[1])])
+
+
+def event(n: int) -> StoredEvent:
+    return StoredEvent(type="purchase", time_ms=n, item_id=str(n))
+
+
+def blob(epoch: bytes, applied: int, base: int = 0, mark: int = 0) -> bytes:
+    state = {"h": np.zeros((2, 4), np.float32), "clock": np.array([mark], np.int64)}
+    return CODEC.pack(Header(epoch=epoch, base=base, applied=applied, catalogue_version=3), state)
+
+
+async def append(store: RedisStore, *numbers: int) -> None:
+    await store.append("default", [Append("alice", [event(n) for n in numbers])])
+
+
+async def load(store: RedisStore, model: str = "m") -> Loaded:
+    (loaded,) = await store.load("default", model, ["alice"])
+    return loaded
+
+
+async def epoch_of(store: RedisStore) -> bytes:
+    meta = (await load(store)).meta
+    assert meta is not None
+    return meta.epoch
+
+
+async def commit(store: RedisStore, state: bytes, model: str = "m") -> bool:
+    return await store.commit("default", model, "alice", state)
+
+
+async def test_an_unknown_user_is_nothing_at_all(store: RedisStore):
+    assert await load(store) == Loaded(meta=None, state=None, tail=[], tail_start=0)
+
+
+async def test_without_a_state_the_tail_is_everything(store: RedisStore):
+    await append(store, 0, 1, 2)
+    loaded = await load(store)
+    assert (loaded.state, loaded.tail, loaded.tail_start) == (None, [event(0), event(1), event(2)], 0)
+
+
+async def test_load_returns_exactly_the_uncovered_tail(store: RedisStore):
+    await append(store, 0, 1, 2, 3)
+    state = blob(await epoch_of(store), applied=3)
+    assert await commit(store, state)
+    loaded = await load(store)
+    assert (loaded.state, loaded.tail, loaded.tail_start) == (state, [event(3)], 3)
+    await append(store, 4)
+    assert (await load(store)).tail == [event(3), event(4)]
+    # everything covered: LRANGE 0 -1 instead of nothing would fold it all twice
+    assert await commit(store, state := blob(await epoch_of(store), applied=5))
+    loaded = await load(store)
+    assert (loaded.state, loaded.tail, loaded.tail_start) == (state, [], 5)
+
+
+async def test_a_state_remembers_beyond_the_trimmed_sequence(open_store: OpenStore):
+    store = await open_store(max_sequence=4)
+    await append(store, 0, 1, 2)
+    assert await commit(store, blob(await epoch_of(store), applied=3))
+    await append(store, 3, 4, 5)  # 0 and 1 leave; the state covers them
+    loaded = await load(store)
+    assert loaded.state is not None
+    assert (loaded.tail, loaded.tail_start) == ([event(3), event(4), event(5)], 3)
+
+
+async def test_the_tail_of_a_lost_state_starts_where_the_trimmed_sequence_does(open_store: OpenStore, raw: redis.Redis):
+    store = await open_store(max_sequence=4)
+    await append(store, *range(10))
+    assert await commit(store, blob(await epoch_of(store), applied=10))
+    raw.delete(keys.state_key("default", "m", "alice"))
+    loaded = await load(store)
+    assert (loaded.state, loaded.tail, loaded.tail_start) == (None, [event(n) for n in range(6, 10)], 6)
+
+
+async def test_a_state_is_dropped_once_events_after_it_have_left_the_sequence(open_store: OpenStore):
+    # To fold the rest onto it would skip events silently: not the fold of anything.
+    store = await open_store(max_sequence=4)
+    await append(store, 0, 1, 2, 3)
+    assert await commit(store, state := blob(await epoch_of(store), applied=2))
+    await append(store, 4, 5)
+    assert (await load(store)).state == state  # 2 is the oldest one left: just enough
+    await append(store, 6)
+    loaded = await load(store)
+    assert (loaded.state, loaded.tail, loaded.tail_start) == (None, [event(n) for n in range(3, 7)], 3)
+
+
+async def test_commit_never_goes_back(store: RedisStore):
+    await append(store, 0, 1, 2)
+    epoch = await epoch_of(store)
+    assert await commit(store, two := blob(epoch, applied=2, mark=1))
+    assert not await commit(store, blob(epoch, applied=1))
+    assert not await commit(store, blob(epoch, applied=2, mark=2))  # no further: the first one stays
+    assert (await load(store)).state == two
+    assert await commit(store, three := blob(epoch, applied=3))
+    assert (await load(store)).state == three
+
+
+async def test_commit_refuses_events_that_were_never_appended(store: RedisStore):
+    await append(store, 0, 1)
+    epoch = await epoch_of(store)
+    assert not await commit(store, blob(epoch, applied=3))
+    assert await commit(store, blob(epoch, applied=2))
+
+
+async def test_commit_refuses_another_epoch_and_an_unknown_user(store: RedisStore):
+    assert not await commit(store, blob(b"whatever", applied=0))
+    await append(store, 0)
+    assert not await commit(store, blob(b"whatever", applied=1))
+    assert (await load(store)).state is None
+
+
+async def test_counts_beyond_32_bits_are_compared_exactly(store: RedisStore, raw: redis.Redis):
+    # Lua has doubles: a header read in two halves, or through %d, would go wrong here.
+    await append(store, 0)
+    epoch = await epoch_of(store)
+    raw.hset(keys.user_keys("default", "alice").meta, "n", 2**53 - 1)
+    assert await commit(store, blob(epoch, applied=2**53 - 2))
+    assert not await commit(store, blob(epoch, applied=2**53 - 3))
+    loaded = await load(store)
+    assert loaded.meta is not None
+    assert (loaded.meta.appended, loaded.tail_start, loaded.tail) == (2**53 - 1, 2**53 - 2, [event(0)])
+
+
+async def test_models_never_see_each_others_states(store: RedisStore):
+    await append(store, 0)
+    assert await commit(store, blob(await epoch_of(store), applied=1), model="m1")
+    assert (await load(store, "m2")).state is None
+    assert (await load(store, "m1")).state is not None
+
+
+@pytest.mark.parametrize("damaged", [b"", b"LWST", b"X" * 60, b"LWST\x02\x00" + bytes(60)])
+async def test_a_damaged_state_is_rebuilt_and_replaced(store: RedisStore, raw: redis.Redis, damaged: bytes):
+    await append(store, 0)
+    raw.set(keys.state_key("default", "m", "alice"), damaged)
+    loaded = await load(store)
+    assert (loaded.state, loaded.tail) == (None, [event(0)])
+    assert await commit(store, good := blob(await epoch_of(store), applied=1))
+    assert (await load(store)).state == good
+
+
+async def test_what_is_not_a_state_is_never_committed(store: RedisStore):
+    with pytest.raises(StateFormatError):
+        await commit(store, b"no header")
+
+
+async def test_many_commits_at_once_are_each_decided_alone(store: RedisStore):
+    users = [f"user {n}" for n in range(20)]
+    await store.append("default", [Append(user, [event(0), event(1)]) for user in users])
+    epochs = [loaded.meta.epoch for loaded in await store.load("default", "m", users) if loaded.meta]
+    blobs = [(user, blob(epoch, applied=1 + n % 3)) for n, (user, epoch) in enumerate(zip(users, epochs, strict=True))]
+    assert await store.commit_many("default", "m", blobs) == [n % 3 < 2 for n in range(20)]
+
+
+async def test_new_attributes_start_a_new_epoch_and_refold_everything(store: RedisStore):
+    await append(store, 0, 1)
+    old = await epoch_of(store)
+    assert await commit(store, blob(old, applied=2))
+    await store.set_attributes("default", "alice", {"country": "UK", "age": "25-34"})
+    loaded = await load(store)
+    assert loaded.meta is not None
+    assert loaded.meta.epoch != old
+    assert loaded.meta.attributes == {"country": "UK", "age": "25-34"}
+    assert (loaded.state, loaded.tail) == (None, [event(0), event(1)])
+    assert not await commit(store, blob(old, applied=2))  # a fold that began before
+    assert await commit(store, blob(loaded.meta.epoch, applied=1))  # behind the old one, but of the new epoch
+
+
+async def test_the_same_attributes_again_change_nothing(store: RedisStore):
+    await append(store, 0)
+    await store.set_attributes("default", "alice", {"a": "1", "b": "2"})
+    epoch = await epoch_of(store)
+    await store.set_attributes("default", "alice", {"b": "2", "a": "1"})
+    assert await epoch_of(store) == epoch
+    await store.set_attributes("default", "alice", {"a": "1"})
+    assert await epoch_of(store) != epoch
+
+
+async def test_a_user_may_have_attributes_before_any_event(store: RedisStore):
+    await store.set_attributes("default", "alice", {"country": "UK"})
+    loaded = await load(store)
+    assert loaded.meta is not None
+    assert (loaded.meta.appended, loaded.meta.stored, loaded.meta.first_time_ms, loaded.tail) == (0, 0, 0, [])
+    epoch = loaded.meta.epoch
+    await append(store, 7)
+    loaded = await load(store)
+    assert loaded.meta is not None
+    assert (loaded.meta.epoch, loaded.meta.attributes, loaded.meta.first_time_ms) == (epoch, {"country": "UK"}, 7)
+
+
+async def test_an_imported_history_replaces_the_sequence_under_a_new_epoch(store: RedisStore, raw: redis.Redis):
+    await append(store, 0, 1)
+    old = await epoch_of(store)
+    assert await commit(store, blob(old, applied=2))
+    logged = raw.xlen(keys.user_keys("default", "alice").log)
+    history = [StoredEvent(type="like", time_ms=n, item_id=str(n), event_id=f"id {n}") for n in (9, 4, 6)]
+    await store.import_history("default", "alice", history, {"country": "UK"})
+    loaded = await load(store)
+    assert loaded.meta is not None
+    assert loaded.meta.epoch != old
+    assert (loaded.meta.appended, loaded.meta.first_time_ms, loaded.meta.last_time_ms) == (3, 4, 9)
+    assert loaded.meta.attributes == {"country": "UK"}
+    assert (loaded.state, loaded.tail, loaded.tail_start) == (None, history, 0)
+    assert raw.xlen(keys.user_keys("default", "alice").log) == logged
+    (again,) = await store.append("default", [Append("alice", [history[0]])])
+    assert again.fresh == (False,)
+
+
+async def test_an_imported_history_is_bounded_and_counted_whole(open_store: OpenStore):
+    store = await open_store(max_sequence=2_500)
+    await store.import_history("default", "alice", [event(n) for n in range(4_000)], {})
+    loaded = await load(store)
+    assert loaded.meta is not None
+    assert (loaded.meta.appended, loaded.meta.stored, loaded.tail_start) == (4_000, 2_500, 1_500)
+    assert loaded.tail == [event(n) for n in range(1_500, 4_000)]
+
+
+async def test_an_empty_history_leaves_a_user_without_events(store: RedisStore):
+    await append(store, 0)
+    await store.import_history("default", "alice", [], {})
+    loaded = await load(store)
+    assert loaded.meta is not None
+    assert (loaded.meta.appended, loaded.tail) == (0, [])

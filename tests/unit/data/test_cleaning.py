@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import polars as pl
+
+from model.data.clean import EARLIEST_MS, Cleaning, CleaningReport
+
+NOW = 1_700_000_000_000
+
+
+def lines(**columns):
+    rows = len(next(iter(columns.values())))
+    usual = {"user_id": ["u"] * rows, "item_id": ["i"] * rows, "type": ["purchase"] * rows, "timestamp": [NOW] * rows}
+    return pl.DataFrame({**usual, **columns}, strict=False)
+
+
+def invoice(quantity, price, item=None, basket=None):
+    rows = len(quantity)
+    return lines(
+        item_id=item or ["i"] * rows,
+        basket_id=basket or ["b"] * rows,
+        quantity=pl.Series(quantity, dtype=pl.Float64),
+        price=pl.Series(price, dtype=pl.Float64),
+        note=[f"row {n}" for n in range(rows)],
+    )
+
+
+def test_rows_read_are_rows_kept_plus_dropped_plus_merged_whatever_the_rules():
+    cleaning = Cleaning(
+        lines(
+            user_id=["u", None, " ", "u", "u", "u", "u"],
+            item_id=["i", "i", "i", None, "i", "i", "i"],
+            timestamp=[NOW, NOW, NOW, NOW, None, NOW, NOW],
+            basket_id=["b"] * 7,
+            quantity=[1.0, 1, 1, 1, 1, 1, 2],
+            price=[1.0] * 7,
+        )
+    )
+    for rule in (cleaning.missing_user, cleaning.missing_item, cleaning.exact_duplicates, cleaning.merge_basket_rows):
+        rule()
+    cleaning.impossible_time(NOW)
+    report = cleaning.report()
+    assert [(r.name, r.rows) for r in report.reasons] == [
+        ("missing user", 2),
+        ("missing item", 1),
+        ("exact duplicate", 1),
+        ("repeated in basket", 2),  # the row without a time stands first of its basket, and its time with it
+        ("impossible time", 1),
+    ]
+    assert report.rows_read == report.rows_kept + report.dropped + report.merged == 7
+
+
+def test_a_merged_row_sums_quantities_and_weighs_prices_by_them():
+    cleaning = Cleaning(invoice([3, 1], [2.0, 6.0]))
+    cleaning.merge_basket_rows()
+    assert cleaning.events.select("quantity", "price").row(0) == (4.0, 3.0)  # (3*2 + 1*6) / 4
+
+
+def test_a_merged_row_stands_where_its_first_row_stood():
+    cleaning = Cleaning(invoice([1, 1, 1, 1], [1.0] * 4, item=["a", "b", "a", "c"]))
+    cleaning.merge_basket_rows()
+    assert cleaning.events.get_column("item_id").to_list() == ["a", "b", "c"]
+    assert cleaning.events.get_column("note").to_list() == ["row 0", "row 1", "row 3"]
+
+
+def test_merging_keeps_an_unknown_amount_unknown():
+    cleaning = Cleaning(invoice([None, None], [None, None]))
+    cleaning.merge_basket_rows()
+    assert cleaning.events.select("quantity", "price").rows() == [(None, None)]
+
+
+def test_a_missing_quantity_counts_once_in_the_mean_price_but_adds_nothing_to_the_sum():
+    cleaning = Cleaning(invoice([3, None], [2.0, 6.0]))
+    cleaning.merge_basket_rows()
+    assert cleaning.events.select("quantity", "price").row(0) == (3.0, 3.0)
+
+
+def test_rows_without_a_basket_are_never_merged():
+    cleaning = Cleaning(invoice([1, 2], [1.0, 1.0]).with_columns(pl.lit(None, pl.String).alias("basket_id")))
+    cleaning.merge_basket_rows()
+    assert cleaning.events.height == 2
+
+
+def test_a_purchase_and_a_cancellation_in_one_basket_stay_two_rows():
+    cleaning = Cleaning(invoice([1, 1], [1.0, 1.0]).with_columns(pl.Series("type", ["purchase", "cancellation"])))
+    cleaning.merge_basket_rows()
+    assert cleaning.events.height == 2
+
+
+def test_times_are_possible_from_1995_to_a_day_ahead_both_included():
+    day = 86_400_000
+    cleaning = Cleaning(lines(timestamp=[EARLIEST_MS - 1, EARLIEST_MS, NOW + day, NOW + day + 1, None]))
+    cleaning.impossible_time(NOW)
+    assert cleaning.events.get_column("timestamp").to_list() == [EARLIEST_MS, NOW + day]
+
+
+def test_an_event_with_a_text_needs_no_item():
+    cleaning = Cleaning(lines(item_id=[None, None, "i"], text=["blue teapot", "", None]))
+    cleaning.missing_item()
+    assert cleaning.events.get_column("text").to_list() == ["blue teapot", None]
+
+
+def test_a_robot_is_told_by_its_rate_and_a_large_invoice_is_one_act():
+    hour = 3_600_000
+    start = NOW // hour * hour
+    robot = lines(
+        user_id=["robot"] * 4, timestamp=[start + n for n in range(4)], basket_id=pl.Series([None] * 4, dtype=pl.String)
+    )
+    slow = lines(
+        user_id=["slow"] * 4, timestamp=[start + n * hour for n in range(4)], basket_id=pl.Series([None] * 4, dtype=pl.String)
+    )
+    wholesaler = lines(user_id=["wholesaler"] * 50, timestamp=[start] * 50, basket_id=["b"] * 50)
+    cleaning = Cleaning(pl.concat([robot, slow, wholesaler]))
+    cleaning.robots(acts_per_hour=3)
+    assert set(cleaning.events.get_column("user_id")) == {"slow", "wholesaler"}
+    assert cleaning.report().reasons[0].examples == {"robot": 4}
+
+
+def test_the_report_survives_json_and_shows_every_reason_in_the_terminal():
+    cleaning = Cleaning(lines(user_id=["u", None]))
+    cleaning.missing_user()
+    report = cleaning.report()
+    assert CleaningReport.from_json(report.to_json()) == report
+    assert list(report.table().columns[0].cells) == ["read", "missing user (dropped)", "kept"]

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import StateFormatError
+from app.runtime.manifest import StateTensor
+from app.state.codec import HEADER_BYTES, Header, StateCodec, peek
+
+TENSORS = [
+    StateTensor(name="h", dtype="float32", shape=[2, 3]),
+    StateTensor(name="ring_time", dtype="int32", shape=[5]),
+    StateTensor(name="repeat_key", dtype="int64", shape=[4]),
+    StateTensor(name="flag", dtype="bool", shape=[3]),
+    StateTensor(name="clock", dtype="int64", shape=[1]),
+]
+CODEC = StateCodec(TENSORS)
+HEADER = Header(epoch=b"\x00\xff12345\x00", base=7, applied=2**40 + 1, catalogue_version=2**64 - 1)
+
+u64 = st.integers(0, 2**64 - 1)
+headers = st.builds(Header, epoch=st.binary(min_size=8, max_size=8), base=u64, applied=u64, catalogue_version=u64)
+
+
+def arrays(seed: int, users: int) -> dict[str, np.ndarray]:
+    """Random bits, not random numbers: NaNs with payloads, infinities and denormals come up by themselves."""
+    rng = np.random.default_rng(seed)
+    made = {}
+    for tensor in TENSORS:
+        shape = (users, *tensor.shape)
+        if tensor.dtype == "bool":
+            made[tensor.name] = rng.integers(0, 2, shape).astype(bool)
+        else:
+            size = int(np.prod(shape)) * np.dtype(tensor.dtype).itemsize
+            made[tensor.name] = np.frombuffer(rng.bytes(size), tensor.dtype).reshape(shape).copy()
+    return made
+
+
+@given(headers, st.integers(0, 2**32))
+def test_a_state_comes_back_bit_for_bit(header: Header, seed: int):
+    state = {name: array[0] for name, array in arrays(seed, 1).items()}
+    back_header, back = CODEC.unpack(CODEC.pack(header, state))
+    assert back_header == header
+    assert list(back) == [tensor.name for tensor in TENSORS]
+    for name, array in state.items():
+        assert back[name].dtype == array.dtype
+        assert back[name].shape == array.shape
+        assert back[name].tobytes() == array.tobytes()  # bytes: NaN != NaN
+
+
+def test_nan_payloads_and_infinities_survive():
+    bits = np.array([0x7FC00001, 0xFFFFFFFF, 0x7F800001, 0x7F800000, 0xFF800000, 0x80000000], np.uint32)
+    state = {name: array[0] for name, array in arrays(0, 1).items()} | {"h": bits.view(np.float32).reshape(2, 3)}
+    _, back = CODEC.unpack(CODEC.pack(HEADER, state))
+    assert back["h"].view(np.uint32).ravel().tolist() == bits.tolist()
+
+
+@given(st.lists(headers, min_size=1, max_size=4), st.integers(0, 2**32))
+def test_many_users_at_once_are_each_user_alone(many: list[Header], seed: int):
+    state = arrays(seed, len(many))
+    blobs = CODEC.pack_many(many, state)
+    assert blobs == [CODEC.pack(header, {n: a[i] for n, a in state.items()}) for i, header in enumerate(many)]
+    back_headers, back = CODEC.unpack_many(blobs)
+    assert back_headers == many
+    assert all(back[name].tobytes() == state[name].tobytes() for name in state)
+
+
+def test_no_users_make_arrays_of_no_rows():
+    assert CODEC.unpack_many([])[1]["h"].shape == (0, 2, 3)
+    assert CODEC.pack_many([], arrays(0, 0)) == []
+
+
+def test_unpacked_arrays_can_be_written_and_fed_to_onnxruntime():
+    _, back = CODEC.unpack_many(CODEC.pack_many([HEADER], arrays(1, 1)))
+    assert all(array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative for array in back.values())
+
+
+def test_bytes_are_the_documented_layout():
+    blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(2, 1).items()})
+    magic, version, _, epoch, base, applied, catalogue = struct.unpack_from("<4sHH8sQQQ", blob)
+    assert (magic, version, epoch, base, applied, catalogue) == (b"LWST", 1, HEADER.epoch, 7, 2**40 + 1, 2**64 - 1)
+    assert HEADER_BYTES == 40
+    assert blob[40 : 40 + 24] == arrays(2, 1)["h"].astype("<f4").tobytes()  # manifest order, no padding
+    assert len(blob) == CODEC.size == 40 + 24 + 20 + 32 + 3 + 8
+
+
+@pytest.mark.parametrize("extra", [-1, 1])
+def test_a_state_of_another_size_is_refused(extra: int):
+    blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(3, 1).items()})
+    with pytest.raises(StateFormatError, match=f"{len(blob) + extra} bytes.*{len(blob)}"):
+        CODEC.unpack((blob + b"x")[: len(blob) + extra])
+
+
+def test_another_magic_or_format_is_refused_even_by_peek():
+    blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(4, 1).items()})
+    assert peek(blob) == HEADER
+    with pytest.raises(StateFormatError, match="LWST"):
+        peek(b"X" + blob[1:])
+    with pytest.raises(StateFormatError, match="format 2"):
+        peek(blob[:4] + b"\x02\x00" + blob[6:])
+    with pytest.raises(StateFormatError, match="39 bytes"):
+        peek(blob[:39])
+
+
+def test_one_bad_state_among_good_ones_is_refused():
+    good, bad = CODEC.pack_many([HEADER, HEADER], arrays(5, 2))
+    with pytest.raises(StateFormatError):
+        CODEC.unpack_many([good, bad[:-1]])
+
+
+def test_tensors_that_are_not_the_models_are_refused_by_name():
+    state = arrays(6, 1)
+    missing = {name: array for name, array in state.items() if name != "clock"}
+    with pytest.raises(StateFormatError, match="'clock' is missing"):
+        CODEC.pack_many([HEADER], missing)
+    with pytest.raises(StateFormatError, match=r"'h' is float64 \(1, 2, 3\), expected float32"):
+        CODEC.pack_many([HEADER], state | {"h": state["h"].astype(np.float64)})
+    with pytest.raises(StateFormatError, match=r"'h'.*\(1, 3, 2\)"):
+        CODEC.pack_many([HEADER], state | {"h": state["h"].reshape(1, 3, 2)})
+
+
+def test_an_epoch_has_eight_bytes():
+    with pytest.raises(StateFormatError, match="epoch"):
+        CODEC.pack_many([Header(b"short", 0, 0, 0)], arrays(7, 1))
