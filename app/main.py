@@ -25,6 +25,7 @@ from app.fold.tensors import EventTensors
 from app.ingest.advance import Advance
 from app.ingest.append import Increment
 from app.ingest.pipeline import Ingest
+from app.recommend.follow import PopularityFollower
 from app.recommend.pipeline import Recommender
 from app.recommend.score import Scorer
 from app.runtime.bundle import read_bundle
@@ -149,7 +150,7 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
             settings.max_sequence,
         ),
     )
-    following = _Popularity(store, popularity, catalogue, runtime)
+    following = PopularityFollower(store, popularity, catalogue, bundle, TENANT)
     try:
         await following.refresh()
     except StorageError as error:
@@ -168,44 +169,6 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         redis="embedded" if settings.redis_url is None else "external",
     )
     return service
-
-
-class _Popularity:
-    """Keeps this worker's popularity in step with the store's."""
-
-    def __init__(self, store: RedisStore, popularity: LivePopularity, catalogue: Catalogue, runtime: Runtime) -> None:
-        self._store = store
-        self._popularity = popularity
-        self._catalogue = catalogue
-        self._runtime = runtime
-        self._opened = False
-
-    async def refresh(self) -> None:
-        """Read the store's counts; the first time, check the store's layout and give it those of the bundle.
-
-        Raises:
-            StorageError: the store does not answer, or is laid out for another version.
-        """
-        half_lives_s = self._popularity.half_lives_s
-        if not self._opened:
-            await self._store.open()
-            bundle = self._runtime.bundle
-            at_ms = bundle.manifest.popularity.as_of_ms
-            await self._store.seed_popularity(TENANT, half_lives_s, self._catalogue.ids, bundle.popularity.tolist(), at_ms)
-            self._opened = True
-        began_s = monotonic()
-        self._popularity.refresh(await self._store.popularity(TENANT, half_lives_s), began_s)
-
-    async def follow(self, period_s: float) -> None:
-        """Refresh until cancelled; a store that is away is asked again."""
-        while True:
-            await asyncio.sleep(period_s)
-            try:
-                await self.refresh()
-            except StorageError as error:
-                log.warning("popularity not refreshed", error=error.detail)
-            except Exception:
-                log.exception("popularity not refreshed")
 
 
 def _run(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:

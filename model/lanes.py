@@ -1,8 +1,8 @@
 """Truncated back-propagation that never forgets: lanes carry a user's state from chunk to chunk, as the live service does.
 
 Each of B lanes works through whole users, chunk by chunk; the detached state goes on to the user's next chunk, and a lane
-that has finished a user starts the next one from the initial state. First chunks have a random length, so that the cuts
-fall elsewhere in every epoch.
+that has finished a user starts the next one from the initial state. Every batch has a random length, so that the cuts fall
+elsewhere in every epoch, and a row is padded only where its user ends: no state behind padding is ever carried on.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def lane_batches(
     Args:
         offsets (U + 1,), end (U,): each user's rows are `offsets[u]:end[u]`.
         queries: any order.
-        rng: shuffles users and cuts; None keeps long users first and full chunks, for evaluation.
+        length: most events of a chunk.
+        rng: shuffles users and cuts; None takes long users first and full chunks, for evaluation.
     """
     by_user = np.lexsort((queries.position, queries.user))
     users, first = np.unique(queries.user[by_user], return_index=True)
@@ -74,13 +75,12 @@ def lane_batches(
                     continue
                 user = int(users[index])
                 chosen = by_user[bounds[index] : bounds[index + 1]]
-                cut = length if rng is None else int(rng.integers(length // 2, length + 1))
-                lane.begin(user, int(offsets[user]), int(stop[index]), queries.position[chosen], chosen, cut)
+                lane.begin(user, int(offsets[user]), int(stop[index]), queries.position[chosen], chosen)
             batch.append(lane)
         work = batch
         if not work:
             return
-        yield _batch(work, length)
+        yield _batch(work, length if rng is None else int(rng.integers(length // 2, length + 1)))
 
 
 class _Lane:
@@ -96,18 +96,17 @@ class _Lane:
         stop: int,
         positions: npt.NDArray[np.int64],
         query: npt.NDArray[np.int64],
-        cut: int,
     ) -> None:
-        self.user, self.at, self.stop, self.cut = user, start, stop, cut
+        self.user, self.at, self.stop = user, start, stop
         self.positions, self.query, self.asked = positions, query, 0
         self.fresh, self.done = True, False
 
     def take(self, length: int) -> tuple[int, int, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         start = self.at
-        end = min(self.stop, start + min(self.cut, length))
+        end = min(self.stop, start + length)
         until = int(np.searchsorted(self.positions, end, side="right"))
         chosen = slice(self.asked, until)
-        self.asked, self.at, self.cut = until, end, length
+        self.asked, self.at = until, end
         self.done = end >= self.stop
         return start, end, self.positions[chosen] - start, self.query[chosen]
 

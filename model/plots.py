@@ -61,7 +61,7 @@ def plot_history(report: EvaluationReport, path: Path) -> None:
         estimates = [report.models[name].by_history[label] for label in labels]
         ours = name == report.ours
         # Side by side within a bucket, so that no interval hides another.
-        shift = 0.12 * (index - (len(drawn) - 1) / 2)
+        shift = min(0.12, 0.8 / len(drawn)) * (index - (len(drawn) - 1) / 2)
         axis.errorbar(
             [place + shift for place in range(len(labels))],
             [estimate.mean for estimate in estimates],

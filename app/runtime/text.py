@@ -51,16 +51,16 @@ class TextEncoder:
             raise BundleError(f"{file}: cannot be opened: {str(error).splitlines()[0]}") from None
         self._tokenizer.enable_truncation(spec.max_tokens)
         self._tokenizer.enable_padding()
-        self._inputs = {node.name for node in self._session.get_inputs()}
+        self._inputs = [node.name for node in self._session.get_inputs()]
         self._cache: OrderedDict[str, Float32] = OrderedDict()
         self._lock = Lock()
 
     def embed(self, texts: Sequence[str | None]) -> Float32:
-        """Embed n texts: (n, W) float32; None and blank texts are zeros."""
+        """Embed n texts: (n, W) float32; None and the empty text are zeros."""
         vectors = np.zeros((len(texts), self.width), np.float32)
         rows: dict[str, list[int]] = {}
         for row, text in enumerate(texts):
-            if text is not None and text.strip():
+            if text:
                 rows.setdefault(text, []).append(row)
         missing = []
         with self._lock:
@@ -84,14 +84,14 @@ class TextEncoder:
     def _encode(self, texts: list[str]) -> Float32:
         tokens = self._tokenizer.encode_batch(texts)
         mask = np.asarray([token.attention_mask for token in tokens], np.int64)
-        feeds = {
-            "input_ids": np.asarray([token.ids for token in tokens], np.int64),
-            "attention_mask": mask,
-            "token_type_ids": np.zeros_like(mask),
-        }
-        (hidden, *_) = self._session.run(None, {name: feeds[name] for name in self._inputs})
+        ids = np.asarray([token.ids for token in tokens], np.int64)
+        # By place, as every transformer takes them: ids, mask and, for some, the token types of a single sentence.
+        feeds = dict(zip(self._inputs, (ids, mask, np.zeros_like(mask)), strict=False))
+        out = np.asarray(self._session.run(None, feeds)[0])
+        if out.ndim == 2:  # the graph ends in the pooled vectors
+            return out
         weights = mask[:, :, np.newaxis].astype(np.float32)
-        mean: Float32 = (hidden * weights).sum(axis=1) / weights.sum(axis=1)
+        mean: Float32 = (out * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
         norm: Float32 = np.linalg.norm(mean, axis=1, keepdims=True)
         mean /= np.maximum(norm, 1e-12)
         return mean

@@ -9,13 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import StateFormatError
-from app.runtime.manifest import StateTensor
 
 MAGIC = b"LWST"
 FORMAT = 1
@@ -41,13 +40,26 @@ class Header:
     catalogue_version: int
 
 
+class TensorSpec(Protocol):
+    """One state tensor as the bundle's manifest describes it: `shape` is that of one user, `dtype` a numpy name."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+
+
 class StateCodec:
     """Packs and unpacks the states of one model.
 
-    `state` are the manifest's state tensors. Arrays are those of one user, or (B, ...) for B users in the batch forms.
+    `state` are the manifest's state tensors, in its order. Arrays are those of one user; in the batch forms (B, ...), of B users.
     """
 
-    def __init__(self, state: Sequence[StateTensor]) -> None:
+    def __init__(self, state: Sequence[TensorSpec]) -> None:
         # Same bytes as the manifest's dtype on the little-endian machines that onnxruntime supports, explicit on any other.
         self._dtype = np.dtype([(t.name, np.dtype(t.dtype).newbyteorder("<"), tuple(t.shape)) for t in state])
         self._fields = [(t.name, np.dtype(t.dtype), tuple(t.shape)) for t in state]

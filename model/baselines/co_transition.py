@@ -19,7 +19,7 @@ class CoTransition:
 
     C_ab sums decay^(distance - 1) over all pairs of a purchase of a with a later one of b, 1 to `window` baskets apart, of one
     user; C_a = sum over b of C_ab. The last basket has age 0. An event that is in no basket is a basket of its own: with 8 and 8
-    the last eight items vote, and damping .5 gives the published ML-1M figures. A user without a purchase gets `Popularity`.
+    the last eight items vote. A user without a purchase gets `Popularity`.
     """
 
     def __init__(self, window: int = 8, context: int = 8, decay: float = 0.8, damping: float = 1.0) -> None:

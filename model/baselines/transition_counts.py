@@ -15,7 +15,7 @@ TAIL = 16  # additions a row collects before they are merged into it
 class TransitionCounts:
     """(N, N) weighted counts; adding one basket costs its own pairs, whatever is already counted.
 
-    A row is a list of segments (columns, counts): a merged one with distinct columns, and a short tail of recent additions.
+    A row is a list of segments (distinct columns, counts): a merged one, and a short tail of recent additions.
     """
 
     def __init__(self, items: int) -> None:
@@ -25,7 +25,8 @@ class TransitionCounts:
 
     def add_block(self, before: npt.NDArray[np.int32], after: npt.NDArray[np.int32], weight: float) -> None:
         """Count every pair of an item of `before` with one of `after`, each pair `weight`."""
-        segment = (after, np.full(len(after), weight))
+        column, count = np.unique(after, return_counts=True)
+        segment = (column, weight * count)
         for row in before.tolist():
             segments = self._segments[row]
             segments.append(segment)
@@ -49,12 +50,8 @@ class TransitionCounts:
         """(N,) sum over `rows` of weight times the row; two arrays of the same length."""
         total = np.zeros(self.items)
         for row, factor in zip(rows.tolist(), weight.tolist(), strict=True):
-            segments = self._segments[row]
-            if segments:
-                column, count = segments[0]
-                total[column] += factor * count
-            for column, count in segments[1:]:
-                np.add.at(total, column, factor * count)
+            for column, count in self._segments[row]:
+                total[column] += factor * count  # a plain index may not repeat: columns of a segment are distinct
         return total
 
     def _merged(self, segments: list[tuple[npt.NDArray[np.int32], Float64]]) -> tuple[npt.NDArray[np.int32], Float64]:

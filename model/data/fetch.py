@@ -115,7 +115,6 @@ def _download(url: str, target: Path, timeout_s: float) -> str:
                 digest.update(block)
                 out.write(block)
     except (httpx.HTTPError, OSError) as error:
-        raise DataError(
-            f"{url}: cannot be fetched ({error}); offline, give a local folder with --data or LONGWAVE_DATA_DIR"
-        ) from error
+        said = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"{url}: cannot be fetched ({said}); offline, give a folder with --data or LONGWAVE_DATA_DIR") from error
     return digest.hexdigest()

@@ -142,9 +142,10 @@ class Longwave(nn.Module):
             as_of, platform: (n) int64, when (unix ms) and where each of the n positions that are not padding is asked.
 
         Returns:
-            Readout of the n moments in row order, and the state after the chunk, without the repeat tensors.
+            Readout of the n moments in row order, and the state after the chunk, without the repeat tensors. A row with
+            padding has run on over it: its state is of no use, its readouts are right.
         """
-        trace = self._trace(events, valid, state)
+        trace = self._trace(events, valid, state, None)
         lane, column = torch.nonzero(positions >= 0, as_tuple=True)
         moment = positions[lane, column]
         acc, weight = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, positions.clamp(min=0))
@@ -164,7 +165,8 @@ class Longwave(nn.Module):
 
     def encode(self, events: EventBatch, valid: Tensor, state: State) -> State:
         """Fold T events per user at once: the same state as T steps, own repeats included."""
-        trace = self._trace(events, valid, state)
+        # Packing refuses empty rows; a row without events is folded over one padding event and then put back.
+        trace = self._trace(events, valid, state, valid.to(torch.int64).sum(1).clamp(min=1).cpu())
         after = self._after(trace, state)
         if self.repeats is not None:
             add = self.repeats.additions(self.type_weights[events.event_type])
@@ -219,16 +221,15 @@ class Longwave(nn.Module):
         gap_ms = torch.where(count > 0, now - clock, torch.zeros_like(now))
         return Readout(*self.readout(last, ring, age_ms, filled, accumulated, gap_ms, platform))
 
-    def _trace(self, events: EventBatch, valid: Tensor, state: State) -> _Trace:
+    def _trace(self, events: EventBatch, valid: Tensor, state: State, lengths: Tensor | None) -> _Trace:
         start = state["clock"]
         clock = _running_max(torch.cat([start, torch.where(valid, events.time, torch.zeros_like(events.time))], 1))
         first = (state["count"] + torch.arange(valid.shape[1], device=valid.device)) == 0
         elapsed = torch.where(first, torch.zeros_like(clock[:, 1:]), clock[:, 1:] - clock[:, :-1])
         x = self.event(events, elapsed, first)
-        lengths = valid.to(torch.int64).sum(1)
-        # Packing refuses empty rows; a row without events is folded over one padding event and then put back.
-        interest, h, c = self.recurrence(x, state["h"], state["c"], lengths.clamp(min=1).cpu())
-        some = (lengths > 0)[:, None, None]
+        interest, h, c = self.recurrence(x, state["h"], state["c"], lengths)
+        events_in_row = valid.to(torch.int64).sum(1)
+        some = (events_in_row > 0)[:, None, None]
         return _Trace(
             interest,
             torch.where(some, h, state["h"]),
@@ -236,7 +237,7 @@ class Longwave(nn.Module):
             clock,
             torch.cat([state["ring"], self.readout.attention.write(interest)], 1),
             torch.cat([state["ring_time"], seconds(clock[:, 1:]).to(torch.int32)], 1),
-            lengths,
+            events_in_row,
         )
 
     def _after(self, trace: _Trace, state: State) -> State:

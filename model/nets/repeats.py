@@ -117,7 +117,7 @@ class RepeatScorer(nn.Module):
         channels = len(half_lives_s) + 1
         rates = [LN_2 / h for h in (*half_lives_s, max(half_lives_s))]
         self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
-        self.features = nn.Linear(channels + 3, hidden)
+        self.features = nn.Linear(2 * channels + 2, hidden)
         self.context = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, 1)
 
@@ -131,8 +131,12 @@ class RepeatScorer(nn.Module):
         age = (now_s[:, None] - slots.time.to(torch.int64)).clamp(min=0).to(torch.float32)
         since = (number[:, None] - slots.seen.to(torch.int64)).clamp(min=0).to(torch.float32)
         counts = slots.count * torch.exp(-age[..., None] * self.rates)
+        positive = counts[..., :-1]
+        # Logarithm of the item's share of all that the user had: a probability of its own, as the plain counter would give.
+        share = torch.log((positive + 1e-3) / (positive.sum(1, keepdim=True) + 1e-1))
         features = torch.cat(
             [
+                share * 0.5,
                 torch.log1p(counts * 4.0),
                 torch.log1p(slots.count[..., -2:-1]),
                 torch.log1p(age / 86_400.0)[..., None] * 0.5,

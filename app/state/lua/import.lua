@@ -7,7 +7,7 @@
 --         the ids string, then the packed events that are kept
 -- Returns 1
 
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[1], KEYS[3])
 for from = 7, #ARGV, 1000 do -- unpack() is limited by Lua's C stack
   redis.call('RPUSH', KEYS[1], unpack(ARGV, from, math.min(from + 999, #ARGV)))
 end

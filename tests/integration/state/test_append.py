@@ -83,6 +83,8 @@ async def test_an_id_is_known_while_it_is_among_the_last_of_the_window(open_stor
     assert await offer("da") == "++"  # d pushes a out: just outside
     assert await offer("dacb") == "--" + "-+"  # last are c d a, then b is new again and pushes c out
     assert await offer("dabc") == "---+"
+    assert await offer("efghe") == "+++++"  # all within one batch: the first e is the fourth last by then
+    assert await offer("ghe") == "---"
 
 
 async def test_the_window_holds_at_its_default_size_across_the_rewrites_of_its_string(store: RedisStore, raw: redis.Redis):

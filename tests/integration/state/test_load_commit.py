@@ -136,6 +136,7 @@ async def test_counts_beyond_32_bits_are_compared_exactly(store: RedisStore, raw
     loaded = await load(store)
     assert loaded.meta is not None
     assert (loaded.meta.appended, loaded.tail_start, loaded.tail) == (2**53 - 1, 2**53 - 2, [event(0)])
+    assert loaded.state is not None
 
 
 async def test_models_never_see_each_others_states(store: RedisStore):
@@ -153,6 +154,17 @@ async def test_a_damaged_state_is_rebuilt_and_replaced(store: RedisStore, raw: r
     assert (loaded.state, loaded.tail) == (None, [event(0)])
     assert await commit(store, good := blob(await epoch_of(store), applied=1))
     assert (await load(store)).state == good
+
+
+async def test_a_state_of_another_format_is_rebuilt_and_replaced(store: RedisStore, raw: redis.Redis):
+    await append(store, 0)
+    epoch = await epoch_of(store)
+    ours = blob(epoch, applied=1)
+    raw.set(keys.state_key("default", "m", "alice"), ours[:4] + b"\x02" + ours[5:])  # right but for its format number
+    loaded = await load(store)
+    assert (loaded.state, loaded.tail) == (None, [event(0)])
+    assert await commit(store, ours)
+    assert (await load(store)).state == ours
 
 
 async def test_what_is_not_a_state_is_never_committed(store: RedisStore):
@@ -231,9 +243,12 @@ async def test_an_imported_history_is_bounded_and_counted_whole(open_store: Open
     assert loaded.tail == [event(n) for n in range(1_500, 4_000)]
 
 
-async def test_an_empty_history_leaves_a_user_without_events(store: RedisStore):
-    await append(store, 0)
+async def test_an_empty_history_leaves_a_user_without_events_or_known_ids(store: RedisStore):
+    known = StoredEvent(type="purchase", time_ms=5, item_id="a", event_id="x")
+    await store.append("default", [Append("alice", [known])])
     await store.import_history("default", "alice", [], {})
     loaded = await load(store)
     assert loaded.meta is not None
     assert (loaded.meta.appended, loaded.tail) == (0, [])
+    (again,) = await store.append("default", [Append("alice", [known])])
+    assert again.fresh == (True,)

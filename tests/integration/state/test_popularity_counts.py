@@ -48,6 +48,12 @@ async def test_a_late_event_counts_with_its_own_age(store: RedisStore):
     assert await store.popularity("default", [DAY_S]) == {"a": (NOW + 86_400_000, (1.75,))}
 
 
+async def test_counts_keep_every_bit_from_one_event_to_the_next(store: RedisStore):
+    await store.count_popularity("default", [DAY_S], [("a", 0.1, NOW)])
+    await store.count_popularity("default", [DAY_S], [("a", 0.2, NOW)])
+    assert await store.popularity("default", [DAY_S]) == {"a": (NOW, (0.1 + 0.2,))}  # 0.30000000000000004
+
+
 async def test_a_seed_fills_only_items_that_have_no_entry(store: RedisStore):
     await store.count_popularity("default", [DAY_S], [("live", 1.0, NOW)])
     await store.seed_popularity("default", [DAY_S], ["live", "seeded"], [[100.0], [0.1]], NOW - 5)

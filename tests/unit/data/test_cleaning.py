@@ -35,16 +35,18 @@ def test_rows_read_are_rows_kept_plus_dropped_plus_merged_whatever_the_rules():
             price=[1.0] * 7,
         )
     )
-    for rule in (cleaning.missing_user, cleaning.missing_item, cleaning.exact_duplicates, cleaning.merge_basket_rows):
-        rule()
+    cleaning.missing_user()
+    cleaning.missing_item()
     cleaning.impossible_time(NOW)
+    cleaning.exact_duplicates()
+    cleaning.merge_basket_rows()
     report = cleaning.report()
     assert [(r.name, r.rows) for r in report.reasons] == [
         ("missing user", 2),
         ("missing item", 1),
-        ("exact duplicate", 1),
-        ("repeated in basket", 2),  # the row without a time stands first of its basket, and its time with it
         ("impossible time", 1),
+        ("exact duplicate", 1),
+        ("repeated in basket", 1),
     ]
     assert report.rows_read == report.rows_kept + report.dropped + report.merged == 7
 

@@ -1,0 +1,64 @@
+# Two images: `docker build --target serve .` is the service, `docker build --target train .` the trainer with PyTorch.
+
+# Dependencies come first and alone, so that a change of the code does not fetch them again.
+FROM python:3.11-slim-bookworm AS dependencies
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+WORKDIR /src
+COPY pyproject.toml requirements.lock ./
+RUN touch README.md LICENSE \
+ && python -m venv --without-pip /opt/longwave \
+ && pip --python /opt/longwave/bin/python install -c requirements.lock '.[cpu]'
+
+
+FROM dependencies AS service
+COPY README.md LICENSE ./
+COPY app app
+# Out goes what serving never loads: ONNX Runtime's library for C programs (the Python module has its own) and its model
+# tools, the client of a model hub that tokenizers asks for, numpy's build tools, other packages' tests, the trainer's command.
+RUN pip --python /opt/longwave/bin/python install --no-deps --force-reinstall . \
+ && pip --python /opt/longwave/bin/python uninstall --yes huggingface_hub hf-xet \
+ && rm /opt/longwave/bin/longwave-train \
+ && cd /opt/longwave/lib/python3.11/site-packages \
+ && rm -r onnxruntime/capi/libonnxruntime.so.* onnxruntime/transformers onnxruntime/tools onnxruntime/quantization \
+          numpy/f2py \
+ && find . -type d -name tests -prune -exec rm -r {} +
+
+
+FROM python:3.11-slim-bookworm AS serve
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin longwave
+COPY --from=service /opt/longwave /opt/longwave
+# There is no Redis in this image: LONGWAVE_REDIS_URL must name one. The bundle is mounted at /bundle.
+ENV PATH=/opt/longwave/bin:$PATH \
+    LONGWAVE_BUNDLE_DIR=/bundle \
+    LONGWAVE_HOST=0.0.0.0 \
+    LONGWAVE_PORT=8000 \
+    LONGWAVE_LOG_FORMAT=json
+EXPOSE 8000
+USER 10001
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"LONGWAVE_PORT\"]}/healthz', timeout=2)"]
+ENTRYPOINT ["longwave", "serve"]
+
+
+# PyTorch comes as pip finds it, which on an x86-64 machine is the build for CUDA, several GB.
+FROM dependencies AS trainer
+RUN pip --python /opt/longwave/bin/python install -c requirements.lock '.[train,demo]'
+COPY README.md LICENSE ./
+COPY app app
+COPY model model
+RUN pip --python /opt/longwave/bin/python install --no-deps --force-reinstall .
+
+
+# Data sets, runs and bundles are in /data. `--entrypoint longwave` runs the demo.
+FROM python:3.11-slim-bookworm AS train
+RUN useradd --uid 10001 --create-home longwave && install -d -o longwave /data
+COPY --from=trainer /opt/longwave /opt/longwave
+ENV PATH=/opt/longwave/bin:$PATH
+USER 10001
+WORKDIR /data
+VOLUME /data
+ENTRYPOINT ["longwave-train"]
+
+
+# Without --target, the service.
+FROM serve

@@ -1,0 +1,1 @@
+"""The way of a written event: validate, append, advance."""

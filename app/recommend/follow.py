@@ -1,0 +1,68 @@
+"""Keeps a worker's popularity in step with the store's, where all workers count."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Protocol
+
+import structlog
+
+from app.catalogue.catalogue import Catalogue
+from app.catalogue.popularity import LivePopularity
+from app.errors import StorageError
+from app.runtime.bundle import Bundle
+from app.state.store import StateStore
+
+log = structlog.get_logger()
+
+
+class OpeningStore(StateStore, Protocol):
+    """A store that checks its layout before it is used."""
+
+    async def open(self) -> None: ...
+
+
+class PopularityFollower:
+    """Seeds the store with the bundle's counts once, then reads what everyone counted, again and again."""
+
+    def __init__(
+        self, store: OpeningStore, popularity: LivePopularity, catalogue: Catalogue, bundle: Bundle, tenant: str
+    ) -> None:
+        self._store = store
+        self._popularity = popularity
+        self._catalogue = catalogue
+        self._bundle = bundle
+        self._tenant = tenant
+        self._opened = False
+
+    async def refresh(self) -> None:
+        """Read the store's counts; the first time, check its layout and give it the bundle's counts of items it does not have.
+
+        Raises:
+            StorageError: the store does not answer, or is laid out for another version.
+        """
+        if not self._opened:
+            await self._store.open()
+            await self._seed()
+            self._opened = True
+        began_s = monotonic()
+        self._popularity.refresh(await self._store.popularity(self._tenant, self._popularity.half_lives_s), began_s)
+
+    async def follow(self, period_s: float) -> None:
+        """Refresh until cancelled; a store that is away is asked again."""
+        while True:
+            await asyncio.sleep(period_s)
+            try:
+                await self.refresh()
+            except StorageError as error:
+                log.warning("popularity not refreshed", error=error.detail)
+            except Exception:
+                log.exception("popularity not refreshed")
+
+    async def _seed(self) -> None:
+        half_lives_s = self._popularity.half_lives_s
+        there = await self._store.popularity(self._tenant, half_lives_s)
+        rows = [row for row, item_id in enumerate(self._catalogue.ids) if item_id not in there]
+        ids, counts = [self._catalogue.ids[row] for row in rows], self._bundle.popularity[rows].tolist()
+        await self._store.seed_popularity(self._tenant, half_lives_s, ids, counts, self._bundle.manifest.popularity.as_of_ms)

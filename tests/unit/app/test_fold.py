@@ -1,0 +1,156 @@
+"""The fold as arithmetic: however events are cut and users are grouped, the state is the same."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from app.catalogue.catalogue import Catalogue, item_key
+from app.fold.fold import CHUNK, Fold, _plan
+from app.fold.tensors import EventTensors
+from app.runtime.bundle import read_bundle
+from app.runtime.session import open_runtime
+from app.state.codec import StateCodec
+from app.state.events import StoredEvent
+from app.state.store import Loaded, UserMeta
+
+START_MS = 1_300_000_000_000
+
+
+@pytest.fixture(scope="module")
+def tensors(runtime):
+    return EventTensors(runtime.bundle.manifest, catalogue_of(runtime.bundle), None)
+
+
+@pytest.fixture(scope="module")
+def runtime(tiny_bundle):
+    return open_runtime(read_bundle(tiny_bundle), "cpu", 1)
+
+
+@pytest.fixture(scope="module")
+def fold(runtime, tensors):
+    return Fold(runtime, catalogue_of(runtime.bundle), StateCodec(runtime.bundle.manifest.state), tensors)
+
+
+def catalogue_of(bundle):
+    ids, titles = [item.id for item in bundle.items], [item.title for item in bundle.items]
+    return Catalogue(ids, titles, [()] * len(ids), bundle.vectors, bundle.bias)
+
+
+def events(n, seed=0):
+    rng = random.Random(seed)
+    time_ms, made = START_MS, []
+    for _ in range(n):
+        time_ms += rng.choice([0, 1_000, 3_600_000, -500])
+        kind = rng.choice(["purchase", "view", "cancellation"])
+        made.append(StoredEvent(kind, time_ms, f"item-{rng.randrange(60):03d}", quantity=rng.choice([None, 2.0])))
+    return made
+
+
+def user(tail, state=None, start=0, attributes=None):
+    total = start + len(tail)
+    meta = UserMeta(total, total, b"epoch-01", START_MS, START_MS, attributes or {})
+    return Loaded(meta=meta, state=state, tail=tail, tail_start=start)
+
+
+def assert_same(one, other):
+    assert one.header == other.header
+    for name, array in one.tensors.items():
+        np.testing.assert_allclose(array, other.tensors[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("cuts", [[1] * 30, [29, 1], [1, 29], [7, 0, 11, 12]])
+def test_any_cut_through_the_stored_state_gives_the_state_of_the_whole(fold, cuts):
+    made = events(30)
+    (whole,) = fold([user(made)])
+    blob, position = None, 0
+    for cut in cuts:
+        (state,) = fold([user(made[position : position + cut], blob, position)])
+        blob, position = fold.pack(state), position + cut
+    assert_same(state, whole)
+
+
+def test_a_history_longer_than_a_chunk_carries_its_state_over(fold):
+    made = events(2 * CHUNK + 3)
+    (whole,) = fold([user(made)])
+    (first,) = fold([user(made[:700])])
+    (rest,) = fold([user(made[700:], fold.pack(first), 700)])
+    assert_same(rest, whole)
+    assert whole.header.applied == len(made)
+
+
+def test_a_user_folds_alike_alone_and_among_others(fold):
+    users = []
+    for seed, (length, stored) in enumerate([(1, 0), (1, 40), (0, 5), (2, 0), (600, 0), (3, 3), (0, 9), (513, 1), (37, 0)]):
+        made = events(length + stored, seed)
+        blob = fold.pack(fold([user(made[:stored])])[0]) if stored else None
+        users.append(user(made[stored:], blob, stored, {"country": "France"} if seed % 2 else {}))
+    for together, one in zip(fold(users), users, strict=True):
+        assert_same(together, fold([one])[0])
+
+
+def test_no_call_is_mostly_padding_and_every_event_is_in_one():
+    tails = [events(n) for n in (0, 1, 1, 2, 3, 5, 8, 64, 511, 512, 513, 2000)]
+    seen = [0] * len(tails)
+    for rows, chunks in _plan(tails):
+        assert rows == sorted(rows)
+        longest = max(map(len, chunks))
+        assert longest <= CHUNK
+        assert sum(map(len, chunks)) * 2 > longest * len(chunks)
+        for row, chunk in zip(rows, chunks, strict=True):
+            assert list(chunk) == tails[row][seen[row] : seen[row] + len(chunk)]
+            seen[row] += len(chunk)
+    assert seen == [len(tail) for tail in tails]
+
+
+def test_attributes_set_the_initial_state_and_unknown_values_do_not(fold):
+    plain, french, martian = (fold([user(events(1), attributes=a)])[0] for a in ({}, {"country": "France"}, {"country": "Mars"}))
+    assert np.abs(french.tensors["h"] - plain.tensors["h"]).max() > 1e-3
+    assert_same(martian, plain)
+
+
+def test_the_header_says_which_events_the_state_is_of(fold):
+    late = replace(user(events(4)), tail_start=96, meta=UserMeta(100, 4, b"epoch-02", 0, 0, {}))
+    header = fold([late])[0].header
+    assert (header.epoch, header.base, header.applied, header.catalogue_version) == (b"epoch-02", 96, 100, 0)
+
+
+def test_an_event_of_an_unknown_type_is_applied_without_a_trace(fold):
+    made = events(6)
+    (with_it,) = fold([user([*made[:3], StoredEvent("wink", START_MS, "item-001"), *made[3:]])])
+    (without,) = fold([user(made)])
+    assert with_it.header.applied == 7
+    np.testing.assert_array_equal(with_it.tensors["count"], without.tensors["count"])
+    np.testing.assert_allclose(with_it.tensors["h"], without.tensors["h"], atol=1e-5)
+
+
+def test_an_unknown_item_keeps_its_key_and_has_no_vector(tensors):
+    fed = tensors.step(
+        [StoredEvent("purchase", 1, "nowhere"), StoredEvent("view", 2, text="red shoes"), StoredEvent("view", 3, "item-001")]
+    )
+    assert fed["item_known"].tolist() == [False, False, True]
+    assert fed["item_key"].tolist() == [item_key("nowhere"), 0, item_key("item-001")]
+    assert not fed["item_vector"][:2].any()
+    assert fed["item_vector"][2].any()
+
+
+def test_missing_numbers_are_nan_and_huge_ones_stay_finite(tensors):
+    numbers = tensors.step([StoredEvent("view", 1, "item-001", value=1e300, price=-1e300)])["numbers"][0]
+    assert np.isfinite(numbers[[0, 2]]).all()
+    assert np.isnan(numbers[1])
+
+
+def test_padding_stands_only_at_the_end_of_a_row(tensors):
+    fed = tensors.encode([events(2), events(5)])
+    assert fed["valid"].tolist() == [[True, True, False, False, False], [True] * 5]
+    assert fed["item_vector"].shape == (2, 5, 16)
+    assert not fed["item_key"][0, 2:].any()
+
+
+@pytest.mark.parametrize("spoil", [lambda blob: blob[:-1], lambda blob: b"?" + blob[1:], lambda blob: b""])
+def test_a_state_that_is_none_is_not_continued(fold, spoil):
+    blob = fold.pack(fold([user(events(3))])[0])
+    assert fold.continues(user([], blob, 3))
+    assert not fold.continues(user([], spoil(blob), 3))
+    assert not fold.continues(user([], blob, 2))
