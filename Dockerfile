@@ -13,15 +13,17 @@ RUN touch README.md LICENSE \
 FROM dependencies AS service
 COPY README.md LICENSE ./
 COPY app app
-# Out goes what serving never loads: ONNX Runtime's library for C programs (the Python module has its own) and its model
-# tools, the client of a model hub that tokenizers asks for, numpy's build tools, other packages' tests, the trainer's command.
+# Out goes what serving never loads: the client of a model hub that tokenizers asks for, with what only that needs; ONNX Runtime's
+# library for C programs (the Python module has its own) and its model tools; numpy's build tools; packages' tests; the trainer's
+# command. The last line fails the build if something was needed after all.
 RUN pip --python /opt/longwave/bin/python install --no-deps --force-reinstall . \
- && pip --python /opt/longwave/bin/python uninstall --yes huggingface_hub hf-xet \
- && rm /opt/longwave/bin/longwave-train \
+ && pip --python /opt/longwave/bin/python uninstall --yes \
+      huggingface_hub hf-xet httpx2 httpcore2 truststore fsspec filelock tqdm PyYAML \
  && cd /opt/longwave/lib/python3.11/site-packages \
  && rm -r onnxruntime/capi/libonnxruntime.so.* onnxruntime/transformers onnxruntime/tools onnxruntime/quantization \
-          numpy/f2py \
- && find . -type d -name tests -prune -exec rm -r {} +
+      numpy/f2py numpy/distutils /opt/longwave/bin/longwave-train \
+ && find . -type d -name tests -prune -exec rm -r {} + \
+ && /opt/longwave/bin/python -c 'import app.main; app.main.create_app()'
 
 
 FROM python:3.11-slim-bookworm AS serve

@@ -40,6 +40,8 @@ from app.telemetry import Metrics, configure_logs
 
 _DESCRIPTION = "Tell what users do; ask what each of them would want next."
 
+_STOP_AGAIN_S = 0.05
+
 log = structlog.get_logger()
 
 
@@ -176,8 +178,10 @@ def _run(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
     task = asyncio.create_task(work)
 
     async def stop() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        # Again and again: redis-py 8.1 swallows a cancellation that reaches one of its calls at the wrong moment.
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_STOP_AGAIN_S)
 
     stack.push_async_callback(stop)
 

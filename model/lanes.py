@@ -61,7 +61,7 @@ def lane_batches(
     if rng is None:
         order = np.argsort(-chunks, kind="stable")
     else:
-        # A user of n chunks starts anywhere in the first 1 - n / steps of the epoch: random, and no lane is left alone at the end.
+        # A user of n chunks starts within the first 1 - n / steps of the epoch: random, and no lane is left alone at the end.
         share = np.minimum(1.0, chunks * lanes / max(1.0, chunks.sum()))
         order = np.argsort(rng.random(len(users)) * (1 - share), kind="stable")
     queue = iter(order)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.data.sequences import Queries, Sequences
 from model.nets import Longwave
-from model.nets.repeats import RepeatState, seconds, visit
+from model.nets.repeats import Moment, RepeatState, seconds, touch
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,9 @@ class Memories:
 
     Attributes:
         offsets: (Q + 1,) int64. key: (S,) int64; item: (S,) int64 row in the vocabulary, -1 outside.
-        count: (S, C) float32; time, seen: (S,) int32 as in `RepeatState`.
+        count: (S, C) float32; time, seen, visit: (S,) int32 as in `RepeatState`.
         number: (Q,) int64 events of the user before the query. clock: (Q,) int64 ms of the user's latest event, 0 without.
+        visits: (Q, C - 1) float32 and visit_number: (Q,) int64 as the state has them.
     """
 
     offsets: Tensor
@@ -29,8 +30,11 @@ class Memories:
     count: Tensor
     time: Tensor
     seen: Tensor
+    visit: Tensor
     number: Tensor
     clock: Tensor
+    visits: Tensor
+    visit_number: Tensor
 
     def at(self, queries: Tensor) -> tuple[RepeatState, Tensor]:
         """Slots of the queries (n), padded to the fullest with empty ones: RepeatState (n, R', ...), item rows (n, R')."""
@@ -46,6 +50,7 @@ class Memories:
                 self.count[index] * real[..., None],
                 torch.where(real, self.time[index], zero.to(torch.int32)),
                 torch.where(real, self.seen[index], zero.to(torch.int32)),
+                torch.where(real, self.visit[index], zero.to(torch.int32)),
             ),
             torch.where(real, self.item[index], zero - 1),
         )
@@ -74,73 +79,78 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries) -> Memories:
     state = RepeatState(
         torch.zeros(len(users), slots, dtype=torch.int64),
         torch.zeros(len(users), slots, channels),
-        torch.zeros(len(users), slots, dtype=torch.int32),
-        torch.zeros(len(users), slots, dtype=torch.int32),
+        *(torch.zeros(len(users), slots, dtype=torch.int32) for _ in range(3)),
     )
     clock = torch.zeros(len(users), dtype=torch.int64)
+    visits = torch.zeros(len(users), channels - 1)
+    visit = torch.zeros(len(users), dtype=torch.int64)
     starts = torch.as_tensor(seq.offsets[users])
     time = torch.as_tensor(seq.time)
-    kept: list[tuple[np.ndarray, RepeatState, Tensor, Tensor]] = []
+    kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]] = []
     clocks = torch.zeros(len(queries), dtype=torch.int64)
+    all_visits = torch.zeros(len(queries), channels - 1)
+    visit_number = torch.zeros(len(queries), dtype=torch.int64)
     taken = int(np.searchsorted(depth, 0, side="right"))  # queries before any event find nothing
+    shorter = -length
     for t in range(int(length[0]) if len(length) else 0):
-        active = int(np.searchsorted(-length, -t, side="left"))  # users with more than t events
+        active = int(np.searchsorted(shorter, -t, side="left"))  # users with more than t events
         rows = starts[:active] + t
-        clock[:active] = torch.maximum(clock[:active], time[rows])
+        now = torch.maximum(clock[:active], time[rows])
+        elapsed = now - clock[:active] if t else torch.zeros_like(now)
+        new = elapsed > 0 if t else torch.ones_like(now, dtype=torch.bool)
+        visits[:active] = net.repeats.faded(visits[:active], elapsed) + new[:, None]
+        visit[:active] += new
+        clock[:active] = now
         # After t events at most t slots are filled, from the first on: looking at the others would be wasted.
         view = RepeatState(*(part[:active, : t + 1] for part in state))
-        number = torch.full((active,), t + 1)
-        slot, *values = visit(view, key[rows], add[rows], seconds(clock[:active]), number, net.repeats.rates)
+        moment = Moment(seconds(now), torch.full((active,), t + 1), visit[:active])
+        slot, *values = touch(view, key[rows], add[rows], moment, net.repeats.rates)
         user = torch.arange(active)[:, None]
-        for part, new in zip(view, values, strict=True):
-            part[user, slot] = new
+        for part, value in zip(view, values, strict=True):
+            part[user, slot] = value
         until = int(np.searchsorted(depth, t + 1, side="right"))
         if until > taken:
-            asked = by_depth[taken:until]
-            lanes = torch.as_tensor(row_of_user[queries.user[asked]])
-            clocks[torch.as_tensor(asked)] = clock[lanes]
+            lanes = torch.as_tensor(row_of_user[queries.user[by_depth[taken:until]]])
+            asked = torch.as_tensor(by_depth[taken:until])
+            clocks[asked], all_visits[asked], visit_number[asked] = clock[lanes], visits[lanes], visit[lanes]
             kept.append((asked, *_filled(state, lanes)))
             taken = until
-    return _gather(seq, queries, kept, clocks, channels)
+    offsets, slots_found = _gather(len(queries), channels, kept)
+    return Memories(
+        offsets,
+        slots_found.key,
+        _rows(seq, slots_found.key),
+        slots_found.count,
+        slots_found.time,
+        slots_found.seen,
+        slots_found.visit,
+        torch.as_tensor(queries.position - seq.offsets[queries.user]),
+        clocks,
+        all_visits,
+        visit_number,
+    )
 
 
 def _filled(state: RepeatState, lanes: Tensor) -> tuple[RepeatState, Tensor, Tensor]:
+    """The filled slots of these lanes, the place in `lanes` that each belongs to, and how many each has."""
     lane, slot = torch.nonzero(state.key[lanes] != 0, as_tuple=True)
     user = lanes[lane]
-    found = RepeatState(state.key[user, slot], state.count[user, slot], state.time[user, slot], state.seen[user, slot])
-    return found, lane, torch.bincount(lane, minlength=len(lanes))
+    return RepeatState(*(part[user, slot] for part in state)), lane, torch.bincount(lane, minlength=len(lanes))
 
 
-def _gather(
-    seq: Sequences, queries: Queries, kept: list[tuple[np.ndarray, RepeatState, Tensor, Tensor]], clocks: Tensor, channels: int
-) -> Memories:
-    sizes = torch.zeros(len(queries), dtype=torch.int64)
-    owner: list[Tensor] = []
-    for asked, _, lane, size in kept:
-        index = torch.as_tensor(asked)
-        sizes[index] = size
-        owner.append(index[lane])
-    order = torch.argsort(torch.cat(owner), stable=True) if owner else torch.zeros(0, dtype=torch.int64)
-    parts = [torch.cat([getattr(found, name) for _, found, _, _ in kept])[order] for name in RepeatState._fields] if kept else []
-    if not parts:
-        empty = RepeatState(
-            torch.zeros(0, dtype=torch.int64),
-            torch.zeros(0, channels),
-            torch.zeros(0, dtype=torch.int32),
-            torch.zeros(0, dtype=torch.int32),
-        )
-        parts = list(empty)
-    key, count, time, seen = parts
-    return Memories(
-        torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)]),
-        key,
-        _rows(seq, key),
-        count,
-        time,
-        seen,
-        torch.as_tensor(queries.position - seq.offsets[queries.user]),
-        clocks,
-    )
+def _gather(queries: int, channels: int, kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]]) -> tuple[Tensor, RepeatState]:
+    """All kept slots in order of the queries, and the offsets (Q + 1) of each query's."""
+    sizes = torch.zeros(queries, dtype=torch.int64)
+    owner = [torch.zeros(0, dtype=torch.int64)]
+    none = torch.zeros(0, dtype=torch.int32)
+    found = [RepeatState(torch.zeros(0, dtype=torch.int64), torch.zeros(0, channels), none, none, none)]
+    for asked, slots, lane, size in kept:
+        sizes[asked] = size
+        owner.append(asked[lane])
+        found.append(slots)
+    order = torch.argsort(torch.cat(owner), stable=True)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    return offsets, RepeatState(*(torch.cat(parts)[order] for parts in zip(*found, strict=True)))
 
 
 def _rows(seq: Sequences, key: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from model.memory import Memories
 from model.nets import Longwave, Readout, State
 from model.nets.longwave import MAX_CHUNK
 from model.nets.readout import add_repeats, item_scores
-from model.nets.repeats import seconds
+from model.nets.repeats import Moment, seconds
 
 
 class Carried:
@@ -31,14 +31,10 @@ class Carried:
         old = [index for index, fresh in enumerate(batch.fresh) if not fresh]
         if not old:
             return state
+        left = [self.state[int(batch.user[index])] for index in old]
         chosen = torch.as_tensor(old)
-        merged = {}
-        for name, tensor in state.items():
-            if name.startswith("repeat_"):
-                continue
-            carried = torch.stack([self.state[int(batch.user[index])][name] for index in old])
-            merged[name] = tensor.index_copy(0, chosen, carried)
-        return state | merged
+        # Own repeats are not carried: they come ready from `Memories`.
+        return state | {n: state[n].index_copy(0, chosen, torch.stack([user[n] for user in left])) for n in left[0]}
 
     def leave(self, batch: LaneBatch, state: State) -> None:
         """Keep what the chunk left; the users that it finished are forgotten with the next call."""
@@ -61,8 +57,10 @@ def logits(
         return scores
     slots, rows = memories.at(queries)
     clock = memories.clock[queries]
-    now_s = seconds(torch.maximum(as_of, clock) if net.config.query_time else clock)
-    return add_repeats(scores, rows, net.repeats(slots, readout.context, now_s, memories.number[queries]))
+    now = torch.maximum(as_of, clock) if net.config.query_time else clock
+    moment = Moment(seconds(now), memories.number[queries], memories.visit_number[queries])
+    visits = net.repeats.faded(memories.visits[queries], now - clock)
+    return add_repeats(scores, rows, net.repeats(slots, visits, readout.context, moment))
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,8 @@ def read_out(net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, la
     order: list[Tensor] = []
     carried = Carried()
     as_of = torch.as_tensor(queries.as_of)
+    # Asked where the event that follows happened, as in training; without platforms that is "missing" everywhere.
+    platform = inputs.platform[torch.as_tensor(queries.position)]
     for batch in lane_batches(seq.offsets, seq.offsets[1:], queries, lanes, MAX_CHUNK // 2, None):
         query = torch.as_tensor(batch.query)
         asked = query[query >= 0]
@@ -94,7 +94,7 @@ def read_out(net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, la
             state,
             torch.as_tensor(batch.positions),
             as_of[asked],
-            torch.zeros_like(asked),
+            platform[asked],
         )
         carried.leave(batch, state)
         parts.append(readout)

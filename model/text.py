@@ -36,7 +36,9 @@ class TextEncoder(nn.Module):
             # Eager attention: plain matrix products, which every ONNX opset has.
             self.encoder = AutoModel.from_pretrained(path, attn_implementation="eager").eval().requires_grad_(False)
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(f"text encoder {name!r}: neither a folder with a transformer nor a model of the hub") from error
+            raise FileNotFoundError(
+                f"text encoder {name!r}: neither a folder with a transformer nor a model of the hub"
+            ) from error
         self.name = name
         self.max_tokens = max_tokens
         self.width: int = self.encoder.config.hidden_size

@@ -22,10 +22,7 @@ _BATCH = 32
 
 
 class TextEncoder:
-    """Embeds texts as the trainer did: masked mean of the last hidden layer, L2-normalised.
-
-    Thread-safe; remembers recent texts.
-    """
+    """Embeds texts as the trainer did; pooling and normalising are in the graph. Thread-safe; remembers recent texts."""
 
     def __init__(self, bundle: Bundle, device: Device, threads: int) -> None:
         """Open encoder and tokenizer of a bundle whose manifest has `text`.
@@ -51,7 +48,6 @@ class TextEncoder:
             raise BundleError(f"{file}: cannot be opened: {str(error).splitlines()[0]}") from None
         self._tokenizer.enable_truncation(spec.max_tokens)
         self._tokenizer.enable_padding()
-        self._inputs = [node.name for node in self._session.get_inputs()]
         self._cache: OrderedDict[str, Float32] = OrderedDict()
         self._lock = Lock()
 
@@ -85,13 +81,4 @@ class TextEncoder:
         tokens = self._tokenizer.encode_batch(texts)
         mask = np.asarray([token.attention_mask for token in tokens], np.int64)
         ids = np.asarray([token.ids for token in tokens], np.int64)
-        # By place, as every transformer takes them: ids, mask and, for some, the token types of a single sentence.
-        feeds = dict(zip(self._inputs, (ids, mask, np.zeros_like(mask)), strict=False))
-        out = np.asarray(self._session.run(None, feeds)[0])
-        if out.ndim == 2:  # the graph ends in the pooled vectors
-            return out
-        weights = mask[:, :, np.newaxis].astype(np.float32)
-        mean: Float32 = (out * weights).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
-        norm: Float32 = np.linalg.norm(mean, axis=1, keepdims=True)
-        mean /= np.maximum(norm, 1e-12)
-        return mean
+        return np.asarray(self._session.run(None, {"ids": ids, "mask": mask})[0])

@@ -16,7 +16,7 @@ from model.nets.event import EventBatch, EventFusion
 from model.nets.item import ItemFusion
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
-from model.nets.repeats import RepeatScorer, RepeatState, remember, remember_all, seconds
+from model.nets.repeats import Moment, RepeatScorer, RepeatState, remember, remember_all, seconds
 
 State = dict[str, Tensor]
 """A user's state by tensor name, batch first; `Longwave.state_shapes` lists names, shapes and types."""
@@ -79,6 +79,9 @@ class Longwave(nn.Module):
                 "repeat_count": ((c.repeats, c.repeat_channels), torch.float32),
                 "repeat_time": ((c.repeats,), torch.int32),
                 "repeat_seen": ((c.repeats,), torch.int32),
+                "repeat_visit": ((c.repeats,), torch.int32),
+                "visits": ((c.repeat_channels - 1,), torch.float32),
+                "visit": ((1,), torch.int64),
             }
         return shapes
 
@@ -127,8 +130,11 @@ class Longwave(nn.Module):
         }
         if self.repeats is not None:
             add = self.repeats.additions(self.type_weights[event.event_type])
-            slots = remember(_slots(state), event.item_key, add, now_s, count[:, 0], self.repeats.rates)
-            after |= _named(slots)
+            new = first | (elapsed > 0)
+            visit = state["visit"] + new[:, None].to(torch.int64)
+            moment = Moment(now_s, count[:, 0], visit[:, 0])
+            after |= _named(remember(_slots(state), event.item_key, add, moment, self.repeats.rates))
+            after |= {"visits": self.repeats.faded(state["visits"], elapsed) + new[:, None], "visit": visit}
         return after
 
     def forward(
@@ -170,10 +176,13 @@ class Longwave(nn.Module):
         after = self._after(trace, state)
         if self.repeats is not None:
             add = self.repeats.additions(self.type_weights[events.event_type])
-            number = state["count"] + torch.arange(1, valid.shape[1] + 1, device=valid.device)
             key = torch.where(valid, events.item_key, torch.zeros_like(events.item_key))
-            now_s = seconds(trace.clock[:, 1:])
-            after |= _named(remember_all(_slots(state), key, add, now_s, number, self.repeats.rates))
+            new = (trace.first | (trace.elapsed > 0)) & valid
+            number = state["count"] + torch.arange(1, valid.shape[1] + 1, device=valid.device)
+            visit = state["visit"] + torch.cumsum(new.to(torch.int64), 1)
+            moment = Moment(seconds(trace.clock[:, 1:]), number, visit)
+            after |= _named(remember_all(_slots(state), key, add, moment, self.repeats.rates))
+            after |= {"visits": self._visits(trace, new, state), "visit": visit[:, -1:]}
         return after
 
     # The readout.
@@ -196,8 +205,11 @@ class Longwave(nn.Module):
         """Additive scores of the remembered items at `as_of`: (B, R); context is `Readout.context`."""
         if self.repeats is None:
             raise ValueError("this model has no own-repeat memory")
-        now_s = seconds(torch.maximum(as_of, state["clock"][:, 0]) if self.config.query_time else state["clock"][:, 0])
-        return self.repeats(_slots(state), context, now_s, state["count"][:, 0])
+        clock = state["clock"][:, 0]
+        now = torch.maximum(as_of, clock) if self.config.query_time else clock
+        moment = Moment(seconds(now), state["count"][:, 0], state["visit"][:, 0])
+        # Before the first event the clock is 0 and there is nothing to fade.
+        return self.repeats(_slots(state), self.repeats.faded(state["visits"], now - clock), context, moment)
 
     # Parts that both forms share.
 
@@ -221,6 +233,15 @@ class Longwave(nn.Module):
         gap_ms = torch.where(count > 0, now - clock, torch.zeros_like(now))
         return Readout(*self.readout(last, ring, age_ms, filled, accumulated, gap_ms, platform))
 
+    def _visits(self, trace: _Trace, new: Tensor, state: State) -> Tensor:
+        """The decayed number of visits after a chunk, (B, C - 1), as `step` counts them."""
+        assert self.repeats is not None
+        end = trace.clock[:, -1:]
+        rates = self.repeats.rates[:-1]
+        passed = ((end - trace.clock).to(torch.float32) / 1000.0)[..., None] * rates
+        counted = torch.cat([state["visits"][:, None], new[..., None] * torch.ones_like(rates)], 1)
+        return (counted * torch.exp(-passed)).sum(1)
+
     def _trace(self, events: EventBatch, valid: Tensor, state: State, lengths: Tensor | None) -> _Trace:
         start = state["clock"]
         clock = _running_max(torch.cat([start, torch.where(valid, events.time, torch.zeros_like(events.time))], 1))
@@ -238,6 +259,8 @@ class Longwave(nn.Module):
             torch.cat([state["ring"], self.readout.attention.write(interest)], 1),
             torch.cat([state["ring_time"], seconds(clock[:, 1:]).to(torch.int32)], 1),
             events_in_row,
+            first,
+            elapsed,
         )
 
     def _after(self, trace: _Trace, state: State) -> State:
@@ -260,7 +283,10 @@ class Longwave(nn.Module):
 
 
 class _Trace(NamedTuple):
-    """A chunk as folded: interest (B, T, D), h and c after it, clock (B, T + 1), ring (B, K + T, Dr) and its times, lengths."""
+    """A chunk as folded: interest (B, T, D), h and c after it, clock (B, T + 1), ring (B, K + T, Dr) and its times.
+
+    lengths: (B) valid events. first, elapsed: (B, T) whether an event is its user's first, and ms since the one before.
+    """
 
     interest: Tensor
     h: Tensor
@@ -269,14 +295,16 @@ class _Trace(NamedTuple):
     ring: Tensor
     ring_time: Tensor
     lengths: Tensor
+    first: Tensor
+    elapsed: Tensor
 
 
 def _slots(state: State) -> RepeatState:
-    return RepeatState(state["repeat_key"], state["repeat_count"], state["repeat_time"], state["repeat_seen"])
+    return RepeatState(*(state[f"repeat_{name}"] for name in RepeatState._fields))
 
 
 def _named(slots: RepeatState) -> State:
-    return {"repeat_key": slots.key, "repeat_count": slots.count, "repeat_time": slots.time, "repeat_seen": slots.seen}
+    return {f"repeat_{name}": tensor for name, tensor in slots._asdict().items()}
 
 
 MAX_CHUNK = 512

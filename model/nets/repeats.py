@@ -21,12 +21,22 @@ class RepeatState(NamedTuple):
         count: (B, R, C) float32 decayed weights at `time`.
         time: (B, R) int32 seconds since 2000 of the last event of the item, by the user's clock.
         seen: (B, R) int32 number of that event; the slot with the lowest is given up first.
+        visit: (B, R) int32 number of the visit (events of one moment) that it was part of.
     """
 
     key: Tensor
     count: Tensor
     time: Tensor
     seen: Tensor
+    visit: Tensor
+
+
+class Moment(NamedTuple):
+    """When something happens to B users: the clock in seconds since 2000, the number of the event and of the visit, from 1."""
+
+    now_s: Tensor
+    event: Tensor
+    visit: Tensor
 
 
 def seconds(time_ms: Tensor) -> Tensor:
@@ -34,17 +44,16 @@ def seconds(time_ms: Tensor) -> Tensor:
     return (torch.div(time_ms, 1000, rounding_mode="trunc") - EPOCH_S).clamp(-(2**31) + 1, 2**31 - 1)
 
 
-def visit(
-    state: RepeatState, key: Tensor, add: Tensor, now_s: Tensor, number: Tensor, rates: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def touch(
+    state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Which slot one event per user touches, and what stands there afterwards.
 
     Args:
-        key: (B) int64, 0 leaves the memory as it is. add: (B, C) float32. now_s: (B) int64 seconds since 2000.
-        number: (B) int64, the number of this event within the user, from 1. rates: (C) decay rates per second.
+        key: (B) int64, 0 leaves the memory as it is. add: (B, C) float32. moment: (B) int64 each. rates: (C) per second.
 
     Returns:
-        slot (B, 1) int64 and its new key (B, 1), count (B, 1, C), time (B, 1), seen (B, 1).
+        slot (B, 1) int64 and its new key (B, 1), count (B, 1, C), time, seen and visit (B, 1).
 
     Which slot is given up is decided by integers alone (least recently used), so that float noise can never decide it.
     """
@@ -54,37 +63,40 @@ def visit(
     write = key != 0
     old_time = torch.gather(state.time, 1, slot)[:, 0]
     old_seen = torch.gather(state.seen, 1, slot)[:, 0]
+    old_visit = torch.gather(state.visit, 1, slot)[:, 0]
     old_key = torch.gather(state.key, 1, slot)[:, 0]
     before = torch.gather(state.count, 1, slot[:, :, None].expand(-1, -1, add.shape[1]))[:, 0]
-    elapsed = (now_s - old_time.to(torch.int64)).clamp(min=0)
+    elapsed = (moment.now_s - old_time.to(torch.int64)).clamp(min=0)
     left = before * torch.exp(-elapsed.to(torch.float32)[:, None] * rates)
     count = torch.where(found[:, None], left, torch.zeros_like(left)) + add
     return (
         slot,
         torch.where(write, key, old_key)[:, None],
         torch.where(write[:, None], count, before)[:, None],
-        torch.where(write, now_s.to(torch.int32), old_time)[:, None],
-        torch.where(write, number.to(torch.int32), old_seen)[:, None],
+        torch.where(write, moment.now_s.to(torch.int32), old_time)[:, None],
+        torch.where(write, moment.event.to(torch.int32), old_seen)[:, None],
+        torch.where(write, moment.visit.to(torch.int32), old_visit)[:, None],
     )
 
 
-def remember(state: RepeatState, key: Tensor, add: Tensor, now_s: Tensor, number: Tensor, rates: Tensor) -> RepeatState:
-    """Fold one event per user into the memory; arguments as in `visit`.
+def remember(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates: Tensor) -> RepeatState:
+    """Fold one event per user into the memory; arguments as in `touch`.
 
     No parameters: what is remembered never depends on the model's weights.
     """
-    slot, slot_key, count, time, seen = visit(state, key, add, now_s, number, rates)
+    slot, slot_key, count, time, seen, visit = touch(state, key, add, moment, rates)
     return RepeatState(
         state.key.scatter(1, slot, slot_key),
         state.count.scatter(1, slot[:, :, None].expand(-1, -1, add.shape[1]), count),
         state.time.scatter(1, slot, time),
         state.seen.scatter(1, slot, seen),
+        state.visit.scatter(1, slot, visit),
     )
 
 
-def remember_all(state: RepeatState, key: Tensor, add: Tensor, now_s: Tensor, number: Tensor, rates: Tensor) -> RepeatState:
-    """`remember` for T events per user, one after another: key (B, T), add (B, T, C), now_s (B, T), number (B, T)."""
-    return RepeatState(*_remember_loop(*state, key, add, now_s, number, rates))
+def remember_all(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates: Tensor) -> RepeatState:
+    """`remember` for T events per user, one after another: key (B, T), add (B, T, C), moment (B, T) each."""
+    return RepeatState(*_remember_loop(*state, key, add, *moment, rates))
 
 
 # Scripted, so that the exporter keeps the loop, whose length is not known when exporting; it takes no tuples.
@@ -94,16 +106,19 @@ def _remember_loop(
     slot_count: Tensor,
     slot_time: Tensor,
     slot_seen: Tensor,
+    slot_visit: Tensor,
     key: Tensor,
     add: Tensor,
     now_s: Tensor,
-    number: Tensor,
+    event: Tensor,
+    visit: Tensor,
     rates: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     for t in range(key.shape[1]):
-        slots = RepeatState(slot_key, slot_count, slot_time, slot_seen)
-        slot_key, slot_count, slot_time, slot_seen = remember(slots, key[:, t], add[:, t], now_s[:, t], number[:, t], rates)
-    return slot_key, slot_count, slot_time, slot_seen
+        slots = RepeatState(slot_key, slot_count, slot_time, slot_seen, slot_visit)
+        moment = Moment(now_s[:, t], event[:, t], visit[:, t])
+        slot_key, slot_count, slot_time, slot_seen, slot_visit = remember(slots, key[:, t], add[:, t], moment, rates)
+    return slot_key, slot_count, slot_time, slot_seen, slot_visit
 
 
 class RepeatScorer(nn.Module):
@@ -117,7 +132,7 @@ class RepeatScorer(nn.Module):
         channels = len(half_lives_s) + 1
         rates = [LN_2 / h for h in (*half_lives_s, max(half_lives_s))]
         self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
-        self.features = nn.Linear(2 * channels + 2, hidden)
+        self.features = nn.Linear(2 * (channels - 1) + 5, hidden)
         self.context = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, 1)
 
@@ -126,21 +141,30 @@ class RepeatScorer(nn.Module):
         positive = weight.clamp(min=0)[..., None].expand(*weight.shape, len(self.rates) - 1)
         return torch.cat([positive, (-weight).clamp(min=0)[..., None]], -1)
 
-    def forward(self, slots: RepeatState, context: Tensor, now_s: Tensor, number: Tensor) -> Tensor:
-        """slots (n, R, ...), context (n, D), now_s (n) int64, number (n) int64 events so far -> scores (n, R)."""
-        age = (now_s[:, None] - slots.time.to(torch.int64)).clamp(min=0).to(torch.float32)
-        since = (number[:, None] - slots.seen.to(torch.int64)).clamp(min=0).to(torch.float32)
+    def faded(self, visits: Tensor, elapsed_ms: Tensor) -> Tensor:
+        """Decayed numbers of visits (n, C - 1) after so many more milliseconds (n) int64."""
+        return visits * torch.exp(-(elapsed_ms.to(torch.float32) / 1000.0)[:, None] * self.rates[:-1])
+
+    def forward(self, slots: RepeatState, visits: Tensor, context: Tensor, moment: Moment) -> Tensor:
+        """Scores (n, R) of slots (n, R, ...), visits (n, C - 1) faded to the moment, context (n, D), moment (n)."""
+        age = (moment.now_s[:, None] - slots.time.to(torch.int64)).clamp(min=0).to(torch.float32)
+        since = (moment.event[:, None] - slots.seen.to(torch.int64)).clamp(min=0).to(torch.float32)
+        visits_since = (moment.visit[:, None] - slots.visit.to(torch.int64)).clamp(min=0).to(torch.float32)
         counts = slots.count * torch.exp(-age[..., None] * self.rates)
         positive = counts[..., :-1]
-        # Logarithm of the item's share of all that the user had: a probability of its own, as the plain counter would give.
+        # Logarithms of two probabilities that a plain counter would give: the item's share of all that the user had, and the
+        # share of the user's visits that had it.
         share = torch.log((positive + 1e-3) / (positive.sum(1, keepdim=True) + 1e-1))
+        rate = torch.log((positive + 1e-3) / (visits[:, None] + 1e-1))
         features = torch.cat(
             [
                 share * 0.5,
-                torch.log1p(counts * 4.0),
+                rate * 0.5,
+                torch.log1p(counts[..., -1:] * 4.0),
                 torch.log1p(slots.count[..., -2:-1]),
                 torch.log1p(age / 86_400.0)[..., None] * 0.5,
                 torch.log1p(since)[..., None] * 0.25,
+                torch.log1p(visits_since)[..., None] * 0.5,
             ],
             -1,
         )

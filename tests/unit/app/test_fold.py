@@ -57,7 +57,7 @@ def user(tail, state=None, start=0, attributes=None):
 def assert_same(one, other):
     assert one.header == other.header
     for name, array in one.tensors.items():
-        np.testing.assert_allclose(array, other.tensors[name], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(array, other.tensors[name], rtol=1e-5, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("cuts", [[1] * 30, [29, 1], [1, 29], [7, 0, 11, 12]])

@@ -1,4 +1,4 @@
-"""The text encoder's arithmetic on a graph whose hidden states are known: row i of a table for token i."""
+"""The service's side of the text encoder, on a small graph: row i of a table for token i, masked mean, normalised."""
 
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from app.runtime.manifest import Text
 from app.runtime.text import TextEncoder
 
 TABLE = np.asarray([[9, 9], [3, 0], [0, 4], [1, 1]], np.float32)  # padding, red, shoes, unknown
+ONE = np.asarray([1])
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,18 @@ def bundle(tmp_path_factory):
     tokenizer.save(str(folder / "tokenizer.json"))
     shape = ["B", "T"]
     graph = helper.make_graph(
-        [helper.make_node("Gather", ["table", "input_ids"], ["hidden"])],
+        [
+            helper.make_node("Gather", ["table", "ids"], ["hidden"]),
+            helper.make_node("Cast", ["mask"], ["weight"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["weight", "axis_2"], ["weights"]),
+            helper.make_node("Mul", ["hidden", "weights"], ["kept"]),
+            helper.make_node("ReduceSum", ["kept", "axis_1"], ["sum"], keepdims=0),
+            helper.make_node("LpNormalization", ["sum"], ["embedding"], p=2, axis=-1),
+        ],
         "encoder",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("input_ids", "attention_mask")],
-        [helper.make_tensor_value_info("hidden", TensorProto.FLOAT, [*shape, 2])],
-        [numpy_helper.from_array(TABLE, "table")],
+        [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("ids", "mask")],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["B", 2])],
+        [numpy_helper.from_array(value, name) for name, value in {"table": TABLE, "axis_1": ONE, "axis_2": ONE + 1}.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / "encoder.onnx")

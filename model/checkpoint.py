@@ -1,0 +1,85 @@
+"""A trained model on disk: the weights and everything that evaluation and export must know of the data it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.data.sequences import Sequences
+from model.nets import Longwave, ModelConfig
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing or damaged; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What training leaves behind.
+
+    Attributes:
+        net: in evaluation mode.
+        settings: `Settings.as_dict()` of the run.
+        item_ids: the vocabulary in row order. data: name, fingerprint, folder of the prepared data set.
+        names: event types, polarities, weights, platforms and user attributes, by which the bundle's manifest names rows.
+        known_until_ms: events before it were known when training ended (training and validation); 0 where all were.
+        training: resumable state of optimizer, schedule, random numbers and best weights; empty once training is done.
+    """
+
+    net: Longwave
+    settings: dict[str, Any]
+    item_ids: list[str]
+    data: dict[str, Any]
+    names: dict[str, Any]
+    known_until_ms: int
+    history: list[dict[str, Any]]
+    training: dict[str, Any]
+
+
+def names_of(seq: Sequences) -> dict[str, Any]:
+    """What the rows of types, platforms and attributes are called."""
+    return {
+        "event_types": seq.event_types,
+        "polarity": seq.polarity.tolist(),
+        "weight": seq.weight.tolist(),
+        "platforms": seq.platforms,
+        "attribute_names": seq.attribute_names,
+        "attribute_values": seq.attribute_values,
+    }
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint) if f.name != "net"}
+    content["config"] = dataclasses.asdict(checkpoint.net.config)
+    content["weights"] = checkpoint.net.state_dict()
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; only plain data is accepted, never code.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or of a model of another version.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint") from None
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a checkpoint: {error}") from None
+    try:
+        config = ModelConfig(**content.pop("config"))
+        net = Longwave(config)
+        net.load_state_dict(content.pop("weights"))
+        return Checkpoint(net=net.eval(), **content)
+    except (TypeError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: written by another version of the trainer: {error}") from None

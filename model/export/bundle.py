@@ -1,0 +1,217 @@
+"""The bundle: all that the service needs of a model, in a folder named by the hash of its content; whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import torch
+
+from model.checkpoint import Checkpoint
+from model.export.golden import golden_vectors
+from model.export.graphs import OPSET, ExportedGraph, export_graphs
+from model.export.text import export_text
+from model.export.verify import ExportError, Verification, verify
+from model.inputs import Inputs
+from model.nets import EventBatch
+from model.text import TextEncoder
+
+SCHEMA = Path(__file__).parents[2] / "schema" / "manifest.schema.json"
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items of the bundle, N rows in vocabulary order.
+
+    Attributes:
+        ids, titles, categories: N each. text: (N, W) or None; features: (N, F) or None, named `feature_names`.
+        popularity: (N, P) decayed counts at `as_of_ms`.
+    """
+
+    ids: Sequence[str]
+    titles: Sequence[str | None]
+    categories: Sequence[Sequence[str]]
+    text: np.ndarray | None
+    features: np.ndarray | None
+    feature_names: Sequence[str]
+    popularity: np.ndarray
+    as_of_ms: int
+
+
+@dataclass(frozen=True)
+class Exported:
+    folder: Path
+    model_id: str
+    verification: Verification
+    bytes: int
+
+
+@torch.no_grad()
+def export_bundle(
+    checkpoint: Checkpoint,
+    catalogue: Catalogue,
+    sequences: list[EventBatch],
+    out: Path,
+    encoder: TextEncoder | None = None,
+    metrics: Sequence[dict[str, Any]] = (),
+    seen_items: str = "recommend",
+) -> Exported:
+    """Export, verify and publish `out/<model_id>`, and point `out/current` at it.
+
+    Raises:
+        ExportError: verification failed or the manifest does not fit its schema; `out` is as it was.
+    """
+    net = checkpoint.net.eval()
+    text = None if catalogue.text is None else torch.as_tensor(catalogue.text)
+    features = None if catalogue.features is None else torch.as_tensor(catalogue.features)
+    matrix, bias = net.item(text, features)
+    graphs = export_graphs(net)
+    golden = golden_vectors(net, matrix, bias, graphs)
+    proof = verify(net, graphs, golden, sequences, matrix, bias)
+
+    files: dict[str, bytes] = {f"{name}.onnx": graph.proto for name, graph in graphs.items()}
+    files["golden.npz"] = _npz(golden)
+    files["items/items.jsonl"] = b"".join(
+        json.dumps({"id": i, "title": t, "categories": list(c)}, ensure_ascii=False).encode() + b"\n"
+        for i, t, c in zip(catalogue.ids, catalogue.titles, catalogue.categories, strict=True)
+    )
+    files["items/vectors.npy"] = _npy(matrix.numpy())
+    files["items/bias.npy"] = _npy(bias.numpy())
+    files["items/popularity.npy"] = _npy(catalogue.popularity.astype(np.float64))
+    if encoder is not None:
+        files |= export_text(encoder)
+    checksums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
+    model_id = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:16]
+    manifest = _manifest(checkpoint, catalogue, graphs, model_id, checksums, encoder, metrics, seen_items)
+    _validate(manifest)
+    files["manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
+    folder = _publish(files, out, model_id)
+    return Exported(folder, model_id, proof, sum(map(len, files.values())))
+
+
+def _manifest(
+    checkpoint: Checkpoint,
+    catalogue: Catalogue,
+    graphs: dict[str, ExportedGraph],
+    model_id: str,
+    checksums: dict[str, str],
+    encoder: TextEncoder | None,
+    metrics: Sequence[dict[str, Any]],
+    seen_items: str,
+) -> dict[str, Any]:
+    config, names = checkpoint.net.config, checkpoint.names
+    polarity = {1: "positive", 0: "neutral", -1: "negative"}
+    return {
+        "format_version": 1,
+        "model_id": model_id,
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source_commit": _commit(),
+        "data_fingerprint": checkpoint.data["fingerprint"],
+        "data_name": checkpoint.data["name"],
+        "opset": OPSET,
+        "width": config.width,
+        "graphs": {
+            name: {
+                "file": f"{name}.onnx",
+                "inputs": [asdict(t) for t in graph.inputs],
+                "outputs": [asdict(t) for t in graph.outputs],
+            }
+            for name, graph in graphs.items()
+        },
+        "state": [
+            {"name": name, "dtype": str(dtype).removeprefix("torch."), "shape": list(shape)}
+            for name, (shape, dtype) in checkpoint.net.state_shapes().items()
+        ],
+        "event_types": [
+            {"name": name, "polarity": polarity[sign], "weight": weight}
+            for name, sign, weight in zip(names["event_types"], names["polarity"], names["weight"], strict=True)
+        ],
+        "platforms": names["platforms"],
+        "numbers": ["value", "quantity", "price"],
+        "user_attributes": [
+            {"name": name, "values": values}
+            for name, values in zip(names["attribute_names"], names["attribute_values"], strict=True)
+        ],
+        "item_features": list(catalogue.feature_names),
+        "bucket_edges": {
+            "value": list(config.number_edges[0]),
+            "quantity": list(config.number_edges[1]),
+            "price": list(config.number_edges[2]),
+            "gap_s": list(config.gap_edges_s),
+        },
+        "popularity": {"half_lives_s": list(config.popularity_half_lives_s), "as_of_ms": catalogue.as_of_ms},
+        "items": {"count": len(catalogue.ids)},
+        "text": None if encoder is None else {"width": encoder.width, "max_tokens": encoder.max_tokens},
+        "seen_items": seen_items,
+        "training_window": checkpoint.settings["train"]["chunk"],
+        "metrics": list(metrics),
+        "files": checksums,
+    }
+
+
+def _validate(manifest: dict[str, Any]) -> None:
+    try:
+        jsonschema.validate(manifest, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    except jsonschema.ValidationError as error:
+        raise ExportError(f"manifest.json: {error.json_path}: {error.message}") from None
+
+
+def _publish(files: dict[str, bytes], out: Path, model_id: str) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    folder = out / model_id
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
+    try:
+        for name, content in files.items():
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        temporary.chmod(0o755)
+        if folder.exists():  # the same content was published before
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    link = out / f".current-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(model_id)
+    link.replace(out / "current")
+    return folder
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(array))
+    return buffer.getvalue()
+
+
+def _npz(arrays: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def longest_sequences(inputs: Inputs, offsets: np.ndarray, item_matrix: torch.Tensor, count: int = 2) -> list[EventBatch]:
+    """The longest real histories as (1, T, ...) batches, for verification."""
+    length = np.diff(offsets)
+    chosen = np.argsort(-length, kind="stable")[:count]
+    return [inputs.events(torch.arange(int(offsets[u]), int(offsets[u + 1]))[None], item_matrix) for u in chosen]

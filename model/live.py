@@ -1,0 +1,84 @@
+"""The offline twin of the live service: the trainer's own `forward()` answers every query of a live schedule.
+
+Popularity follows the schedule event by event, as the service's does; a user without events gets the service's fallback,
+recent popularity. A replay over HTTP must give the same lists.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from model.checkpoint import Checkpoint
+from model.data.sequences import Queries, Sequences
+from model.inputs import Inputs
+from model.memory import fold_memories
+from model.popularity import LivePopularity
+from model.predict import rank, read_out, top_k
+from model.replay import live_schedule, seen_items
+
+BLOCK = 64
+
+
+def known_popularity(seq: Sequences, half_lives_s: tuple[float, ...], known: npt.NDArray[np.int64]) -> LivePopularity:
+    """Popularity from each user's positive events before row `known[u]`."""
+    live = LivePopularity(seq.items, half_lives_s)
+    rows = np.flatnonzero(seq.positive & (np.arange(len(seq.item)) < known[seq.user]))
+    live.observe(seq.item[rows], seq.weight[seq.type[rows]], seq.time[rows])
+    return live
+
+
+def live_lists(
+    checkpoint: Checkpoint,
+    seq: Sequences,
+    inputs: Inputs,
+    queries: Queries,
+    k: int,
+    known: npt.NDArray[np.int64],
+    filter_seen: bool = False,
+    live: bool = True,
+) -> npt.NDArray[np.int32]:
+    """The net's lists (Q, k), -1 from where a list ends.
+
+    Args:
+        known: (U,) row after each user's last event that is known before the replay starts.
+        live: whether popularity goes on with the replay; False keeps it as known (leave-one-out).
+    """
+    net = checkpoint.net
+    predictions = read_out(net, inputs, seq, queries)
+    memories = fold_memories(net, seq, queries) if net.repeats is not None else None
+    popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)
+    fastest = int(np.argmin(net.config.popularity_half_lives_s))
+    out = np.full((len(queries), k), -1, np.int32)
+    weight = seq.weight[seq.type]
+    positive = seq.positive
+    waiting: list[int] = []
+    tables: list[npt.NDArray[np.float32]] = []
+
+    def answer() -> None:
+        if not waiting:
+            return
+        forbidden = None
+        if filter_seen:
+            forbidden = [seen_items(seq, int(queries.user[q]), int(queries.position[q])) for q in waiting]
+        table = torch.as_tensor(np.stack(tables))
+        lists = rank(net, predictions, queries, table, memories, k, torch.as_tensor(waiting), forbidden)
+        for q, ranked, counts in zip(waiting, lists, table, strict=True):
+            cold = queries.position[q] == seq.offsets[queries.user[q]]
+            out[q, : len(ranked)] = top_k(counts[None, :, fastest], k)[0] if cold else ranked
+        waiting.clear()
+        tables.clear()
+
+    for step in live_schedule(seq, queries, known):
+        if step[0] == "query":
+            waiting.append(step[1])
+            tables.append(popularity.at(int(queries.as_of[step[1]])))
+            if len(waiting) == BLOCK:
+                answer()
+        elif live:
+            rows = np.arange(step[1], step[2])
+            rows = rows[positive[rows]]
+            popularity.observe(seq.item[rows], weight[rows], seq.time[rows])
+    answer()
+    return out

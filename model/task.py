@@ -1,0 +1,135 @@
+"""A prepared data set made ready for one model: sequences, split, training queries, text embeddings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from model.data.build import Dataset
+from model.data.dataset import read_dataset, to_sequences
+from model.data.sequences import NUMBERS, Queries, Sequences, Split
+from model.data.splits import by_time, leave_one_out, next_basket, training_queries
+from model.inputs import Inputs
+from model.nets import ModelConfig
+from model.settings import ConfigError, DataSettings, Settings
+from model.text import TextEncoder
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned from and asked; `items` is the table of the vocabulary in row order (item_id, title, categories, ...)."""
+
+    seq: Sequences
+    split: Split
+    train_queries: Queries
+    inputs: Inputs
+    items: pl.DataFrame
+    item_text: np.ndarray | None
+    item_features: np.ndarray | None
+    feature_names: list[str]
+    encoder: TextEncoder | None
+    data: dict[str, Any]
+    repeats: bool
+
+    def model_config(self, settings: Settings) -> ModelConfig:
+        """The net's configuration: sizes from the data, the rest from the settings."""
+        seq, chosen = self.seq, dict(settings.model)
+        if not self.repeats:
+            chosen["repeats"] = 0
+        return ModelConfig(
+            items=seq.items,
+            event_types=len(seq.event_types),
+            platforms=len(seq.platforms),
+            text_width=0 if self.item_text is None else self.item_text.shape[1],
+            feature_width=len(self.feature_names),
+            attribute_sizes=tuple(len(values) for values in seq.attribute_values),
+            type_weights=tuple((seq.polarity * seq.weight).tolist()),
+            number_edges=number_edges(seq, self.split),
+            **chosen,
+        )
+
+
+def load_task(folder: Path, settings: DataSettings) -> Task:
+    """Read a prepared data set and cut it by the settings.
+
+    Raises:
+        DataError: the folder is not a prepared data set.
+        ConfigError: the settings do not fit the data (a time split of a data set without times, say).
+    """
+    return make_task(read_dataset(folder), settings)
+
+
+def make_task(dataset: Dataset, settings: DataSettings) -> Task:
+    """As `load_task`, from a data set in memory."""
+    manifest = dataset.manifest
+    protocol = settings.protocol
+    if protocol == "auto":
+        protocol = "loo" if not manifest.timed else "basket" if manifest.baskets else "time"
+    if protocol != "loo" and not manifest.timed:
+        raise ConfigError(f"data.protocol = {protocol!r} needs times, and {manifest.name} has none; use 'loo'")
+    least = settings.min_item_events
+    seq = to_sequences(dataset, min_item_events=least)
+    split = _split(seq, protocol, settings, manifest.repeats)
+    if protocol != "loo":
+        # The vocabulary is what training saw; the cuts do not depend on it.
+        seq = to_sequences(dataset, vocabulary_until_ms=split.valid_cut_ms, min_item_events=least)
+        split = _split(seq, protocol, settings, manifest.repeats)
+    items = pl.DataFrame({"item_id": seq.item_ids}).join(dataset.items, on="item_id", how="left", maintain_order="left")
+    encoder = TextEncoder(settings.text_encoder) if settings.text_encoder else None
+    item_text = event_text = None
+    if encoder is not None:
+        item_text = encoder.embed([title or "" for title in items.get_column("title").to_list()])
+        event_text = _event_text(seq, encoder)
+    names = [name for name in items.columns if name.startswith("feature_")]
+    features = items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32) if names else None
+    return Task(
+        seq,
+        split,
+        training_queries(seq, split),
+        Inputs.of(seq, item_text, event_text, features),
+        items,
+        item_text,
+        features,
+        names,
+        encoder,
+        {"name": manifest.name, "fingerprint": manifest.fingerprint},
+        manifest.repeats,
+    )
+
+
+def number_edges(seq: Sequences, split: Split, buckets: int = 12) -> tuple[tuple[float, ...], ...]:
+    """Ascending bucket edges of value, quantity and price: quantiles of the training events; empty where there is none."""
+    training = np.arange(len(seq.item)) < split.train_end[seq.user]
+    edges = []
+    for index in range(len(NUMBERS)):
+        numbers = seq.numbers[training, index]
+        numbers = numbers[~np.isnan(numbers)]
+        quantiles = np.quantile(numbers, np.linspace(0, 1, buckets + 1)[1:-1]) if len(numbers) else []
+        # Rounded to float32 first: the graph compares in float32, and equal edges would leave a bucket empty.
+        edges.append(tuple(float(x) for x in np.unique(np.asarray(quantiles, np.float32))))
+    return tuple(edges)
+
+
+def _split(seq: Sequences, protocol: str, settings: DataSettings, repeats: bool) -> Split:
+    if protocol == "loo":
+        return leave_one_out(seq, filter_seen=not repeats)
+    cut = {"time": by_time, "basket": next_basket}.get(protocol)
+    if cut is None:
+        raise ConfigError(f"data.protocol must be auto, loo, time or basket, got {protocol!r}")
+    try:
+        return cut(seq, settings.test_quantile, settings.valid_quantile, filter_seen=not repeats)
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from None
+
+
+def _event_text(seq: Sequences, encoder: TextEncoder) -> tuple[np.ndarray, np.ndarray]:
+    distinct = sorted(set(seq.text.values()))
+    row_of = {text: row for row, text in enumerate(distinct)}
+    rows = np.full(len(seq.item), -1, np.int64)
+    for event, text in seq.text.items():
+        rows[event] = row_of[text]
+    return encoder.embed(distinct), rows
