@@ -29,8 +29,10 @@ RUN pip --python /opt/longwave/bin/python install --no-deps --force-reinstall . 
 FROM python:3.11-slim-bookworm AS serve
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin longwave
 COPY --from=service /opt/longwave /opt/longwave
-# There is no Redis in this image: LONGWAVE_REDIS_URL must name one. The bundle is mounted at /bundle.
+# There is no Redis in this image: LONGWAVE_REDIS_URL must name one. The bundle is mounted at /bundle. ONNX Runtime reports
+# sessions and models to its maker unless it is told not to.
 ENV PATH=/opt/longwave/bin:$PATH \
+    ORT_DISABLE_TELEMETRY=1 \
     LONGWAVE_BUNDLE_DIR=/bundle \
     LONGWAVE_HOST=0.0.0.0 \
     LONGWAVE_PORT=8000 \
@@ -55,7 +57,7 @@ RUN pip --python /opt/longwave/bin/python install --no-deps --force-reinstall .
 FROM python:3.11-slim-bookworm AS train
 RUN useradd --uid 10001 --create-home longwave && install -d -o longwave /data
 COPY --from=trainer /opt/longwave /opt/longwave
-ENV PATH=/opt/longwave/bin:$PATH
+ENV PATH=/opt/longwave/bin:$PATH ORT_DISABLE_TELEMETRY=1
 USER 10001
 WORKDIR /data
 VOLUME /data

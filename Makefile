@@ -7,6 +7,9 @@ BIN := .venv/bin
 PROJECT := pyproject.toml requirements.lock
 PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check -c requirements.lock
 
+# ONNX Runtime's official builds report sessions and models to their maker unless this is set before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
+
 .DELETE_ON_ERROR:
 .PHONY: help install demo test lint format bench schema lock images clean
 
@@ -67,4 +70,4 @@ images: ## Build the images longwave:serve and longwave:train (ARGS are docker b
 
 clean: ## Remove .venv and everything that the tools left, but no data and no bundles
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find app model tests loadtests -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from model.data.sequences import Sequences
+from model.errors import TrainerError
 from model.nets import Longwave, ModelConfig
 
 
-class CheckpointError(ValueError):
+class CheckpointError(TrainerError, ValueError):
     """A checkpoint is missing or damaged; the message names the file."""
 
 
@@ -27,6 +29,7 @@ class Checkpoint:
         settings: `Settings.as_dict()` of the run.
         item_ids: the vocabulary in row order. data: name, fingerprint, folder of the prepared data set.
         names: event types, polarities, weights, platforms and user attributes, by which the bundle's manifest names rows.
+        item_text: (N, W) float32 embeddings of the item texts, or None.
         known_until_ms: events before it were known when training ended (training and validation); 0 where all were.
         training: resumable state of optimizer, schedule, random numbers and best weights; empty once training is done.
     """
@@ -36,6 +39,7 @@ class Checkpoint:
     item_ids: list[str]
     data: dict[str, Any]
     names: dict[str, Any]
+    item_text: Tensor | None
     known_until_ms: int
     history: list[dict[str, Any]]
     training: dict[str, Any]

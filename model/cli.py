@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from model.errors import TrainerError
+
+if TYPE_CHECKING:
+    from model.train import Progress
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Prepare data, train, evaluate and export a model for Longwave."
@@ -15,11 +25,6 @@ console = Console()
 errors = Console(stderr=True)
 
 BAD_INPUT = 2
-
-
-@app.callback()
-def _commands() -> None:
-    """Makes `prepare` a command by name while it is the only one."""
 
 
 @app.command()
@@ -37,14 +42,10 @@ def prepare(
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
 ) -> None:
     """Import and clean a data set, report what was dropped and why, and write the canonical folder."""
-    from model.data.errors import DataError
     from model.data.prepare import prepare as run
 
-    try:
+    with _one_line_errors():
         dataset = run(what, out, data, column, mapping, seed, offline)
-    except DataError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from error
     console.print(dataset.cleaning.table())
     counts = dataset.manifest.counts
     console.print(
@@ -56,7 +57,120 @@ def prepare(
     )
 
 
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder of the run: checkpoint, TensorBoard log.")],
+    config: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")] = False,
+) -> None:
+    """Train a model on a prepared data set; a killed run goes on with --resume."""
+    with _one_line_errors():
+        from model.settings import load_settings
+        from model.task import load_task
+        from model.train import Trainer
+
+        settings = load_settings(config)
+        trainer = Trainer(load_task(data, settings.data), settings, out)
+        if resume and trainer.resume():
+            console.print(f"going on after epoch {trainer.epoch}")
+        with _training_bar() as report:
+            checkpoint = trainer.run(report)
+    best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=float("nan"))
+    console.print(f"{len(checkpoint.history)} epochs, best validation ndcg@20 {best:.4f} -> {out}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
+    data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
+    out: Annotated[Path | None, typer.Option(help="Where the report goes; default: `report` in the run's folder.")] = None,
+    limit: Annotated[int, typer.Option(help="Ask only the first so many test queries; 0 asks all.")] = 0,
+) -> None:
+    """Measure a trained model on its test part, the baselines beside it; writes report.md, report.json and plots."""
+    with _one_line_errors():
+        from model.assess import assess
+        from model.report import to_markdown, write_report
+
+        report = assess(run, data, limit)
+        folder = out or run / "report"
+        write_report(report, folder)
+    console.print(to_markdown(report), markup=False, highlight=False, soft_wrap=True)
+    console.print(f"-> {folder}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
+    data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder of bundles; the new one is out/<model_id>, and out/current points at it.")
+    ],
+    everything: Annotated[
+        bool, typer.Option("--everything", help="Start popularity from all events, the held-out test part included.")
+    ] = False,
+) -> None:
+    """Export a trained model as a bundle, after proving that torch, ONNX and the event-by-event fold agree."""
+    with _one_line_errors():
+        from model.publish import publish
+
+        exported = publish(run, data, out, everything)
+    proof = exported.verification
+    console.print(
+        f"verified over {proof.vectors:,} events: state within {proof.incremental:.1e}, interests within {proof.interests:.1e}, "
+        f"{proof.lists} lists the same\nbundle {exported.model_id}, {exported.bytes / 1e6:.1f} MB -> {exported.folder}",
+        soft_wrap=True,
+    )
+
+
+@app.command()
+def rehearse(
+    run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
+    data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
+    out: Annotated[Path, typer.Option(help="The folder to write.")],
+) -> None:
+    """Write the held-out part as a script of histories, questions and events that a client can replay against a service."""
+    with _one_line_errors():
+        from model.rehearsal import write_rehearsal
+
+        meta = write_rehearsal(run, data, out)
+    console.print(f"{meta['queries']:,} questions of {meta['users']:,} users -> {out}", soft_wrap=True)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """Bad input ends in one line that says what was wrong, and exit code 2; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except TrainerError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+@contextmanager
+def _training_bar() -> Iterator[Callable[[Progress], None]]:
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]}  validation ndcg@20 {task.fields[valid]}"),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("", total=1.0, epoch="1", loss="-", valid="-")
+
+        def report(progress: Progress) -> None:
+            valid = "-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}"
+            epoch = f"{min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
+            done = (progress.epoch + progress.done) / progress.epochs
+            bar.update(task, completed=min(1.0, done), epoch=epoch, loss=f"{progress.loss:.3f}", valid=valid)
+
+        yield report
+
+
 def main() -> None:
+    # torch's exporter warns from C++ of shapes that it cannot infer; export verifies the graphs by running them.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     app()
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from model.errors import TrainerError
 from model.nets import ModelConfig
 
 PRESETS = Path(__file__).parent / "presets"
 
 
-class ConfigError(ValueError):
+class ConfigError(TrainerError, ValueError):
     """The configuration cannot be used; the message names the file and the key."""
 
 

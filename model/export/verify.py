@@ -9,6 +9,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from model.errors import TrainerError
 from model.export.golden import Arrays, random_events
 from model.export.graphs import ExportedGraph
 from model.nets import EventBatch, Longwave
@@ -17,7 +18,7 @@ STATE_TOLERANCE = 1e-4
 SCORE_GAP = 2e-4
 
 
-class ExportError(RuntimeError):
+class ExportError(TrainerError):
     """The graphs do not say what the net says; nothing was published. The message names graph, tensor and difference."""
 
 

@@ -1,4 +1,4 @@
-"""What has left the ring: gated sums of past interests that fade at several half-lives, in events and in time.
+"""What has left the ring: gated means of past interests that fade at several half-lives, in events and in time.
 
 The weight of an event never depends on a later query, so one step costs the same for ever and a rebuild agrees.
 """
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from model.nets.config import LN_2
+from model.nets.integers import at_least
 
 
 class Accumulators(nn.Module):
-    """M pairs (numerator, denominator): V_m = sum_t f_m(now - t) a_mt u_t / sum_t f_m(now - t) a_mt, f an exponential decay.
+    """M means V_m = sum_t f_m(now - t) a_mt u_t / w_m and their weights w_m = sum_t f_m(now - t) a_mt, f an exponential decay.
 
     The first half-lives count events, the others seconds of the user's clock.
     """
@@ -40,10 +41,11 @@ class Accumulators(nn.Module):
         return self.value(interest), torch.sigmoid(self.gate(interest))
 
     def step(self, acc: Tensor, weight: Tensor, interest: Tensor, elapsed_ms: Tensor) -> tuple[Tensor, Tensor]:
-        """One event: acc (B, M, Da), weight (B, M), interest (B, D), elapsed (B) -> the same after it."""
+        """One event: means acc (B, M, Da), weight (B, M), interest (B, D), elapsed (B) int64 ms -> the same after it."""
         value, gate = self.inputs(interest)
         left = self.decay(torch.ones_like(elapsed_ms), elapsed_ms)
-        return acc * left[..., None] + gate[..., None] * value[:, None, :], weight * left + gate
+        after = weight * left + gate
+        return acc + (gate / after)[..., None] * (value[:, None, :] - acc), after
 
     def at(self, acc: Tensor, weight: Tensor, interest: Tensor, clock: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """The accumulators after the first s events of a chunk, for several s at once.
@@ -61,14 +63,11 @@ class Accumulators(nn.Module):
         behind = positions[..., None] - index  # (B, P, T + 1)
         elapsed = torch.gather(clock, 1, positions)[..., None] - clock[:, None, :]
         past = (behind >= 0)[..., None]
-        left = self.decay(behind.clamp(min=0), elapsed.clamp(min=0)) * past  # (B, P, T + 1, M)
+        left = self.decay(at_least(behind, 0), at_least(elapsed, 0)) * past  # (B, P, T + 1, M)
         events = left[:, :, 1:] * gate[:, None]
         # One matrix product per accumulator: (B, M, P, T) @ (B, 1, T, Da).
         sums = torch.matmul(events.permute(0, 3, 1, 2), value[:, None]).permute(0, 2, 1, 3)
         carried = left[:, :, 0]
-        return sums + carried[..., None] * acc[:, None], events.sum(2) + carried * weight[:, None]
-
-    @staticmethod
-    def read(acc: Tensor, weight: Tensor) -> Tensor:
-        """(..., M, Da), (..., M) -> weighted means (..., M * Da); zeros before the first event."""
-        return (acc / (weight[..., None] + 1e-6)).flatten(-2)
+        after = events.sum(2) + carried * weight[:, None]
+        # Before the first event there is no weight and no sum: zeros.
+        return (sums + (carried * weight[:, None])[..., None] * acc[:, None]) / (after + 1e-12)[..., None], after

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from model.nets.accumulate import Accumulators
 from model.nets.config import ModelConfig
 from model.nets.event import EventBatch, EventFusion
+from model.nets.integers import at_least, maximum
 from model.nets.item import ItemFusion
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
@@ -108,7 +109,7 @@ class Longwave(nn.Module):
         """
         before = state["clock"][:, 0]
         first = state["count"][:, 0] == 0
-        clock = torch.maximum(before, event.time)  # a late event counts as now: the gap is clipped at zero
+        clock = maximum(before, event.time)  # a late event counts as now: the gap is clipped at zero
         elapsed = torch.where(first, torch.zeros_like(clock), clock - before)
         x = self.event(event, elapsed, first)
         interest, h, c = self.recurrence(x[:, None], state["h"], state["c"])
@@ -154,7 +155,7 @@ class Longwave(nn.Module):
         trace = self._trace(events, valid, state, None)
         lane, column = torch.nonzero(positions >= 0, as_tuple=True)
         moment = positions[lane, column]
-        acc, weight = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, positions.clamp(min=0))
+        acc, _ = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, at_least(positions, 0))
         slots = moment[:, None] + torch.arange(self.config.ring, device=moment.device)
         readout = self._read(
             torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment],
@@ -162,7 +163,6 @@ class Longwave(nn.Module):
             trace.ring_time[lane[:, None], slots],
             state["count"][lane, 0] + moment,
             acc[lane, column],
-            weight[lane, column],
             trace.clock[lane, moment],
             as_of,
             platform,
@@ -172,7 +172,7 @@ class Longwave(nn.Module):
     def encode(self, events: EventBatch, valid: Tensor, state: State) -> State:
         """Fold T events per user at once: the same state as T steps, own repeats included."""
         # Packing refuses empty rows; a row without events is folded over one padding event and then put back.
-        trace = self._trace(events, valid, state, valid.to(torch.int64).sum(1).clamp(min=1).cpu())
+        trace = self._trace(events, valid, state, at_least(valid.to(torch.int64).sum(1), 1).cpu())
         after = self._after(trace, state)
         if self.repeats is not None:
             add = self.repeats.additions(self.type_weights[events.event_type])
@@ -195,7 +195,6 @@ class Longwave(nn.Module):
             state["ring_time"],
             state["count"][:, 0],
             state["acc"],
-            state["acc_weight"],
             state["clock"][:, 0],
             as_of,
             platform,
@@ -206,7 +205,7 @@ class Longwave(nn.Module):
         if self.repeats is None:
             raise ValueError("this model has no own-repeat memory")
         clock = state["clock"][:, 0]
-        now = torch.maximum(as_of, clock) if self.config.query_time else clock
+        now = maximum(as_of, clock) if self.config.query_time else clock
         moment = Moment(seconds(now), state["count"][:, 0], state["visit"][:, 0])
         # Before the first event the clock is 0 and there is nothing to fade.
         return self.repeats(_slots(state), self.repeats.faded(state["visits"], now - clock), context, moment)
@@ -220,18 +219,16 @@ class Longwave(nn.Module):
         ring_time: Tensor,
         count: Tensor,
         acc: Tensor,
-        weight: Tensor,
         clock: Tensor,
         as_of: Tensor,
         platform: Tensor,
     ) -> Readout:
-        now = torch.maximum(as_of, clock)
-        age_ms = (seconds(now)[:, None] - ring_time.to(torch.int64)).clamp(min=0) * 1000
+        now = maximum(as_of, clock)
+        age_ms = at_least(seconds(now)[:, None] - ring_time.to(torch.int64), 0) * 1000
         # Slots fill from the end: slot K - 1 is the newest.
         filled = torch.arange(self.config.ring, 0, -1, device=count.device)[None] <= count[:, None]
-        accumulated = self.accumulators.read(acc, weight)
         gap_ms = torch.where(count > 0, now - clock, torch.zeros_like(now))
-        return Readout(*self.readout(last, ring, age_ms, filled, accumulated, gap_ms, platform))
+        return Readout(*self.readout(last, ring, age_ms, filled, acc.flatten(1), now, gap_ms, platform))
 
     def _visits(self, trace: _Trace, new: Tensor, state: State) -> Tensor:
         """The decayed number of visits after a chunk, (B, C - 1), as `step` counts them."""
@@ -316,6 +313,6 @@ def _running_max(x: Tensor) -> Tensor:
     shift = 1
     while shift <= MAX_CHUNK:
         ahead = torch.cat([x[:, :1].expand(-1, shift), x], 1)[:, : x.shape[1]]
-        x = torch.maximum(x, ahead)
+        x = maximum(x, ahead)
         shift *= 2
     return x

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from model.nets.buckets import GapEmbedding
+from model.nets.calendar import CalendarEmbedding
 from model.nets.config import ModelConfig
+from model.nets.integers import at_least
 from model.nets.ring import RingAttention
 
 
@@ -17,8 +19,9 @@ class InterestReadout(nn.Module):
         super().__init__()
         width = config.width
         self.interests = config.interests
-        self.query_time = config.query_time
         self.gap = GapEmbedding(config.gap_edges_s, width)
+        # Without query time neither the calendar nor the gap is seen: both would say when the next event happens.
+        self.calendar = CalendarEmbedding(width) if config.query_time else None
         self.platform = nn.Embedding(config.platforms + 1, width)
         self.attention = RingAttention(width, config.ring, config.ring_width, config.heads, config.gap_edges_s)
         self.accumulated = nn.Linear(config.accumulators * config.accumulator_width, width)
@@ -31,17 +34,26 @@ class InterestReadout(nn.Module):
             nn.init.normal_(table.weight, std=0.05)
 
     def forward(
-        self, last: Tensor, ring: Tensor, age_ms: Tensor, filled: Tensor, accumulated: Tensor, gap_ms: Tensor, platform: Tensor
+        self,
+        last: Tensor,
+        ring: Tensor,
+        age_ms: Tensor,
+        filled: Tensor,
+        accumulated: Tensor,
+        now_ms: Tensor,
+        gap_ms: Tensor,
+        platform: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For n moments: last (n, D), ring (n, K, Dr), ages (n, K) and gap (n) int64 ms, accumulated (n, M * Da), platform (n).
+        """For n moments: last (n, D), ring (n, K, Dr), accumulated (n, M * Da), ages (n, K), now and gap (n) int64 ms, platform.
 
         Returns:
             z (n, D), interests (n, J, D), attention (n, K), popularity weights (n, P) >= 0.
         """
-        if not self.query_time:
+        asked = last + self.platform(platform)
+        if self.calendar is None:
             age_ms = age_ms - gap_ms[:, None]
-            gap_ms = torch.zeros_like(gap_ms)
-        asked = last + self.gap(gap_ms, ~filled[:, -1]) + self.platform(platform)
+        else:
+            asked = asked + self.gap(gap_ms, ~filled[:, -1]) + self.calendar(now_ms)
         mixed, weights = self.attention(asked, ring, age_ms, filled)
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
@@ -70,4 +82,4 @@ def item_scores(
 def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor) -> Tensor:
     """Add each slot's score to its item: scores (n, N), rows (n, R) int64 with -1 for no item, repeat_scores (n, R)."""
     known = rows >= 0
-    return scores.scatter_add(1, rows.clamp(min=0), torch.where(known, repeat_scores, torch.zeros_like(repeat_scores)))
+    return scores.scatter_add(1, at_least(rows, 0), torch.where(known, repeat_scores, torch.zeros_like(repeat_scores)))

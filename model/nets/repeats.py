@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from model.nets.config import LN_2
+from model.nets.integers import at_least, at_most
 
+YEAR_S = 365.2425 * 86_400
 EPOCH_S = 946_684_800  # 2000-01-01: int32 seconds from here reach from 1932 to 2068
 
 
@@ -41,7 +44,7 @@ class Moment(NamedTuple):
 
 def seconds(time_ms: Tensor) -> Tensor:
     """Unix milliseconds (int64) -> int64 seconds since 2000, within int32."""
-    return (torch.div(time_ms, 1000, rounding_mode="trunc") - EPOCH_S).clamp(-(2**31) + 1, 2**31 - 1)
+    return at_most(at_least(torch.div(time_ms, 1000, rounding_mode="trunc") - EPOCH_S, -(2**31) + 1), 2**31 - 1)
 
 
 def touch(
@@ -66,7 +69,7 @@ def touch(
     old_visit = torch.gather(state.visit, 1, slot)[:, 0]
     old_key = torch.gather(state.key, 1, slot)[:, 0]
     before = torch.gather(state.count, 1, slot[:, :, None].expand(-1, -1, add.shape[1]))[:, 0]
-    elapsed = (moment.now_s - old_time.to(torch.int64)).clamp(min=0)
+    elapsed = at_least(moment.now_s - old_time.to(torch.int64), 0)
     left = before * torch.exp(-elapsed.to(torch.float32)[:, None] * rates)
     count = torch.where(found[:, None], left, torch.zeros_like(left)) + add
     return (
@@ -132,7 +135,7 @@ class RepeatScorer(nn.Module):
         channels = len(half_lives_s) + 1
         rates = [LN_2 / h for h in (*half_lives_s, max(half_lives_s))]
         self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
-        self.features = nn.Linear(2 * (channels - 1) + 5, hidden)
+        self.features = nn.Linear(2 * (channels - 1) + 7, hidden)
         self.context = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, 1)
 
@@ -147,11 +150,12 @@ class RepeatScorer(nn.Module):
 
     def forward(self, slots: RepeatState, visits: Tensor, context: Tensor, moment: Moment) -> Tensor:
         """Scores (n, R) of slots (n, R, ...), visits (n, C - 1) faded to the moment, context (n, D), moment (n)."""
-        age = (moment.now_s[:, None] - slots.time.to(torch.int64)).clamp(min=0).to(torch.float32)
-        since = (moment.event[:, None] - slots.seen.to(torch.int64)).clamp(min=0).to(torch.float32)
-        visits_since = (moment.visit[:, None] - slots.visit.to(torch.int64)).clamp(min=0).to(torch.float32)
+        age = at_least(moment.now_s[:, None] - slots.time.to(torch.int64), 0).to(torch.float32)
+        since = at_least(moment.event[:, None] - slots.seen.to(torch.int64), 0).to(torch.float32)
+        visits_since = at_least(moment.visit[:, None] - slots.visit.to(torch.int64), 0).to(torch.float32)
         counts = slots.count * torch.exp(-age[..., None] * self.rates)
         positive = counts[..., :-1]
+        years = age[..., None] * (2 * math.pi / YEAR_S)
         # Logarithms of two probabilities that a plain counter would give: the item's share of all that the user had, and the
         # share of the user's visits that had it.
         share = torch.log((positive + 1e-3) / (positive.sum(1, keepdim=True) + 1e-1))
@@ -165,6 +169,8 @@ class RepeatScorer(nn.Module):
                 torch.log1p(age / 86_400.0)[..., None] * 0.5,
                 torch.log1p(since)[..., None] * 0.25,
                 torch.log1p(visits_since)[..., None] * 0.5,
+                torch.sin(years),
+                torch.cos(years),
             ],
             -1,
         )

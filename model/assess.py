@@ -1,0 +1,78 @@
+"""`longwave-train evaluate`: a trained run on its test part, with the baselines from the same run beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.data.splits import select
+from model.evaluate import EvaluationReport, baseline_lists, evaluate
+from model.live import live_lists
+from model.settings import DataSettings
+from model.task import Task, load_task
+from model.train import CHECKPOINT
+
+OURS = "longwave"
+K = 20
+
+
+def assess(run: Path, data: Path, limit: int = 0) -> EvaluationReport:
+    """Our lists come from `forward()` in torch; ours and the baselines meet every event in the order of one live schedule.
+
+    Args:
+        limit: ask only the first so many test queries in live order; 0 asks all.
+
+    Raises:
+        TrainerError: run or data cannot be used, or do not belong together.
+    """
+    checkpoint, task = load_run(run, data)
+    split = task.split
+    if limit:
+        split = replace(split, test=select(split.test, np.argsort(split.test.as_of, kind="stable")[:limit]))
+    live = split.protocol != "loo"
+    known = split.train_end if not live else known_before(task, split.cut_ms)
+    ours = live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live)
+    ranked, settings, _ = baseline_lists(task.seq, split, k=K)
+    vectors, _ = checkpoint.net.item(task.inputs.item_text, task.inputs.item_features)
+    return evaluate(
+        task.seq,
+        split,
+        {OURS: ours} | ranked,
+        dataset=task.data["name"],
+        ours=OURS,
+        settings=settings,
+        item_vectors=vectors.detach().numpy(),
+    )
+
+
+def load_run(run: Path, data: Path) -> tuple[Checkpoint, Task]:
+    """A finished run and the task it was trained for.
+
+    Raises:
+        TrainerError: either is missing or damaged, the run has not finished, or the data are not those it was trained on.
+    """
+    checkpoint = load_checkpoint(run / CHECKPOINT)
+    if checkpoint.training:
+        raise CheckpointError(f"{run / CHECKPOINT}: training has not finished; go on with `longwave-train train --resume`")
+    settings = DataSettings(**checkpoint.settings["data"])
+    task = load_task(data, settings, None if checkpoint.item_text is None else checkpoint.item_text.numpy())
+    if task.data["fingerprint"] != checkpoint.data["fingerprint"]:
+        raise CheckpointError(
+            f"{run}: trained on data with fingerprint {checkpoint.data['fingerprint'][:12]}, "
+            f"and {data} has {task.data['fingerprint'][:12]}"
+        )
+    return checkpoint, task
+
+
+def known_before(task: Task, cut_ms: int) -> np.ndarray:
+    """(U,) row after each user's last event before the test part: the baskets that begin before the cut, whole."""
+    queries = task.split.test
+    first = task.seq.offsets[1:].copy()
+    np.minimum.at(first, queries.user, queries.position)
+    # Events after the cut that nobody asks about (cancellations, say) are not known beforehand either.
+    late = np.flatnonzero(task.seq.time >= cut_ms)
+    np.minimum.at(first, task.seq.user[late], late)
+    return first

@@ -1,0 +1,59 @@
+"""`longwave-train export`: a trained run as a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from model.assess import known_before, load_run
+from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
+from model.live import known_popularity
+from model.text import TextEncoder
+
+
+def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Exported:
+    """Export, verify and publish `out/<model_id>`.
+
+    Args:
+        everything: popularity starts from all events; by default from those before the held-out test part, so that the
+            bundle can be measured on it.
+
+    Raises:
+        TrainerError: run or data cannot be used, or the verification failed; nothing was published.
+    """
+    checkpoint, task = load_run(run, data)
+    seq, net = task.seq, checkpoint.net
+    ends = seq.offsets[1:]
+    if not everything:
+        ends = task.split.train_end if task.split.protocol == "loo" else known_before(task, task.split.cut_ms)
+    known = np.arange(len(seq.item)) < ends[seq.user]
+    popularity = known_popularity(seq, net.config.popularity_half_lives_s, ends)
+    as_of = int(seq.time[known].max())
+    encoder_name = checkpoint.settings["data"]["text_encoder"]
+    items = task.items
+    catalogue = Catalogue(
+        ids=seq.item_ids,
+        titles=items.get_column("title").to_list(),
+        categories=items.get_column("categories").fill_null(pl.lit([], dtype=pl.List(pl.String))).to_list(),
+        text=task.item_text,
+        features=task.item_features,
+        feature_names=task.feature_names,
+        popularity=popularity.at(as_of),
+        as_of_ms=as_of,
+    )
+    with torch.no_grad():
+        matrix, _ = net.item(task.inputs.item_text, task.inputs.item_features)
+    best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=None)
+    metrics = [] if best is None else [{"protocol": f"{task.split.protocol}, validation", "name": "ndcg@20", "value": best}]
+    return export_bundle(
+        checkpoint,
+        catalogue,
+        longest_sequences(task.inputs, seq.offsets, matrix),
+        out,
+        TextEncoder(encoder_name) if encoder_name else None,
+        metrics,
+        "exclude" if task.split.filter_seen else "recommend",
+    )
