@@ -6,9 +6,10 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -65,6 +66,40 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=10,
         )
+
+
+@cli.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop at the end; the last line is one JSON object.")] = False,
+    data: Annotated[Path | None, typer.Option(help="Where Online Retail lies.", show_default=False)] = None,
+    folder: Annotated[Path, typer.Option("--dir", help="Folder for everything that the demo makes.")] = Path(".demo"),
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default: 8000, or a free one.", show_default=False)] = None,
+    dataset: Annotated[
+        Literal["auto", "online-retail", "synthetic-demo"],
+        typer.Option(help="auto: Online Retail, or the synthetic world where it cannot be had."),
+    ] = "auto",
+    limit: Annotated[int, typer.Option(min=0, help="Replay only the first so many questions; 0 replays all.")] = 0,
+    keep: Annotated[bool, typer.Option("--keep", help="Do not train again if the folder has a run on the same data.")] = False,
+) -> None:
+    """Train on real data, serve the model, replay real customers over HTTP and show what changed."""
+    began_s = time.monotonic()
+    try:
+        from app.demo.demo import Options, run_demo
+        from app.demo.signals import Interrupted
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "app":
+            raise
+        _fail(f"{error.name} is not installed: the demo needs the extras `cpu`, `train` and `demo`")
+    try:
+        run_demo(Options(once, folder, data, dataset, host, port, limit, keep), Console(), began_s)
+    except Interrupted:
+        Console(stderr=True).print("interrupted; everything that the demo started is stopped")
+        raise
+    except LongwaveError as error:
+        _fail(error.detail)
+    except SettingsError as error:
+        _fail(str(error))
 
 
 @cli.command()

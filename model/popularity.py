@@ -37,11 +37,12 @@ class LivePopularity:
     def at(self, as_of_ms: int) -> npt.NDArray[np.float32]:
         """(N, P) float32 at a moment; one before the reference gets the counts of the reference."""
         elapsed = 0 if self.reference_ms is None else max(0, as_of_ms - self.reference_ms)
-        return (self.counts * np.exp(-elapsed * self.rates)).astype(np.float32)
+        counts: npt.NDArray[np.float32] = (self.counts * np.exp(-elapsed * self.rates)).astype(np.float32)
+        return counts
 
 
 class PopularityTable:
-    """log1p of the counts at the start of each of S equal slots of time, for training: no query sees its own slot's events."""
+    """The counts at the start of each of S equal slots of time, for training: no query sees its own slot's events."""
 
     def __init__(self, seq: Sequences, half_lives_s: Sequence[float], slots: int = 1000) -> None:
         rows = np.flatnonzero(seq.positive)

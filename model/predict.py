@@ -60,7 +60,8 @@ def logits(
     now = torch.maximum(as_of, clock) if net.config.query_time else clock
     moment = Moment(seconds(now), memories.number[queries], memories.visit_number[queries])
     visits = net.repeats.faded(memories.visits[queries], now - clock)
-    return add_repeats(scores, rows, net.repeats(slots, visits, readout.context, moment))
+    repeats = net.repeats(slots, visits, readout.context, moment)
+    return add_repeats(scores, rows, repeats, readout.repeat_interest, item_matrix)
 
 
 @dataclass(frozen=True)

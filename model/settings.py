@@ -33,11 +33,12 @@ class DataSettings:
 class TrainSettings:
     """How the net is trained. Meanings and units: presets/small.toml."""
 
-    epochs: int = 8
+    epochs: int = 5
     lanes: int = 64
     chunk: int = 64
-    learning_rate: float = 3e-3
-    weight_decay: float = 0.01
+    learning_rate: float = 1e-3
+    direct_learning_rate: float = 1e-2
+    weight_decay: float = 0.1
     warmup_steps: int = 100
     clip: float = 1.0
     smoothing: float = 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,8 @@ class TextEncoder(nn.Module):
         from transformers import AutoModel, AutoTokenizer  # seconds to import, and optional
         from transformers.utils.logging import disable_progress_bar
 
-        disable_progress_bar()
+        quiet: Callable[[], None] = disable_progress_bar  # transformers has no types here
+        quiet()
         path = _minilm() if name == MINILM else name
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path)

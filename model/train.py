@@ -32,6 +32,8 @@ from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
 METRIC_K = 20
+DIRECT = ("repeats.", "item.bias", "readout.popularity.")
+"""Parameters that score without a learned representation: few, well determined, and slow to move at the net's own rate."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,14 @@ class Trainer:
         self.task, self.settings, self.folder = task, settings, folder
         self.net = Longwave(task.model_config(settings))
         self.rng = np.random.default_rng(train.seed)
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+        direct = [p for name, p in self.net.named_parameters() if name.startswith(DIRECT)]
+        learned = [p for name, p in self.net.named_parameters() if not name.startswith(DIRECT)]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": learned, "lr": train.learning_rate, "weight_decay": train.weight_decay},
+                {"params": direct, "lr": train.direct_learning_rate, "weight_decay": train.weight_decay / 10},
+            ]
+        )
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
@@ -145,7 +154,7 @@ class Trainer:
             if loss is None:
                 continue
             self.optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.train.clip)
             self.optimizer.step()
             self.schedule.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -60,14 +62,14 @@ def golden_vectors(
     valid = torch.arange(events) < torch.tensor([[events], [events // 2], [0]])
     initial = net.initial_state(attributes)
     encoded = net.encode(batch, valid, initial)
-    one = EventBatch(*(None if part is None else part[:, -1] for part in batch))
+    one = batch.along(-1)
     stepped = net.step(one, encoded)
     as_of = stepped["clock"][:, 0] + 86_400_000
     platform = torch.arange(users) % (config.platforms + 1)
     readout = net.interest(stepped, as_of, platform)
     out: Arrays = {}
 
-    def put(graph: str, inputs: dict[str, Tensor | None], outputs: dict[str, Tensor]) -> None:
+    def put(graph: str, inputs: Mapping[str, Tensor | None], outputs: Mapping[str, Tensor]) -> None:
         out.update({f"{graph}/in/{name}": t.numpy() for name, t in inputs.items() if t is not None})
         out.update({f"{graph}/out/{name}": t.numpy() for name, t in outputs.items()})
 
@@ -80,7 +82,7 @@ def golden_vectors(
         repeats = net.repeat_scores(stepped, readout.context, as_of)
         keys = stepped["repeat_key"]
         rows = torch.where(keys > 0, keys - 1, torch.full_like(keys, -1))
-        interest |= {"repeat_keys": keys, "repeat_scores": repeats}
+        interest |= {"repeat_interest": readout.repeat_interest, "repeat_keys": keys, "repeat_scores": repeats}
     put("interest", stepped | {"as_of": as_of, "platform": platform}, interest)
     count = min(len(item_matrix), 200)
     matrix, bias = item_matrix[:count], item_bias[:count]
@@ -93,8 +95,8 @@ def golden_vectors(
     }  # fmt: skip
     if rows is not None and repeats is not None:
         rows = torch.where(rows < count, rows, torch.full_like(rows, -1))
-        scores = add_repeats(scores, rows, repeats)
-        scored |= {"repeat_rows": rows, "repeat_scores": repeats}
+        scores = add_repeats(scores, rows, repeats, readout.repeat_interest, matrix)
+        scored |= {"repeat_rows": rows, "repeat_scores": repeats, "repeat_interest": readout.repeat_interest}
     best = torch.sort(scores + mask, dim=1, descending=True, stable=True)
     put("score", scored, {"scores": best.values[:, : min(10, count)], "rows": best.indices[:, : min(10, count)]})
     if "item" in graphs:

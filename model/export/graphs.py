@@ -5,9 +5,12 @@ The TorchScript exporter is used on purpose: it keeps LSTM as one operator and l
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import onnx
 import torch
@@ -81,7 +84,8 @@ class _Interest(_Wrapper):
         result = (out.interests, out.attention, out.popularity_weight)
         if self.net.repeats is None:
             return result
-        return (*result, state["repeat_key"], self.net.repeat_scores(state, out.context, as_of))
+        repeats = self.net.repeat_scores(state, out.context, as_of)
+        return (*result, out.repeat_interest, state["repeat_key"], repeats)
 
 
 class _Item(_Wrapper):
@@ -103,11 +107,13 @@ class _Score(_Wrapper):
         k: Tensor,
         repeat_rows: Tensor | None = None,
         repeat_scores: Tensor | None = None,
+        repeat_interest: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         scores = item_scores(interests, item_matrix, item_bias, popularity, popularity_weight)
-        if repeat_rows is not None and repeat_scores is not None:
-            scores = add_repeats(scores, repeat_rows, repeat_scores)
-        top = torch.topk(scores + bias, k[0], dim=1)
+        if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
+            scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
+        # A tensor still when traced: so k stays an input of the graph.
+        top = torch.topk(scores + bias, cast(int, k[0]), dim=1)
         return top.values, top.indices
 
 
@@ -152,6 +158,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
         "popularity_weight": ["B", len(config.popularity_half_lives_s)],
     }
     if net.repeats is not None:
+        interest_out |= {"repeat_interest": ["B", config.width]}
         interest_out |= {"repeat_keys": ["B", config.repeats], "repeat_scores": ["B", config.repeats]}
     halves = len(config.popularity_half_lives_s)
     score_in: dict[str, tuple[Tensor, list[int | str]]] = {
@@ -167,6 +174,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
         score_in |= {
             "repeat_rows": (torch.full((2, config.repeats), -1), ["B", config.repeats]),
             "repeat_scores": (torch.zeros(2, config.repeats), ["B", config.repeats]),
+            "repeat_interest": (torch.zeros(2, config.width), ["B", config.width]),
         }
     graphs = {
         "initial": _export(_Initial(net), {"attributes": (attributes, ["B", attributes.shape[1]])}, state_out),
@@ -189,24 +197,31 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     return graphs
 
 
-def _export(
-    module: nn.Module, inputs: dict[str, tuple[Tensor, list[int | str]]], outputs: dict[str, list[int | str]]
-) -> ExportedGraph:
-    axes = {name: _free(shape) for name, (_, shape) in inputs.items()} | {name: _free(s) for name, s in outputs.items()}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+def to_onnx(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], axes: Mapping[str, Mapping[int, str]]
+) -> bytes:
+    """A module as ONNX; `axes` names the free dimensions of its inputs and outputs."""
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
+        file = Path(folder) / "graph.onnx"
         torch.onnx.export(
-            module.eval(),
-            tuple(tensor for tensor, _ in inputs.values()),
-            buffer,
+            module,
+            tuple(inputs.values()),
+            file,
             dynamo=False,
             opset_version=OPSET,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={name: free for name, free in axes.items() if free},
+            dynamic_axes={name: dict(free) for name, free in axes.items() if free},
         )
-    proto = buffer.getvalue()
+        return file.read_bytes()
+
+
+def _export(
+    module: nn.Module, inputs: dict[str, tuple[Tensor, list[int | str]]], outputs: dict[str, list[int | str]]
+) -> ExportedGraph:
+    axes = {name: _free(shape) for name, (_, shape) in inputs.items()} | {name: _free(s) for name, s in outputs.items()}
+    proto = to_onnx(module.eval(), {name: tensor for name, (tensor, _) in inputs.items()}, list(outputs), axes)
     graph = onnx.load_model_from_string(proto).graph
     present = {value.name for value in graph.input}
     unused = [name for name in inputs if name not in present]
@@ -233,4 +248,5 @@ def _keep_inputs(proto: bytes, inputs: dict[str, tuple[Tensor, list[int | str]]]
     for name in unused:
         tensor, shape = inputs[name]
         model.graph.input.append(onnx.helper.make_tensor_value_info(name, kinds[tensor.dtype], shape))
-    return model.SerializeToString()
+    proto_with_all: bytes = model.SerializeToString()
+    return proto_with_all

@@ -102,7 +102,7 @@ def fold_torch(net: Longwave, events: EventBatch, chunk: int = 512) -> Arrays:
     """The state after all events by `encode()` in torch."""
     state = net.initial_state(torch.zeros(1, len(net.config.attribute_sizes), dtype=torch.int64))
     for start in range(0, events.time.shape[1], chunk):
-        part = EventBatch(*(None if t is None else t[:, start : start + chunk] for t in events))
+        part = events.along(slice(start, start + chunk))
         state = net.encode(part, torch.ones_like(part.time, dtype=torch.bool), state)
     return {name: tensor.numpy() for name, tensor in state.items()}
 
@@ -139,7 +139,11 @@ def run_interest(net: Longwave, state: Arrays, as_of: np.ndarray) -> Arrays:
     readout = net.interest(tensors, moment, torch.zeros_like(moment))
     out = {"interests": readout.interests, "popularity_weight": readout.popularity_weight}
     if net.repeats is not None:
-        out |= {"repeat_keys": tensors["repeat_key"], "repeat_scores": net.repeat_scores(tensors, readout.context, moment)}
+        out |= {
+            "repeat_interest": readout.repeat_interest,
+            "repeat_keys": tensors["repeat_key"],
+            "repeat_scores": net.repeat_scores(tensors, readout.context, moment),
+        }
     return {name: tensor.numpy() for name, tensor in out.items()}
 
 
@@ -168,6 +172,7 @@ def _same_list(net: Longwave, run: Graphs, wanted: Arrays, got: Arrays, item_mat
             keys = side["repeat_keys"]
             # Any fixed assignment of keys to rows will do here: what is compared is the arithmetic.
             feeds |= {"repeat_rows": np.where(keys != 0, np.abs(keys) % items, -1), "repeat_scores": side["repeat_scores"]}
+            feeds |= {"repeat_interest": side["repeat_interest"]}
         lists.append(run.run("score", feeds))
     first, second = lists
     scores = np.empty(items, np.float32)

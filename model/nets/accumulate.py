@@ -20,6 +20,9 @@ class Accumulators(nn.Module):
     The first half-lives count events, the others seconds of the user's clock.
     """
 
+    per_event: Tensor
+    per_second: Tensor
+
     def __init__(self, width: int, inner: int, event_half_lives: Sequence[float], time_half_lives_s: Sequence[float]) -> None:
         super().__init__()
         count = len(event_half_lives) + len(time_half_lives_s)

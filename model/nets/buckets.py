@@ -39,6 +39,8 @@ class NumberEmbedding(nn.Module):
 class GapEmbedding(nn.Module):
     """A learned vector per logarithmic bucket of a time gap; bucket 0 means that there was no earlier event."""
 
+    edges_ms: Tensor
+
     def __init__(self, edges_s: Sequence[float], width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(len(edges_s) + 2, width)
@@ -47,4 +49,5 @@ class GapEmbedding(nn.Module):
     def forward(self, gap_ms: Tensor, first: Tensor) -> Tensor:
         """gap_ms (...) int64 >= 0, first (...) bool -> (..., D)."""
         bucket = 1 + (gap_ms[..., None] >= self.edges_ms).to(torch.int64).sum(-1)
-        return self.table(torch.where(first, torch.zeros_like(bucket), bucket))
+        embedded: Tensor = self.table(torch.where(first, torch.zeros_like(bucket), bucket))
+        return embedded

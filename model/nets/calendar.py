@@ -28,4 +28,5 @@ class CalendarEmbedding(nn.Module):
             for cycle in self.cycles_ms
         ]
         phase = torch.stack(phases, -1)
-        return self.mix(torch.cat([torch.sin(phase), torch.cos(phase)], -1))
+        embedded: Tensor = self.mix(torch.cat([torch.sin(phase), torch.cos(phase)], -1).to(self.mix.weight.dtype))
+        return embedded

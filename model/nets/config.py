@@ -42,14 +42,14 @@ class ModelConfig:
     accumulator_width: int = 32
     repeats: int = 256
     """R: slots of the own-repeat memory; 0 where nobody consumes an item twice."""
-    repeat_half_lives_s: tuple[float, ...] = (14 * DAY, 60 * DAY, 365 * DAY)
-    repeat_hidden: int = 32
-    popularity_half_lives_s: tuple[float, ...] = (7 * DAY, 60 * DAY)
+    repeat_half_lives_s: tuple[float, ...] = (30 * DAY, 120 * DAY, 730 * DAY)
+    repeat_hidden: int = 64
+    popularity_half_lives_s: tuple[float, ...] = (3 * DAY, 14 * DAY, 60 * DAY)
     interests: int = 1
     """J: interest vectors per user; an item's score is its best match."""
     query_time: bool = True
     """Whether the readout sees the time since the last event. Off for protocols where that time would leak."""
-    dropout: float = 0.2
+    dropout: float = 0.5
     id_dropout: float = 0.1
     """Share of items whose ID is hidden in a training step, so that text alone learns to give a usable vector."""
     gap_edges_s: tuple[float, ...] = field(

@@ -33,6 +33,19 @@ class EventBatch(NamedTuple):
     time: Tensor
     text: Tensor | None = None
 
+    def along(self, place: int | slice) -> EventBatch:
+        """Of a sequence (B, T, ...): one event of each user (B, ...), or a stretch of them (B, t, ...)."""
+        return EventBatch(
+            self.item_vector[:, place],
+            self.item_known[:, place],
+            self.item_key[:, place],
+            self.event_type[:, place],
+            self.platform[:, place],
+            self.numbers[:, place],
+            self.time[:, place],
+            None if self.text is None else self.text[:, place],
+        )
+
 
 class EventFusion(nn.Module):
     """x = M LayerNorm(W_item v + type + platform + numbers + gap + W_text q); every missing part has its own vector."""
@@ -61,4 +74,5 @@ class EventFusion(nn.Module):
         x = x + self.gap(gap_ms, first)
         if self.text is not None and event.text is not None:
             x = x + self.text(event.text)
-        return self.dropout(self.mix(self.norm(x)))
+        fused: Tensor = self.dropout(self.mix(self.norm(x)))
+        return fused

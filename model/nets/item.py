@@ -42,7 +42,8 @@ class ItemFusion(nn.Module):
 
     def forward(self, text: Tensor | None, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """All N items of the vocabulary: vectors (N, D) and biases (N)."""
-        behaviour, bias = self.id.weight, self.bias
+        behaviour: Tensor = self.id.weight
+        bias: Tensor = self.bias
         if self.training and self.id_dropout > 0 and self.gate is not None:
             hidden = torch.rand(behaviour.shape[0], device=behaviour.device) < self.id_dropout
             behaviour = torch.where(hidden[:, None], self.no_id, behaviour)

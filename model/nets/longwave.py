@@ -27,11 +27,13 @@ class Readout(NamedTuple):
     """What is known of n moments.
 
     Attributes:
-        context: z (n, D); interests: (n, J, D); attention: (n, K) over the ring; popularity_weight: (n, P).
+        context: z (n, D); interests: (n, J, D); repeat_interest: (n, D), zeros without an own-repeat memory.
+        attention: (n, K) over the ring; popularity_weight: (n, P).
     """
 
     context: Tensor
     interests: Tensor
+    repeat_interest: Tensor
     attention: Tensor
     popularity_weight: Tensor
 
@@ -41,6 +43,8 @@ class Longwave(nn.Module):
 
     Source of the formulas: docs/model.md.
     """
+
+    type_weights: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -53,9 +57,10 @@ class Longwave(nn.Module):
         )
         self.readout = InterestReadout(config)
         self.repeats = RepeatScorer(config.repeat_half_lives_s, config.width, config.repeat_hidden) if config.repeats else None
-        self.attributes = nn.ModuleList(nn.Embedding(size + 1, config.layers * config.width) for size in config.attribute_sizes)
-        for table in self.attributes:
+        tables = [nn.Embedding(size + 1, config.layers * config.width) for size in config.attribute_sizes]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.05)
+        self.attributes = nn.ModuleList(tables)
         self.register_buffer("type_weights", torch.tensor(config.type_weights), persistent=False)
 
     # The state.
@@ -208,7 +213,8 @@ class Longwave(nn.Module):
         now = maximum(as_of, clock) if self.config.query_time else clock
         moment = Moment(seconds(now), state["count"][:, 0], state["visit"][:, 0])
         # Before the first event the clock is 0 and there is nothing to fade.
-        return self.repeats(_slots(state), self.repeats.faded(state["visits"], now - clock), context, moment)
+        scores: Tensor = self.repeats(_slots(state), self.repeats.faded(state["visits"], now - clock), context, moment)
+        return scores
 
     # Parts that both forms share.
 

@@ -30,6 +30,8 @@ class InterestReadout(nn.Module):
         self.out_norm = nn.LayerNorm(width)
         self.interest = nn.Linear(width, config.interests * width)
         self.popularity = nn.Linear(width, len(config.popularity_half_lives_s))
+        # Which of the items that the user had before are had again: some things are bought once, others every month.
+        self.again = nn.Linear(width, width) if config.repeats else None
         for table in (self.gap.table, self.platform):
             nn.init.normal_(table.weight, std=0.05)
 
@@ -43,11 +45,11 @@ class InterestReadout(nn.Module):
         now_ms: Tensor,
         gap_ms: Tensor,
         platform: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """For n moments: last (n, D), ring (n, K, Dr), accumulated (n, M * Da), ages (n, K), now and gap (n) int64 ms, platform.
 
         Returns:
-            z (n, D), interests (n, J, D), attention (n, K), popularity weights (n, P) >= 0.
+            z (n, D), interests (n, J, D), repeat interest (n, D), attention (n, K), popularity weights (n, P) >= 0.
         """
         asked = last + self.platform(platform)
         if self.calendar is None:
@@ -58,7 +60,12 @@ class InterestReadout(nn.Module):
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
         interests = self.interest(z).view(-1, self.interests, z.shape[-1])
-        return z, interests, weights, nn.functional.softplus(self.popularity(z))
+        again = torch.zeros_like(z) if self.again is None else self.again(z)
+        return z, interests, again, weights, nn.functional.softplus(self.popularity(z))
+
+
+RARE = 0.05
+"""What is added to a decayed count before its logarithm: an item not seen for long is worth a twentieth of an event."""
 
 
 def item_scores(
@@ -75,11 +82,17 @@ def item_scores(
     """
     matches = torch.matmul(interests, item_matrix.t())
     best = matches[:, 0] if matches.shape[1] == 1 else matches.amax(1)
-    trend = torch.matmul(torch.log1p(popularity), popularity_weight[..., None])[..., 0]
+    trend = torch.matmul(torch.log(popularity + RARE), popularity_weight[..., None])[..., 0]
     return best + item_bias + trend
 
 
-def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor) -> Tensor:
-    """Add each slot's score to its item: scores (n, N), rows (n, R) int64 with -1 for no item, repeat_scores (n, R)."""
+def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> Tensor:
+    """Add to each remembered item its slot's score and its match with the repeat interest.
+
+    Args:
+        scores (n, N), rows (n, R) int64 with -1 for no item, repeat_scores (n, R), repeat_interest (n, D), item_matrix (N, D).
+    """
     known = rows >= 0
-    return scores.scatter_add(1, at_least(rows, 0), torch.where(known, repeat_scores, torch.zeros_like(repeat_scores)))
+    index = at_least(rows, 0)
+    match = torch.matmul(item_matrix[index], repeat_interest[..., None])[..., 0]
+    return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, torch.zeros_like(repeat_scores)))

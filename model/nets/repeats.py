@@ -28,7 +28,7 @@ class RepeatState(NamedTuple):
     """
 
     key: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody counts with
     time: Tensor
     seen: Tensor
     visit: Tensor
@@ -129,6 +129,8 @@ class RepeatScorer(nn.Module):
 
     An additive score per slot; empty slots give 0.
     """
+
+    rates: Tensor
 
     def __init__(self, half_lives_s: Sequence[float], width: int, hidden: int) -> None:
         super().__init__()

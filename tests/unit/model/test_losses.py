@@ -1,0 +1,37 @@
+"""The loss against torch's own cross-entropy."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from model.losses import basket_cross_entropy
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(6, 9, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_with_one_target_a_query_it_is_cross_entropy(logits, smoothing):
+    target = torch.tensor([0, 8, 3, 3, 1, 5])
+    ours = basket_cross_entropy(logits, torch.arange(6), target, smoothing)
+    theirs = cross_entropy(logits, target, label_smoothing=smoothing)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
+
+
+def test_each_item_of_a_basket_is_an_equally_likely_next_item_and_each_query_counts_once(logits):
+    owner = torch.tensor([0, 0, 0, 1, 2, 2, 3, 4, 5, 5])
+    target = torch.tensor([1, 4, 8, 0, 2, 3, 5, 6, 7, 0])
+    share = torch.zeros(6, 9)
+    share[owner, target] = 1
+    share /= share.sum(1, keepdim=True)
+    ours, theirs = basket_cross_entropy(logits, owner, target), cross_entropy(logits, share)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
+
+
+def test_scores_far_apart_give_a_finite_loss():
+    loss = basket_cross_entropy(torch.tensor([[1e4, -1e4]]), torch.tensor([0]), torch.tensor([1]))
+    assert float(loss) == pytest.approx(2e4)

@@ -1,0 +1,119 @@
+"""Training on the smallest world: it learns, it repeats, and a killed run goes on as if nothing had happened."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import TinyRun, tiny_settings
+
+from model.baselines.popularity import Popularity
+from model.baselines.recent_popularity import RecentPopularity
+from model.checkpoint import CheckpointError, load_checkpoint
+from model.data.synthetic import synthetic_world
+from model.metrics import ndcg
+from model.replay import replay
+from model.settings import DataSettings
+from model.task import make_task
+from model.train import CHECKPOINT, METRIC_K, Trainer
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(synthetic_world("tiny").dataset, DataSettings())
+
+
+@pytest.fixture
+def trainer(task, tmp_path):
+    """Makes trainers of small runs: `trainer("name", epochs=2)`."""
+
+    def make(name="run", **changes):
+        settings = tiny_settings()
+        return Trainer(task, dataclasses.replace(settings, train=dataclasses.replace(settings.train, **changes)), tmp_path / name)
+
+    return make
+
+
+def weights(checkpoint):
+    return checkpoint.net.state_dict()
+
+
+def assert_bitwise(one, other):
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+def figures(checkpoint):
+    return [(epoch["loss"], epoch["valid_ndcg"]) for epoch in checkpoint.history]
+
+
+def test_a_run_killed_within_an_epoch_and_resumed_gives_the_weights_of_one_that_never_stopped(trainer):
+    whole = trainer("whole", epochs=3).run()
+
+    def kill(progress):
+        if progress.epoch == 1 and progress.done > 0.3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        trainer("killed", epochs=3).run(kill)
+    torch.manual_seed(99)  # whatever happened since
+    resumed = trainer("killed", epochs=3)
+    assert resumed.resume()
+    assert resumed.epoch == 1
+    found = resumed.run()
+    assert_bitwise(weights(whole), weights(found))
+    assert figures(whole) == figures(found)
+    assert_bitwise(weights(found), weights(load_checkpoint(resumed.folder / CHECKPOINT)))
+
+
+def test_the_seed_decides_the_weights(trainer):
+    first, same, other = (trainer(name, epochs=1, seed=seed).run() for name, seed in (("a", 5), ("b", 5), ("c", 6)))
+    assert_bitwise(weights(first), weights(same))
+    assert not torch.equal(weights(first)["item.id.weight"], weights(other)["item.id.weight"])
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_weights(trainer, monkeypatch):
+    run = trainer(epochs=9, patience=2)
+    course, seen = iter([0.3, 0.5, 0.4, 0.2, 0.9]), []
+
+    def validate(self):
+        seen.append({name: tensor.clone() for name, tensor in self.net.state_dict().items()})
+        return next(course)
+
+    monkeypatch.setattr(Trainer, "_validate", validate)
+    final = run.run()
+    assert [epoch["valid_ndcg"] for epoch in final.history] == [0.3, 0.5, 0.4, 0.2]
+    assert_bitwise(weights(final), seen[1])
+    assert not torch.equal(seen[1]["item.id.weight"], seen[3]["item.id.weight"])
+    assert final.training == {}
+
+
+def test_a_finished_run_is_not_taken_up_again_nor_one_of_other_settings(trainer):
+    assert not trainer(epochs=1).resume()  # nothing there yet
+    trainer(epochs=1).run()
+    assert not trainer(epochs=1).resume()
+    with pytest.raises(CheckpointError, match="other data or settings"):
+        trainer(epochs=2).resume()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(trainer):
+    run = trainer(epochs=1)
+    with torch.no_grad():
+        run.net.item.bias[0] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"train\.learning_rate"):
+        run.run()
+
+
+def test_what_is_learned_beats_popularity_on_the_validation_part(tiny_run: TinyRun, task):
+    valid = task.split.valid
+    baselines = [Popularity(), RecentPopularity()]
+    lists = replay(task.seq, valid, baselines, known=task.split.train_end, k=METRIC_K)
+    popular = max(float(np.nanmean(ndcg(ranked, valid, METRIC_K))) for ranked in lists.values())
+    history = load_checkpoint(tiny_run.run / CHECKPOINT).history
+    assert max(epoch["valid_ndcg"] for epoch in history) > 1.1 * popular
+    assert history[-1]["loss"] < history[0]["loss"] - 0.1
