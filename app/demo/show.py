@@ -26,13 +26,13 @@ Titles = Mapping[str, str | None]
 def show_story(console: Console, story: Story, titles: Titles) -> None:
     """One customer, before and after one purchase; what they then took is marked."""
     about = ", ".join(f"{name} {value}" for name, value in story.attributes.items())
-    who = f"customer {story.user_id}{f' ({about})' if about else ''}, {story.baskets} baskets before the replay"
+    who = f"customer {story.user_id}{f' ({about})' if about else ''}, {story.baskets} earlier baskets"
     past = Table.grid(padding=(0, 2))
     for time, item in story.last_bought:
         past.add_row(Text(_day(time), style="dim"), Text(_title(item, titles)))
     hits, next_hits = set(story.before) & set(story.bought), set(story.after) & set(story.next_bought)
     lists = Table(expand=True, show_edge=False, pad_edge=False, header_style="bold", padding=(0, 1))
-    for head in (f"recommended at {_minute(story.asked)}", "then bought", "recommended right after"):
+    for head in ("recommended just before", "then bought", "recommended right after"):
         lists.add_column(head, ratio=1, no_wrap=True, overflow="ellipsis")
     bought = [
         _line("✓" if item in hits else " ", _title(item, titles), "green" if item in hits else "")
@@ -44,14 +44,16 @@ def show_story(console: Console, story: Story, titles: Titles) -> None:
     next_before = set(story.before) & set(story.next_bought)
     said = Text.assemble(
         (f"✓ {len(hits)} of {len(set(story.bought))}", "green"),
-        " bought items were recommended just before.  ",
+        " bought items were recommended before, ",
         (f"+ {len(story.new)} of {len(story.after)}", "cyan"),
         " entered the list with the purchase.\n",
-        f"Of the {len(set(story.next_bought))} items of the next basket, {_minute(story.next_time)}, the new list has ",
+        f"Of the next basket, {_minute(story.next_time)}, with {_counted(len(set(story.next_bought)), 'item')}, ",
+        "the new list has ",
         (f"✓ {len(next_hits)}", "green"),
-        f"; the old one had {len(next_before)}.",
+        f" and the old one had {len(next_before)}.",
     )
-    body: list[RenderableType] = [Text("bought last", style="bold"), past, Text(), lists, Text(), said]
+    asked = Text(f"a purchase on {_minute(story.asked)}", style="bold")
+    body: list[RenderableType] = [Text("bought last", style="bold"), past, Text(), asked, lists, Text(), said]
     console.print(Panel(Group(*body), title=escape(f"One customer's story: {who}"), title_align="left", padding=(1, 2)))
 
 
@@ -140,6 +142,10 @@ def _line(head: str, title: str, style: str) -> Text:
 
 def _title(item: str, titles: Titles) -> str:
     return titles.get(item) or item
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def _day(time: datetime) -> str:

@@ -28,6 +28,7 @@ from model.inputs import Inputs
 from model.nets import EventBatch
 from model.text import TextEncoder
 
+MANIFEST = "manifest.json"
 SCHEMA = Path(__file__).parents[2] / "schema" / "manifest.schema.json"
 
 
@@ -96,7 +97,7 @@ def export_bundle(
     model_id = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:16]
     manifest = _manifest(checkpoint, catalogue, graphs, model_id, checksums, encoder, metrics, seen_items)
     _validate(manifest)
-    files["manifest.json"] = (json.dumps(manifest, indent=2) + "\n").encode()
+    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     folder = _publish(files, out, model_id)
     return Exported(folder, model_id, proof, sum(map(len, files.values())))
 
@@ -171,23 +172,40 @@ def _validate(manifest: dict[str, Any]) -> None:
 def _publish(files: dict[str, bytes], out: Path, model_id: str) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     folder = out / model_id
-    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=out))
+    if _holds(folder, files):
+        # The same content was published before, and may be in use: only the manifest can differ (when and from what commit).
+        manifest = folder / f".{MANIFEST}-{os.getpid()}"
+        manifest.write_bytes(files[MANIFEST])
+        manifest.replace(folder / MANIFEST)
+    else:
+        _write(files, folder)
+    link = out / f".current-{os.getpid()}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(model_id)
+    link.replace(out / "current")
+    return folder
+
+
+def _holds(folder: Path, files: dict[str, bytes]) -> bool:
+    """Whether a folder has these files, the manifest aside."""
+    paths = {folder / name: content for name, content in files.items() if name != MANIFEST}
+    return all(path.is_file() and path.read_bytes() == content for path, content in paths.items())
+
+
+def _write(files: dict[str, bytes], folder: Path) -> None:
+    """Write a folder whole or not at all; a damaged one of the same name gives way."""
+    temporary = Path(tempfile.mkdtemp(prefix=".writing-", dir=folder.parent))
     try:
         for name, content in files.items():
             path = temporary / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         temporary.chmod(0o755)
-        if folder.exists():  # the same content was published before
+        if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    link = out / f".current-{os.getpid()}"
-    link.unlink(missing_ok=True)
-    link.symlink_to(model_id)
-    link.replace(out / "current")
-    return folder
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -43,7 +43,7 @@ def test_both_halves_measure_the_same(seed):
     ranked = np.stack([rng.permutation(items)[:k] for _ in range(asked)])
     ends = rng.integers(0, k + 1, asked)  # lists that end early
     ranked[np.arange(k) >= ends[:, None]] = -1
-    targets = [rng.permutation(items)[: rng.integers(1, 12)] for _ in range(asked)]
+    targets = [np.sort(rng.permutation(items)[: rng.integers(1, 12)]) for _ in range(asked)]
     offsets = np.concatenate([[0], np.cumsum([len(t) for t in targets])])
     nothing = np.zeros(asked, np.int64)
     queries = Queries(nothing.astype(np.int32), nothing, nothing, offsets, np.concatenate(targets).astype(np.int32))
