@@ -44,19 +44,22 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
 ENTRYPOINT ["longwave", "serve"]
 
 
-# PyTorch comes as pip finds it, which on an x86-64 machine is the build for CUDA, several GB.
+# PyTorch comes as pip finds it, which on an x86-64 machine is the build for CUDA, several GB. The sources stay in /src and are
+# installed from there, as in a checkout: the exporter validates against schema/, which no wheel carries.
 FROM dependencies AS trainer
 RUN pip --python /opt/longwave/bin/python install -c requirements.lock '.[train,demo]'
 COPY README.md LICENSE ./
 COPY app app
 COPY model model
-RUN pip --python /opt/longwave/bin/python install --no-deps --force-reinstall .
+COPY schema schema
+RUN pip --python /opt/longwave/bin/python install --no-deps --force-reinstall --editable .
 
 
 # Data sets, runs and bundles are in /data. `--entrypoint longwave` runs the demo.
 FROM python:3.11-slim-bookworm AS train
 RUN useradd --uid 10001 --create-home longwave && install -d -o longwave /data
 COPY --from=trainer /opt/longwave /opt/longwave
+COPY --from=trainer /src /src
 ENV PATH=/opt/longwave/bin:$PATH ORT_DISABLE_TELEMETRY=1
 USER 10001
 WORKDIR /data

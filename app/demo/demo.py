@@ -81,8 +81,8 @@ def run_demo(options: Options, console: Console, began_s: float) -> None:
         Interrupted: a signal came before everything was shown. After that it is how the demo is meant to end.
     """
     with Signals() as signals, ExitStack() as stack:
-        find_redis_server()  # what is missing is better said now than after the training
-        port = choose_port(options.host, options.port, PREFERRED_PORT)
+        find_redis_server()  # what is missing or taken is better said now than after the training
+        choose_port(options.host, options.port, PREFERRED_PORT)
         folder = stack.enter_context(open_folder(options.folder))
         redis = EmbeddedRedis(folder.redis)
         stack.callback(_stop_redis, signals, redis)
@@ -96,6 +96,7 @@ def run_demo(options: Options, console: Console, began_s: float) -> None:
         with signals.deferred():
             redis.start()
         pasts = _import(console, folder, redis.url, meta, positive)
+        port = choose_port(options.host, options.port, PREFERRED_PORT)  # others may have come to 8000 while it trained
         url = url_of(options.host, port)
         client = ServiceClient(url)
         stack.callback(client.close)

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.demo.service import choose_port
+
 HERE = Path(__file__).parent
 
 # The command with the trainer exchanged: `console_script` is the one place that finds it.
@@ -37,7 +39,9 @@ def demo(tiny_bundle, tmp_path):
 
     @contextmanager
     def run(*options: str, **environment: str):
-        command = [sys.executable, "-W", "error", "-c", LAUNCHER, str(trainer), "demo", "--dir", str(tmp_path / "demo"), *options]
+        # A port of its own: demos of other tests run at the same time, and between the choice and the service lies a second.
+        common = ["--dir", str(tmp_path / "demo"), "--port", str(choose_port("127.0.0.1", None, 0))]
+        command = [sys.executable, "-W", "error", "-c", LAUNCHER, str(trainer), "demo", *common, *options]
         variables = os.environ | {"BUNDLE": str(tiny_bundle), "COLUMNS": "110"} | environment
         with (tmp_path / "out").open("wb") as out:
             process = subprocess.Popen(command, env=variables, stdout=out, stderr=subprocess.STDOUT)
