@@ -48,7 +48,7 @@ format: .venv/dev.installed ## Format the code and apply ruff's safe fixes
 	$(BIN)/ruff format .
 
 bench: .venv/demo.installed ## Measure the service; writes loadtests/results/latest.json
-	$(BIN)/longwave bench $(ARGS)
+	$(BIN)/python -m loadtests.bench $(ARGS)
 
 schema: .venv/demo.installed ## Write again what is generated from the code: schema/*.json, docs/settings.md
 	$(BIN)/python -m app.runtime.manifest

@@ -94,8 +94,9 @@ def export_bundle(
     if encoder is not None:
         files |= export_text(encoder)
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
-    model_id = hashlib.sha256(json.dumps(checksums, sort_keys=True).encode()).hexdigest()[:16]
-    manifest = _manifest(checkpoint, catalogue, graphs, model_id, checksums, encoder, metrics, seen_items)
+    manifest = _manifest(checkpoint, catalogue, graphs, checksums, encoder, metrics, seen_items)
+    model_id = _content_id(manifest)
+    manifest = {"model_id": model_id} | manifest
     _validate(manifest)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     folder = _publish(files, out, model_id)
@@ -106,7 +107,6 @@ def _manifest(
     checkpoint: Checkpoint,
     catalogue: Catalogue,
     graphs: dict[str, ExportedGraph],
-    model_id: str,
     checksums: dict[str, str],
     encoder: TextEncoder | None,
     metrics: Sequence[dict[str, Any]],
@@ -116,7 +116,6 @@ def _manifest(
     polarity = {1: "positive", 0: "neutral", -1: "negative"}
     return {
         "format_version": 1,
-        "model_id": model_id,
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "source_commit": _commit(),
         "data_fingerprint": checkpoint.data["fingerprint"],
@@ -160,6 +159,15 @@ def _manifest(
         "metrics": list(metrics),
         "files": checksums,
     }
+
+
+def _content_id(manifest: dict[str, Any]) -> str:
+    """The first 16 hex digits of a hash over all that the service acts on: the files and what their rows are called.
+
+    When and from which commit it was exported, and the figures it was measured with, do not make another model.
+    """
+    content = {name: value for name, value in manifest.items() if name not in ("created_at", "source_commit", "metrics")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _validate(manifest: dict[str, Any]) -> None:

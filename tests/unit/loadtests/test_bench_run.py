@@ -2,9 +2,11 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 
+from loadtests.machine import ROOT
 from loadtests.report import missed
 from loadtests.world import choose_bundle
 
@@ -33,3 +35,10 @@ def test_a_folder_that_is_no_bundle_ends_in_one_line(python, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path}/manifest.json: missing")
     assert done.stderr.count("\n") == 1
+
+
+def test_make_bench_runs_the_bench_with_its_arguments():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "--dry-run", "bench", "ARGS=--rounds 3"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == ".venv/bin/python -m loadtests.bench --rounds 3"
