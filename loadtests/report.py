@@ -40,9 +40,9 @@ _MEANINGS: Final = {
     "state_bytes": "one stored state, header included",
     "throughput_get_rps": "GET, closed loop",
     "throughput_floor_rps": "the floor, closed loop",
-    "throughput_get_core_busy": "share of the service's core while under that load",
+    "throughput_get_core_busy": "processor time of the service per second under that load",
     "throughput_floor_core_busy": "",
-    "throughput_generator_busy": "share of the other core (generator and Redis), the higher of both loads",
+    "throughput_generator_busy": "the same of generator and Redis, the higher of both loads",
     "throughput_counts": "service's core at least 95% busy, the generator's less",
 }
 

@@ -14,7 +14,7 @@ from model.inputs import Inputs
 from model.lanes import LaneBatch, lane_batches
 from model.memory import Memories
 from model.nets import Longwave, Readout, State
-from model.nets.longwave import MAX_CHUNK
+from model.nets.integers import MAX_CHUNK
 from model.nets.readout import add_repeats, item_scores
 from model.nets.repeats import Moment, seconds
 

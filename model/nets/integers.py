@@ -1,4 +1,4 @@
-"""Maximum and clipping of int64 tensors by comparison.
+"""Maximum, clipping and running maximum of int64 tensors by comparison.
 
 ONNX Runtime's Max, Min and Clip give wrong int64 results on x86-64 (seen with 1.31; docs/adr/0003-int64.md), so graphs that
 hold times in milliseconds must not contain them.
@@ -23,3 +23,20 @@ def at_least(x: Tensor, low: int) -> Tensor:
 def at_most(x: Tensor, high: int) -> Tensor:
     """x, but never above `high`."""
     return torch.where(x > high, torch.full_like(x, high), x)
+
+
+MAX_CHUNK = 512
+"""Most events of one `encode` or `forward`; longer histories are folded chunk by chunk."""
+
+
+def running_max(x: Tensor) -> Tensor:
+    """Cumulative maximum along dim 1 by doubling, up to 2 * MAX_CHUNK wide: ONNX has no operator for it.
+
+    Source: Hillis & Steele 1986, Data parallel algorithms.
+    """
+    shift = 1
+    while shift <= MAX_CHUNK:
+        ahead = torch.cat([x[:, :1].expand(-1, shift), x], 1)[:, : x.shape[1]]
+        x = maximum(x, ahead)
+        shift *= 2
+    return x

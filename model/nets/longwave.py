@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.nets.accumulate import Accumulators
 from model.nets.config import ModelConfig
 from model.nets.event import EventBatch, EventFusion
-from model.nets.integers import at_least, maximum
+from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
@@ -247,7 +247,7 @@ class Longwave(nn.Module):
 
     def _trace(self, events: EventBatch, valid: Tensor, state: State, lengths: Tensor | None) -> _Trace:
         start = state["clock"]
-        clock = _running_max(torch.cat([start, torch.where(valid, events.time, torch.zeros_like(events.time))], 1))
+        clock = running_max(torch.cat([start, torch.where(valid, events.time, torch.zeros_like(events.time))], 1))
         first = (state["count"] + torch.arange(valid.shape[1], device=valid.device)) == 0
         elapsed = torch.where(first, torch.zeros_like(clock[:, 1:]), clock[:, 1:] - clock[:, :-1])
         x = self.event(events, elapsed, first)
@@ -308,17 +308,3 @@ def _slots(state: State) -> RepeatState:
 
 def _named(slots: RepeatState) -> State:
     return {f"repeat_{name}": tensor for name, tensor in slots._asdict().items()}
-
-
-MAX_CHUNK = 512
-"""Most events of one `encode` or `forward`; longer histories are folded chunk by chunk."""
-
-
-def _running_max(x: Tensor) -> Tensor:
-    """Cumulative maximum along dim 1 by doubling (Hillis & Steele 1986): ONNX has no operator for it. At most 1,024 wide."""
-    shift = 1
-    while shift <= MAX_CHUNK:
-        ahead = torch.cat([x[:, :1].expand(-1, shift), x], 1)[:, : x.shape[1]]
-        x = maximum(x, ahead)
-        shift *= 2
-    return x
