@@ -36,7 +36,7 @@ def prepare(
     data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="For a table: key=column, for instance user=customer_id.")] = None,
     mapping: Annotated[
-        Path | None, typer.Option(help="For a table: a TOML file with [columns], [[event_types]], [options].")
+        Path | None, typer.Option(help="For a table: a TOML file with the tables columns, event_types and options.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of a synthetic world.")] = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
