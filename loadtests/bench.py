@@ -1,8 +1,7 @@
 """`make bench`: what one service on one core takes, beside the floor on the same core in the same minute.
 
-The service's core is its own; Redis and the load generator share another. Rounds alternate between service and floor, so that
-what the machine does meanwhile hits both. Everything is measured one request at a time, except the closed loops at the end of
-a round.
+The service's core is its own; Redis and the load generator share another. Service and floor take turns, so that what the machine
+does meanwhile hits both. Everything is measured one request at a time, except the closed loops at the end of a round.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 
 _USERS: Final = 200
 _HISTORY: Final = 50  # events of each before the measurement
-_GETS: Final = 500  # a round
+_TURNS: Final = 10  # a round: so often service and floor take turns, so that a burst of other work cannot hit one alone
+_GETS: Final = 50  # a turn
 _POSTS: Final = 60  # a round
 _WARM_UP: Final = 200
 _CONNECTIONS: Final = 32
@@ -76,13 +76,15 @@ class Bench:
     def no_load_gets(self, round_: Round, number: int) -> None:
         """GETs of users whose stored states are current, one after another on one connection."""
         with Connection(self._service.port) as connection:
-            for user in self._some(number):
-                round_.get.append(self._ask(connection, user))
+            first, *users = self._some(number + 1)
+            self._ask(connection, first)  # accepting the connection is not what is measured
+            round_.get.extend(self._ask(connection, user) for user in users)
 
     def no_load_floor(self, round_: Round, number: int) -> None:
         """The same of the floor."""
         request = get(FLOOR_PATH)
         with Connection(self._floor.port) as connection:
+            _expect(connection.ask(request))
             round_.floor.extend(_expect(connection.ask(request)).seconds for _ in range(number))
 
     def posts(self, round_: Round, number: int) -> None:
@@ -155,8 +157,9 @@ def measure(bundle: Measured, cores: Cores, rounds: int, console: Console) -> Sa
         bench.warm_up()
         for _ in track(range(rounds), "measuring", console=console):
             round_ = Round()
-            bench.no_load_gets(round_, _GETS)
-            bench.no_load_floor(round_, _GETS)
+            for _ in range(_TURNS):
+                bench.no_load_gets(round_, _GETS)
+                bench.no_load_floor(round_, _GETS)
             bench.posts(round_, _POSTS)
             bench.loads(samples, _LOAD_S)
             samples.rounds.append(round_)
