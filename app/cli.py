@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import signal
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.errors import LongwaveError
+from app.errors import LongwaveError, StorageAddressError
 from app.settings import Settings, SettingsError, load_settings, variable
-from app.telemetry import MULTIPROCESS_DIR
+from app.telemetry import MULTIPROCESS_DIR, configure_logs
+
+if TYPE_CHECKING:
+    from app.runtime.bundle import Bundle as OpenedBundle
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Longwave, a recommender.")
 
@@ -38,17 +44,25 @@ def serve(
     import uvicorn
 
     from app.runtime.bundle import read_bundle
-    from app.state.embedded import EmbeddedRedis
+    from app.state.embedded import EMBEDDED_URL, EmbeddedRedis
 
     settings = _settings(bundle_dir=bundle, host=host, port=port, workers=workers, storage_dir=storage_dir)
+    configure_logs(settings.log_level, settings.log_format)
     with ExitStack() as stack:
         try:
-            read_bundle(settings.bundle_dir)  # a bundle that is not there is better said once, here, than by each worker
-            url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+            # What cannot work is better said once, here, than by each worker.
+            opened = read_bundle(settings.bundle_dir)
+            if settings.device == "cuda":
+                _demand_cuda(opened)
+            url = settings.redis_url
+            if url is not None:
+                _check_address(url)
+            else:
+                url = stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+                os.environ[EMBEDDED_URL] = url
         except LongwaveError as error:
             _fail(error.detail)
-        # Workers are new processes and read their settings from the environment; one Redis serves them all.
-        os.environ |= {variable("bundle_dir"): str(settings.bundle_dir.absolute()), variable("redis_url"): url}
+        _export(settings, url)
         if settings.workers > 1:
             os.environ[MULTIPROCESS_DIR] = stack.enter_context(tempfile.TemporaryDirectory(prefix="longwave-metrics-"))
         # uvicorn raises the signal that stopped it once more when it is done; as an exit, it lets the stack unwind.
@@ -120,6 +134,43 @@ def _settings(**options: Any) -> Settings:
         return load_settings(**{name: value for name, value in options.items() if value is not None})
     except SettingsError as error:
         _fail(str(error))
+
+
+def _demand_cuda(bundle: OpenedBundle) -> None:
+    """Raise DeviceError if CUDA does not start. It is tried in a process of its own, whose end frees the card's memory."""
+    from app.runtime.device import choose_device
+
+    graph = bundle.manifest.graphs.get("score")
+    if graph is not None:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as trial:
+            trial.submit(choose_device, "cuda", bundle.file(graph.file)).result()
+
+
+def _check_address(url: str) -> None:
+    from app.state.redis import RedisStore
+
+    try:
+        RedisStore(url)  # connects to nothing yet
+    except StorageAddressError as error:
+        _fail(f"{variable('redis_url')}: {error.detail}")
+
+
+def _export(settings: Settings, redis_url: str) -> None:
+    """Put the settings as they were resolved into the environment: workers are new processes and read them there, and one Redis
+    serves them all."""
+    resolved = settings.model_copy(
+        update={
+            "bundle_dir": settings.bundle_dir.absolute(),
+            "storage_dir": settings.storage_dir.absolute(),
+            "redis_url": redis_url,
+        }
+    )
+    ours = {variable(name) for name in Settings.model_fields}
+    for name in [name for name in os.environ if name.upper() in ours]:  # pydantic reads them in any case
+        del os.environ[name]
+    for name, value in resolved.model_dump(mode="json").items():
+        if value is not None:
+            os.environ[variable(name)] = value if isinstance(value, str) else json.dumps(value)
 
 
 def _fail(message: str) -> NoReturn:

@@ -59,6 +59,28 @@ class StorageError(UnavailableError):
     title = "Storage unavailable"
 
 
+class LayoutError(UnavailableError):
+    """Redis holds users of a version that spreads them over other keys: not an outage, and waiting will not help."""
+
+    type = "storage-layout"
+    title = "Storage of another version"
+
+
+class StorageAddressError(LongwaveError):
+    """The address of Redis is none."""
+
+    type = "storage-address"
+    title = "Bad storage address"
+
+
+class ClientGoneError(LongwaveError):
+    """The client hung up before its request was whole; nobody reads the answer, but logs and metrics count it."""
+
+    status = 499
+    type = "client-gone"
+    title = "Client closed the request"
+
+
 class BundleError(LongwaveError):
     """A bundle is missing, damaged or of another format; the message names the file."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
+import os
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -19,7 +21,7 @@ from app.api.measure import Measure
 from app.api.service import TENANT, Hook, Service
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
-from app.errors import BundleError, DeviceError, StorageError
+from app.errors import BundleError, DeviceError, LayoutError, StorageAddressError, StorageError
 from app.fold import Commits, Fold, Users
 from app.fold.tensors import EventTensors
 from app.ingest.advance import Advance
@@ -34,7 +36,7 @@ from app.runtime.session import Runtime, open_runtime
 from app.runtime.text import TextEncoder
 from app.settings import Settings, load_settings
 from app.state.codec import StateCodec
-from app.state.embedded import EmbeddedRedis
+from app.state.embedded import EMBEDDED_URL, EmbeddedRedis, die_with_parent
 from app.state.redis import RedisStore
 from app.telemetry import Metrics, configure_logs
 
@@ -53,15 +55,17 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         configure_logs(settings.log_level, settings.log_format)
+        parent = multiprocessing.parent_process()
+        if parent is not None and parent.pid is not None:
+            # One of several workers: without the process that started it, it would go on holding the port.
+            die_with_parent(parent.pid)
         async with AsyncExitStack() as stack:
             try:
-                runtime = load_model(settings)
-            except (BundleError, DeviceError) as error:
+                hook.service = await _start(settings, hook.metrics, load_model(settings), stack)
+            except (BundleError, DeviceError, LayoutError, StorageAddressError) as error:
                 # Stay up and unready: a probe can then read why, where a dead process would only be restarted.
                 hook.problem = error.detail
                 log.error("not ready", reason=error.detail)
-            else:
-                hook.service = await _start(settings, hook.metrics, runtime, stack)
             yield
             hook.service, hook.problem = None, "shutting down"
 
@@ -88,7 +92,11 @@ def load_model(settings: Settings) -> Runtime:
 
 
 async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: AsyncExitStack) -> Service:
-    """Wire one model; what must be stopped goes on the stack."""
+    """Wire one model; what must be stopped goes on the stack.
+
+    Raises:
+        StorageAddressError, LayoutError: the store cannot be used, now or later. One that is only away is waited for.
+    """
     bundle, manifest = runtime.bundle, runtime.bundle.manifest
     url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
     store = RedisStore(
@@ -168,7 +176,7 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         items=len(catalogue),
         device=runtime.device.name,
         why=runtime.device.why,
-        redis="embedded" if settings.redis_url is None else "external",
+        redis="embedded" if settings.redis_url in (None, os.environ.get(EMBEDDED_URL)) else "external",
     )
     return service
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "LONGWAVE_"
+TEN_YEARS_S = 315_360_000
 
 
 class SettingsError(ValueError):
@@ -54,7 +55,10 @@ class Settings(BaseSettings):
     max_batch_events: int = Field(1_000, ge=1, le=100_000, description="Most events in one request.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body, checked while it is read.")
     max_future_s: int = Field(
-        3_600, ge=0, description="How far ahead of the server's clock an event's time may lie; later ones are refused."
+        3_600,
+        ge=0,
+        le=TEN_YEARS_S,
+        description="How far ahead of the server's clock an event's time may lie; later ones are refused.",
     )
     popularity_refresh_ms: int = Field(
         5_000, ge=10, description="How often a worker reads the popularity counts that other workers changed."

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ def _is_current(bundle: Path) -> bool:
 
 
 def _make() -> None:
+    shutil.rmtree(BUILD, ignore_errors=True)  # an older run is not gone on with
     data, run, bundles = str(BUILD / "data"), str(BUILD / "run"), str(BUILD / "bundles")
     trainer = ["-m", "model.cli"]
     _run("-m", "loadtests.world", data)

@@ -42,10 +42,15 @@ def prepare(
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
 ) -> None:
     """Import and clean a data set, report what was dropped and why, and write the canonical folder."""
+    from model.data.errors import NoEventsError
     from model.data.prepare import prepare as run
 
     with _one_line_errors():
-        dataset = run(what, out, data, column, mapping, seed, offline)
+        try:
+            dataset = run(what, out, data, column, mapping, seed, offline)
+        except NoEventsError as error:
+            errors.print(error.cleaning.table())
+            raise
     console.print(dataset.cleaning.table())
     counts = dataset.manifest.counts
     console.print(
@@ -63,17 +68,24 @@ def train(
     out: Annotated[Path, typer.Option(help="The folder of the run: checkpoint, TensorBoard log.")],
     config: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where the folder holds a run already.")] = False,
 ) -> None:
     """Train a model on a prepared data set; a killed run goes on with --resume."""
     with _one_line_errors():
         from model.settings import load_settings
         from model.task import load_task
-        from model.train import Trainer
+        from model.train import Trainer, check_free, remove_run
 
         settings = load_settings(config)
+        check_free(out, resume, overwrite)
         trainer = Trainer(load_task(data, settings.data), settings, out)
+        if overwrite:
+            remove_run(out)
         if resume and trainer.resume():
             console.print(f"going on after epoch {trainer.epoch}")
+        if trainer.finished is not None:
+            console.print(f"already finished after {len(trainer.finished.history)} epochs -> {out}", soft_wrap=True)
+            return
         with _training_bar() as report:
             checkpoint = trainer.run(report)
     best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=float("nan"))

@@ -15,7 +15,7 @@ from model.data.sequences import Queries, Sequences
 from model.inputs import Inputs
 from model.memory import fold_memories
 from model.popularity import LivePopularity
-from model.predict import rank, read_out, top_k
+from model.predict import rank, read_out
 from model.replay import live_schedule, seen_items
 
 BLOCK = 64
@@ -49,7 +49,6 @@ def live_lists(
     predictions = read_out(net, inputs, seq, queries)
     memories = fold_memories(net, seq, queries) if net.repeats is not None else None
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)
-    fastest = int(np.argmin(net.config.popularity_half_lives_s))
     out = np.full((len(queries), k), -1, np.int32)
     weight = seq.weight[seq.type]
     positive = seq.positive
@@ -64,14 +63,16 @@ def live_lists(
             forbidden = [seen_items(seq, int(queries.user[q]), int(queries.position[q])) for q in waiting]
         table = torch.as_tensor(np.stack(tables))
         lists = rank(net, predictions, queries, table, memories, k, torch.as_tensor(waiting), forbidden)
-        for q, ranked, counts in zip(waiting, lists, table, strict=True):
-            cold = queries.position[q] == seq.offsets[queries.user[q]]
-            out[q, : len(ranked)] = top_k(counts[None, :, fastest], k)[0] if cold else ranked
+        for q, ranked in zip(waiting, lists, strict=True):
+            out[q, : len(ranked)] = ranked
         waiting.clear()
         tables.clear()
 
     for step in live_schedule(seq, queries, known):
-        if step[0] == "query":
+        if step[0] == "query" and queries.position[step[1]] == seq.offsets[queries.user[step[1]]]:
+            best = popularity.top(k)
+            out[step[1], : len(best)] = best
+        elif step[0] == "query":
             waiting.append(step[1])
             tables.append(popularity.at(int(queries.as_of[step[1]])))
             if len(waiting) == BLOCK:

@@ -15,12 +15,18 @@ Float64 = npt.NDArray[np.float64]
 
 
 class LivePopularity:
-    """Decayed counts of N items: sum over positive events of weight * 2^-((t - t_e) / half-life), kept at one reference time."""
+    """Decayed counts of N items: sum over positive events of weight * 2^-((t - t_e) / half-life), kept at one reference time.
+
+    Years after an item's last event its count there is too small for a float. For the ranking the counts are therefore kept as
+    logarithms too, referred to the time of the first event seen: all fade alike, so their order holds at any moment.
+    """
 
     def __init__(self, items: int, half_lives_s: Sequence[float]) -> None:
         self.rates = np.log(2) / (1000 * np.asarray(half_lives_s, np.float64))
         self.counts = np.zeros((items, len(half_lives_s)))
+        self.logs = np.full((items, len(half_lives_s)), -np.inf)
         self.reference_ms: int | None = None
+        self.origin_ms: int | None = None
 
     def observe(self, item: npt.NDArray[np.integer], weight: npt.NDArray[np.floating], time_ms: npt.NDArray[np.int64]) -> None:
         """Count events, in any order of time; a late one counts with its own time."""
@@ -33,12 +39,22 @@ class LivePopularity:
             self.reference_ms = latest
         faded = weight[:, None] * np.exp((time_ms - self.reference_ms)[:, None] * self.rates)
         np.add.at(self.counts, item, faded)
+        if self.origin_ms is None:
+            self.origin_ms = latest
+        with np.errstate(divide="ignore"):  # a weight of 0 is a logarithm of -inf: nothing
+            grown = np.log(weight)[:, None] + (time_ms - self.origin_ms)[:, None] * self.rates
+        np.logaddexp.at(self.logs, item, grown)
 
     def at(self, as_of_ms: int) -> npt.NDArray[np.float32]:
         """(N, P) float32 at a moment; one before the reference gets the counts of the reference."""
         elapsed = 0 if self.reference_ms is None else max(0, as_of_ms - self.reference_ms)
         counts: npt.NDArray[np.float32] = (self.counts * np.exp(-elapsed * self.rates)).astype(np.float32)
         return counts
+
+    def top(self, k: int) -> npt.NDArray[np.int64]:
+        """The k most popular rows, best first, by the shortest half-life; ties by the longer ones in turn, then by lower row."""
+        shortest_first = np.argsort(-self.rates, kind="stable")
+        return np.lexsort([-self.logs[:, column] for column in shortest_first[::-1]])[:k]
 
 
 class PopularityTable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from model.assess import known_before, load_run
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
+from model.export.verify import ExportError
 from model.live import known_popularity
 from model.text import TextEncoder
 
@@ -24,6 +26,7 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
     Raises:
         TrainerError: run or data cannot be used, or the verification failed; nothing was published.
     """
+    check_destination(out)  # before the minutes of work, not after
     checkpoint, task = load_run(run, data)
     seq, net = task.seq, checkpoint.net
     ends = seq.offsets[1:]
@@ -57,3 +60,19 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
         metrics,
         "exclude" if task.split.filter_seen else "recommend",
     )
+
+
+def check_destination(out: Path) -> None:
+    """Refuse a folder that no bundle can be published in.
+
+    Raises:
+        ExportError: `out` is a file, lies below one or cannot be written, or `out/current` is no link.
+    """
+    there = next(path for path in (out, *out.absolute().parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        raise ExportError(f"{there}: a file, expected the folder of bundles")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ExportError(f"{there}: cannot be written")
+    current = out / "current"
+    if current.exists() and not current.is_symlink():
+        raise ExportError(f"{current}: not a link, which is what `export` makes there; move it away or take another --out")

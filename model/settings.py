@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from model.errors import TrainerError
 from model.nets import ModelConfig
+from model.nets.integers import MAX_CHUNK
 
 PRESETS = Path(__file__).parent / "presets"
+PROTOCOLS = ("auto", "loo", "time", "basket")
+LARGEST = 1_000_000
+"""No size or count of a configuration is meant to be larger."""
 
 
 class ConfigError(TrainerError, ValueError):
@@ -53,6 +60,71 @@ FROM_DATA = {f.name for f in dataclasses.fields(ModelConfig)[: [f.name for f in 
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """Which values of a key can be used, and how that is said: `<key> must be <words>`."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def _whole(least: int, most: int = LARGEST) -> Allowed:
+    return Allowed(f"a whole number in {least}..{most}", lambda value: least <= value <= most)
+
+
+POSITIVE = Allowed("finite and above 0", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Allowed("finite and not below 0", lambda value: 0 <= value < math.inf)
+BELOW_ONE = Allowed("at least 0 and below 1", lambda value: 0 <= value < 1)
+SHARE = Allowed("in 0..1", lambda value: 0 <= value <= 1)
+QUANTILE = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
+HALF_LIVES = Allowed("one or more finite numbers above 0", lambda value: len(value) > 0 and all(0 < x < math.inf for x in value))
+EDGES = Allowed(
+    "one or more finite numbers above 0, ascending",
+    lambda value: HALF_LIVES.holds(value) and all(low < high for low, high in pairwise(value)),
+)
+ALLOWED: dict[str, dict[str, Allowed]] = {
+    "data": {
+        "protocol": Allowed("one of " + ", ".join(PROTOCOLS), lambda value: value in PROTOCOLS),
+        "test_quantile": QUANTILE,
+        "valid_quantile": QUANTILE,
+        "min_item_events": _whole(1),
+    },
+    "train": {
+        "epochs": _whole(1),
+        "lanes": _whole(1),
+        "chunk": _whole(2, MAX_CHUNK),  # cuts fall anywhere in the upper half of it
+        "learning_rate": POSITIVE,
+        "direct_learning_rate": POSITIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "warmup_steps": _whole(0),
+        "clip": POSITIVE,
+        "smoothing": BELOW_ONE,
+        "patience": _whole(1),
+        "valid_queries": _whole(1),
+        "seed": _whole(0, 2**32 - 1),
+        "threads": _whole(0),
+    },
+    "model": {
+        "width": _whole(4),
+        "layers": _whole(1),
+        "heads": _whole(1),
+        "ring": _whole(1),
+        "ring_width": _whole(1),
+        "event_half_lives": HALF_LIVES,
+        "time_half_lives_s": HALF_LIVES,
+        "accumulator_width": _whole(1),
+        "repeats": _whole(0),
+        "repeat_half_lives_s": HALF_LIVES,
+        "repeat_hidden": _whole(1),
+        "popularity_half_lives_s": HALF_LIVES,
+        "interests": _whole(1),
+        "dropout": BELOW_ONE,
+        "id_dropout": SHARE,
+        "gap_edges_s": EDGES,
+    },
+}
+
+
+@dataclass(frozen=True)
 class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
@@ -66,7 +138,7 @@ def load_settings(source: str | Path) -> Settings:
     """Settings from a TOML file, or from a preset by name; what is not set keeps its default.
 
     Raises:
-        ConfigError: no such file, not TOML, an unknown key, or a value of the wrong type.
+        ConfigError: no such file, not TOML, an unknown key, a value of the wrong type, or one that is not allowed.
     """
     path = Path(source)
     if not path.suffix and (PRESETS / f"{source}.toml").exists():
@@ -76,16 +148,18 @@ def load_settings(source: str | Path) -> Settings:
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
         raise ConfigError(f"{source}: neither a readable TOML file nor a preset ({known}): {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
     unknown = set(tables) - {"data", "train", "model"}
     if unknown:
         raise ConfigError(f"{path}: unknown table [{sorted(unknown)[0]}]; known are [data], [train] and [model]")
-    return Settings(
+    settings = Settings(
         DataSettings(**_checked(path, "data", tables.get("data", {}), _defaults(DataSettings))),
         TrainSettings(**_checked(path, "train", tables.get("train", {}), _defaults(TrainSettings))),
         _checked(path, "model", tables.get("model", {}), model_defaults()),
     )
+    _check_together(path, settings)
+    return settings
 
 
 def model_defaults() -> dict[str, Any]:
@@ -98,6 +172,8 @@ def _defaults(kind: type) -> dict[str, Any]:
 
 
 def _checked(path: Path, table: str, given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise ConfigError(f"{path}: {table} must be a table, got {given!r}")
     out = {}
     for key, value in given.items():
         if key not in defaults:
@@ -106,10 +182,31 @@ def _checked(path: Path, table: str, given: dict[str, Any], defaults: dict[str, 
         if isinstance(default, tuple):
             if not isinstance(value, list) or not all(isinstance(x, int | float) and not isinstance(x, bool) for x in value):
                 raise ConfigError(f"{path}: {table}.{key} must be a list of numbers, got {value!r}")
-            value = tuple(float(x) for x in value)
+            value = tuple(_float(x) for x in value)
         elif isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+            value = _float(value)
         elif type(value) is not type(default):
             raise ConfigError(f"{path}: {table}.{key} must be of type {type(default).__name__}, got {value!r}")
+        allowed = ALLOWED[table].get(key)
+        if allowed is not None and not allowed.holds(value):
+            shown = list(value) if isinstance(value, tuple) else value
+            raise ConfigError(f"{path}: {table}.{key} must be {allowed.words}, got {shown!r}")
         out[key] = value
     return out
+
+
+def _check_together(path: Path, settings: Settings) -> None:
+    early, late = settings.data.valid_quantile, settings.data.test_quantile
+    if early >= late:
+        raise ConfigError(f"{path}: data.valid_quantile must be below data.test_quantile ({late}), got {early}")
+    model = model_defaults() | settings.model
+    for key in ("width", "ring_width"):
+        if model[key] % model["heads"]:
+            raise ConfigError(f"{path}: model.{key} must be divisible by model.heads ({model['heads']}), got {model[key]}")
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf

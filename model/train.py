@@ -6,6 +6,7 @@ A run can be killed at any time and resumed from its last finished epoch with th
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, names_of, save_checkpoint
 from model.data.sequences import Queries
 from model.data.splits import select
+from model.errors import TrainerError
 from model.lanes import LaneBatch, lane_batches
 from model.losses import basket_cross_entropy
 from model.memory import Memories, fold_memories
@@ -31,9 +33,14 @@ from model.settings import Settings
 from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
+BOARD = "tensorboard"
 METRIC_K = 20
 DIRECT = ("repeats.", "item.bias", "readout.popularity.")
 """Parameters that score without a learned representation: few, well determined, and slow to move at the net's own rate."""
+
+
+class TrainingError(TrainerError, FloatingPointError):
+    """The data leave nothing to train on or to validate with, or the loss is no number any more."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +61,18 @@ class Trainer:
     """One run: the net, its optimizer and everything that a resumed run needs to go on as if nothing had happened."""
 
     def __init__(self, task: Task, settings: Settings, folder: Path) -> None:
-        """Build the net for a task; `folder` gets the checkpoint and the TensorBoard log."""
+        """Build the net for a task; `folder` gets the checkpoint and the TensorBoard log.
+
+        Raises:
+            TrainingError: the task has no training query or no validation query.
+        """
         train = settings.train
+        for part, asked in (("training", task.train_queries), ("validation", task.split.valid)):
+            if not len(asked):
+                raise TrainingError(
+                    f"{task.data['name']}: the {part} part of the {task.split.protocol!r} split asks nothing: too few events; "
+                    "use more data, or other values of data.protocol, data.valid_quantile and data.test_quantile"
+                )
         if train.threads:
             torch.set_num_threads(train.threads)
         torch.manual_seed(train.seed)
@@ -73,6 +90,7 @@ class Trainer:
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
+        self.finished: Checkpoint | None = None
         self.queries = task.train_queries
         self.valid = _sample(task.split.valid, train.valid_queries, train.seed)
         self.table = PopularityTable(task.seq, self.net.config.popularity_half_lives_s)
@@ -86,11 +104,15 @@ class Trainer:
         )
 
     def run(self, report: Report | None = None) -> Checkpoint:
-        """Train to the last epoch or until validation has not improved for `patience` epochs; returns the best weights."""
+        """Train to the last epoch or until validation has not improved for `patience` epochs; returns the best weights.
+
+        Raises:
+            TrainingError: the loss became infinite or no number.
+        """
         from torch.utils.tensorboard import SummaryWriter  # seconds to import
 
         train = self.settings.train
-        with SummaryWriter(str(self.folder / "tensorboard")) as board:
+        with SummaryWriter(str(self.folder / BOARD)) as board:
             while self.epoch < train.epochs and not self._exhausted():
                 began = time.monotonic()
                 loss = self._epoch(report)
@@ -113,7 +135,7 @@ class Trainer:
         return final
 
     def resume(self) -> bool:
-        """Take up the run in `folder`; False if there is none or it had finished.
+        """Take up the run in `folder`; False if there is none, or if it had finished and is in `finished` now.
 
         Raises:
             CheckpointError: the checkpoint there is of other data or other settings.
@@ -121,10 +143,12 @@ class Trainer:
         path = self.folder / CHECKPOINT
         if not path.exists():
             return False
-        stored = load_checkpoint(path)
+        with torch.random.fork_rng(devices=[]):  # building the stored net draws numbers that a run of its own must not miss
+            stored = load_checkpoint(path)
         if stored.settings != self.settings.as_dict() or stored.data["fingerprint"] != self.task.data["fingerprint"]:
-            raise CheckpointError(f"{path}: of other data or settings; train into another folder, or remove it")
+            raise CheckpointError(f"{path}: of other data or settings; train into another folder, or give --overwrite")
         if not stored.training:
+            self.finished = stored
             return False
         self.net.load_state_dict(stored.net.state_dict())
         training = stored.training
@@ -164,7 +188,7 @@ class Trainer:
                 done = min(1.0, (step + 1) / self.steps_per_epoch)
                 report(Progress(self.epoch, self.settings.train.epochs, done, total / steps, last))
         if not math.isfinite(total):
-            raise FloatingPointError(f"the loss became {total} in epoch {self.epoch + 1}; lower train.learning_rate")
+            raise TrainingError(f"the loss became {total} in epoch {self.epoch + 1}; lower train.learning_rate")
         return total / max(1, steps)
 
     def _loss(self, batch: LaneBatch, carried: Carried) -> Tensor | None:
@@ -223,6 +247,26 @@ class Trainer:
             self.history,
             training,
         )
+
+
+def check_free(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to train over a run, finished or not, that nobody asked to go on with or to replace.
+
+    Raises:
+        CheckpointError: the folder holds a run, is a file, or `resume` and `overwrite` are both asked for.
+    """
+    if resume and overwrite:
+        raise CheckpointError("--resume goes on with a run and --overwrite replaces it; give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: a file, expected a folder for the run")
+    if (folder / CHECKPOINT).exists() and not (resume or overwrite):
+        raise CheckpointError(f"{folder}: holds a run; go on with --resume, train into another folder, or give --overwrite")
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what an earlier run left in its folder, so that a killed one is never taken for the one before it."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD, ignore_errors=True)
 
 
 def _sample(queries: Queries, most: int, seed: int) -> Queries:

@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
-from app.errors import InvalidRequestError, TooLargeError
+from app.errors import ClientGoneError, InvalidRequestError, TooLargeError
 
 _decode = msgspec.json.Decoder().decode
 
@@ -18,17 +19,21 @@ async def read_json(request: Request, max_bytes: int) -> Any:
     Raises:
         TooLargeError: longer than `max_bytes`, by its header or as it arrives.
         InvalidRequestError: not JSON; says where.
+        ClientGoneError: the client hung up before the end.
     """
     length = request.headers.get("content-length", "")
     if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
         raise TooLargeError(f"the body has {length[:20]} bytes; at most {max_bytes} are taken")
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > max_bytes:
-            raise TooLargeError(f"the body has more than {max_bytes} bytes")
-        chunks.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > max_bytes:
+                raise TooLargeError(f"the body has more than {max_bytes} bytes")
+            chunks.append(chunk)
+    except ClientDisconnect:
+        raise ClientGoneError(f"the client hung up after {size} bytes of the body") from None
     body = b"".join(chunks)
     try:
         return _decode(body)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import math
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from msgspec import Meta
+from starlette.types import Message
 
 from app.api.body import read_json
 from app.api.openapi import answers, events_body
@@ -20,6 +23,7 @@ from app.ingest.validate import FieldError
 router = APIRouter(tags=["events"])
 
 _MOST_ERRORS = 1_000  # in one problem document
+_MOST_DIGITS = 308  # of an integer that a float can hold
 
 
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -57,7 +61,7 @@ async def post_events(request: Request) -> Response:
     repeated safely. After a 200, every list of that user reflects the stored events. 422 if no event was good.
     """
     service, hook = service_of(request), hook_of(request)
-    raw_events, single = _events_of(await read_json(request, hook.settings.max_body_bytes))
+    raw_events, single = _events_of(await _read(request, hook.settings.max_body_bytes))
     accepted = await service.ingest.accept(TENANT, raw_events, now_ms())
     results = accepted.events
     counts = {status: sum(result.status == status for result in results) for status in ("stored", "duplicate", "rejected")}
@@ -71,6 +75,34 @@ async def post_events(request: Request) -> Response:
         for index, result in enumerate(results)
     ]
     return json_response(Receipts(counts["stored"], counts["duplicate"], counts["rejected"], accepted.totals, receipts))
+
+
+async def _read(request: Request, max_bytes: int) -> Any:
+    """`read_json`, but a number that no double can hold is read as infinite: an error of its field and not of the whole body."""
+    chunks: list[bytes] = []
+
+    async def receive() -> Message:
+        message = await request.receive()
+        chunks.append(message.get("body", b""))
+        return message
+
+    try:
+        return await read_json(Request(request.scope, receive), max_bytes)
+    except InvalidRequestError:
+        try:
+            return json.loads(b"".join(chunks).decode(), parse_int=_integer, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            pass
+        raise  # the first parser's words: they say where
+
+
+def _integer(digits: str) -> int | float:
+    # Python itself refuses to convert a few thousand digits.
+    return int(digits) if len(digits) <= _MOST_DIGITS else math.copysign(math.inf, -1 if digits[0] == "-" else 1)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _events_of(body: Any) -> tuple[list[object], bool]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from fastapi import APIRouter, Request, Response
+from pydantic import AfterValidator
 
 from app.api.openapi import answers
-from app.api.parameters import AsOf, K, Platform, UserId, now_ms
+from app.api.parameters import AsOf, K, Platform, now_ms
+from app.api.parameters import UserId as AnyUserId
 from app.api.service import TENANT, hook_of, json_response, service_of
+from app.ingest.schema import check_user_id
 from app.recommend.answer import Query, Recommendations
 from app.telemetry import Stages
 
 router = APIRouter(tags=["recommendations"])
+
+UserId = Annotated[AnyUserId, AfterValidator(check_user_id)]
 
 
 @router.get(

@@ -9,15 +9,19 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 from msgspec import Meta
+from pydantic import AfterValidator
 
 from app.api.body import read_json
 from app.api.openapi import answers, attributes_body
-from app.api.parameters import UserId
+from app.api.parameters import UserId as AnyUserId
 from app.api.service import TENANT, Service, hook_of, json_response, service_of
 from app.errors import InvalidRequestError, NotFoundError
+from app.ingest.schema import check_user_id
 from app.recommend.answer import moment
 
 router = APIRouter(tags=["users"])
+
+UserId = Annotated[AnyUserId, AfterValidator(check_user_id)]
 
 _RECENT_EVENTS = 20
 _MAX_VALUE_LENGTH = 256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from app.catalogue.catalogue import Catalogue
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Int64 = npt.NDArray[np.int64]
 
 Increment = tuple[str, float, int]  # item id, weight, unix ms
 Snapshot = Mapping[str, tuple[int, tuple[float, ...]]]  # item id -> unix ms the counts refer to, count per half-life
@@ -19,8 +21,8 @@ Snapshot = Mapping[str, tuple[int, tuple[float, ...]]]  # item id -> unix ms the
 class LivePopularity:
     """Decayed counts of N items at P half-lives.
 
-    All counts refer to one moment, the latest event seen, so that bringing them to a request's time costs one factor per
-    half-life. Meant for one event loop: no method awaits.
+    Each row's counts refer to its own latest event. Referred to one moment for all, an event years after the others would
+    leave nothing of them but zeros, and no ranking. Meant for one event loop: no method awaits.
     """
 
     def __init__(
@@ -34,10 +36,12 @@ class LivePopularity:
         self._catalogue = catalogue
         self._half_lives_ms = np.asarray(half_lives_s, np.float64) * 1e3
         self._counts: Float64 = np.array(counts, np.float64)  # (N, P), a copy: the bundle's is read-only
-        self._at_ms = as_of_ms
+        self._times_ms: Int64 = np.full(len(catalogue), as_of_ms, np.int64)  # (N,) what each row refers to
+        self._faded = self._counts.copy()  # (N, P) the same at the latest event of all, ready for `at`
+        self._latest_ms = as_of_ms
         self._in_flight_s = in_flight_s
         self._touched_s = np.full(len(catalogue), -np.inf)  # (N,) when each row was last added to, on time.monotonic()
-        self._shortest = int(np.argmin(self._half_lives_ms))
+        self._shortest_first = np.argsort(self._half_lives_ms, kind="stable").tolist()
 
     def add(self, increments: Sequence[Increment], now_s: float) -> None:
         """Count events that were just stored; `now_s` is time.monotonic(). Unknown items count nothing."""
@@ -45,49 +49,81 @@ class LivePopularity:
         if not known:
             return
         rows, weights, times = (np.asarray(column) for column in zip(*known, strict=True))
-        self._bring_to(int(times.max()))
-        np.add.at(self._counts, rows, weights[:, np.newaxis] * self._factor((self._at_ms - times)[:, np.newaxis]))
+        before = self._times_ms[rows]
+        np.maximum.at(self._times_ms, rows, times)
+        after = self._times_ms[rows]
+        # Assigned, not multiplied in place: a row that stands here twice must age once.
+        self._counts[rows] = self._counts[rows] * self._factor(after - before)
+        np.add.at(self._counts, rows, weights[:, np.newaxis] * self._factor(after - times))
+        self._fade(rows, int(times.max()))
         self._touched_s[rows] = now_s
 
     def refresh(self, snapshot: Snapshot, began_s: float) -> None:
-        """Take over the store's counts, which other workers changed too.
+        """Take over the store's counts, which other workers changed too; what is no count (NaN, infinite, negative) is left out.
 
         Args:
             began_s: time.monotonic() when reading the snapshot began. Whether it holds what was added here shortly before or
                 since, nobody can know; such a row takes the larger of both counts, so that nothing of ours is ever missing.
         """
         known = [
-            (row, ms, counts) for item_id, (ms, counts) in snapshot.items() if (row := self._catalogue.row(item_id)) is not None
+            (row, ms, counts)
+            for item_id, (ms, counts) in snapshot.items()
+            if (row := self._catalogue.row(item_id)) is not None and all(0 <= count < math.inf for count in counts)
         ]
         if not known:
             return
         rows = np.asarray([row for row, _, _ in known])
         times = np.asarray([ms for _, ms, _ in known], np.int64)
-        self._bring_to(int(times.max()))
         counts = np.asarray([counts for _, _, counts in known], np.float64)
-        counts *= self._factor((self._at_ms - times)[:, np.newaxis])
         ours = self._touched_s[rows] >= began_s - self._in_flight_s
-        self._counts[rows] = np.where(ours[:, np.newaxis], np.maximum(counts, self._counts[rows]), counts)
+        mixed = rows[ours]
+        after = np.maximum(times[ours], self._times_ms[mixed])
+        kept = self._counts[mixed] * self._factor(after - self._times_ms[mixed])
+        counts[ours] = np.maximum(counts[ours] * self._factor(after - times[ours]), kept)
+        latest_ms = int(times.max())
+        times[ours] = after
+        self._counts[rows], self._times_ms[rows] = counts, times
+        self._fade(rows, latest_ms)
 
     def at(self, as_of_ms: int) -> Float32:
         """(N, P) decayed counts at a moment; a moment before the latest event counts as that event's (nothing grows back)."""
-        return (self._counts * self._factor(as_of_ms - self._at_ms)).astype(np.float32)
+        elapsed_ms = np.asarray([max(as_of_ms - self._latest_ms, 0)])
+        return (self._faded * self._factor(elapsed_ms)).astype(np.float32)
 
     def top(self, k: int, as_of_ms: int) -> tuple[list[int], list[float]]:
-        """Rows of the k most popular items by the shortest half-life, best first, ties by lower row; and their counts then."""
-        counts = self._counts[:, self._shortest]
-        k = min(k, len(counts))
-        threshold = np.partition(counts, len(counts) - k)[len(counts) - k]
-        candidates = np.flatnonzero(counts >= threshold)
-        rows = candidates[np.argsort(-counts[candidates], kind="stable")][:k]
-        factor = self._factor(as_of_ms - self._at_ms)[self._shortest]
-        return rows.tolist(), (counts[rows] * factor).tolist()
+        """Rows of the k most popular items, best first, and their counts then.
 
-    def _factor(self, elapsed_ms: float | npt.NDArray[np.int64]) -> Float64:
-        factor: Float64 = np.exp2(np.minimum(-elapsed_ms, 0.0) / self._half_lives_ms)
+        Ranked by the shortest half-life, ties by the longer ones in turn, then by lower row. The order is that of the exact
+        counts, also where they are too small for a float and come out as 0.
+        """
+        ages = self._ages(as_of_ms)
+        shortest = self._shortest_first[0]
+        logs = self._logs(np.arange(len(ages)), ages, shortest)
+        k = min(k, len(logs))
+        candidates = np.flatnonzero(logs >= np.partition(logs, len(logs) - k)[len(logs) - k])
+        keys = [-self._logs(candidates, ages, column) for column in self._shortest_first]
+        rows = candidates[np.lexsort(keys[::-1])][:k]
+        return rows.tolist(), (self._counts[rows] * self._factor(ages[rows]))[:, shortest].tolist()
+
+    def _fade(self, rows: Int64, time_ms: int) -> None:
+        """Go on to a moment, if it is later than the latest event, and take the changed rows over."""
+        if time_ms > self._latest_ms:
+            self._faded *= self._factor(np.asarray([time_ms - self._latest_ms]))
+            self._latest_ms = time_ms
+        self._faded[rows] = self._counts[rows] * self._factor(self._latest_ms - self._times_ms[rows])
+
+    def _ages(self, as_of_ms: int) -> Int64:
+        """(N,) ms from what each row refers to until a moment."""
+        ages: Int64 = max(as_of_ms, self._latest_ms) - self._times_ms
+        return ages
+
+    def _logs(self, rows: Int64, ages: Int64, column: int) -> Float64:
+        """log2 of the decayed counts of some rows at one half-life; -inf where there is nothing."""
+        with np.errstate(divide="ignore"):
+            logs: Float64 = np.log2(self._counts[rows, column]) - ages[rows] / self._half_lives_ms[column]
+        return logs
+
+    def _factor(self, elapsed_ms: Int64) -> Float64:
+        """(n,) elapsed times -> (n, P) factors."""
+        factor: Float64 = np.exp2(-elapsed_ms[:, np.newaxis] / self._half_lives_ms)
         return factor
-
-    def _bring_to(self, time_ms: int) -> None:
-        if time_ms > self._at_ms:
-            self._counts *= self._factor(time_ms - self._at_ms)
-            self._at_ms = time_ms

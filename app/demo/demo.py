@@ -102,7 +102,7 @@ def run_demo(options: Options, console: Console, began_s: float) -> None:
         stack.callback(client.close)
         service = start_service(children, folder.bundle, redis.url, options.host, port, folder.log("service"))
         await_ready(service, client)
-        first_s = _first_recommendation(console, client, steps, meta.k, began_s)
+        first_s = _first_recommendation(console, client, steps, pasts, meta.k, began_s)
 
         _title(console, "Replay")
         evaluation = trainer.start_evaluation(options.limit)
@@ -152,8 +152,12 @@ def _import(console: Console, folder: DemoFolder, redis_url: str, meta: Meta, po
         )
 
 
-def _first_recommendation(console: Console, client: ServiceClient, steps: list[Step], k: int, began_s: float) -> float:
-    question = next(step.query for step in steps if step.query is not None)
+def _first_recommendation(
+    console: Console, client: ServiceClient, steps: list[Step], pasts: dict[str, Past], k: int, began_s: float
+) -> float:
+    questions = [step.query for step in steps if step.query is not None]
+    # Somebody with a past: a new customer's first list is the fallback's, not the model's.
+    question = next((q for q in questions if q.user_id in pasts and pasts[q.user_id].events), questions[0])
     answer = client.recommend(question.user_id, k, question.as_of, question.platform)
     seconds = time.monotonic() - began_s
     console.print(

@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 MAX_ID_LENGTH: Final = 256
 MAX_TEXT_LENGTH: Final = 4_096
 MAX_CONTEXT_BYTES: Final = 4_096
+RESERVED_SUFFIX: Final = "/recommendations"  # `/v1/users/{id}/recommendations` is a route
 MAX_NUMBER: Final = 1e15  # far above any price, far below where the model's float32 overflows
 
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -56,6 +57,16 @@ def _check_context(context: dict[str, Any]) -> Mapping[str, Any]:
 Id = Annotated[
     str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$", description="no control characters")
 ]
+
+
+def check_user_id(user_id: str) -> str:
+    """Refuse a user whose profile no address could name."""
+    if user_id.endswith(RESERVED_SUFFIX):
+        raise PydanticCustomError("user_id", f"must not end in {RESERVED_SUFFIX}: its address is that of another user's list")
+    return user_id
+
+
+UserId = Annotated[Id, AfterValidator(check_user_id)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Time = Annotated[int, PlainValidator(parse_time, json_schema_input_type=int | str)]
 Context = Annotated[dict[str, Any], AfterValidator(_check_context)]
@@ -67,7 +78,7 @@ class Event(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     event_id: Id | None = Field(default=None, description="yours; the same id again is a retry and is stored once")
-    user_id: Id
+    user_id: UserId
     item_id: Id | None = None
     type: Id = Field(description="one of the model's event types")
     timestamp: Time | None = Field(default=None, description="RFC 3339 or unix milliseconds; default: the time of arrival")

@@ -97,7 +97,8 @@ def _broken_rules(
 
 
 def _field_error(index: int, detail: ErrorDetails) -> FieldError:
-    field = ".".join(str(part) for part in detail["loc"])[:_MAX_ECHO]
+    # A name may hold half a surrogate pair, which no answer can be encoded with.
+    field = ".".join(str(part) for part in detail["loc"])[:_MAX_ECHO].encode(errors="replace").decode()
     message = _MESSAGES.get(detail["type"], detail["msg"])
     return FieldError(index, field, message[0].lower() + message[1:])
 

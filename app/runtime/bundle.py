@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,6 +19,7 @@ from app.runtime.manifest import FORMAT_VERSION, Manifest
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
+_NOT_CONTENT = ("model_id", "created_at", "source_commit", "metrics")
 
 
 class ItemRecord(msgspec.Struct, frozen=True):
@@ -72,10 +73,11 @@ def read_bundle(path: Path) -> Bundle:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Only the manifest, parsed and checked against the format.
+    """Only the manifest, parsed and checked against the format and its own `model_id`.
 
     Raises:
-        BundleError: no folder, no manifest, no JSON, another format version, or a field that is not as the format says.
+        BundleError: no folder, no manifest, no JSON, another format version, a field that is not as the format says, or a
+            content other than the one that was exported.
     """
     file = path / MANIFEST
     if not path.is_dir():
@@ -84,7 +86,7 @@ def read_manifest(path: Path) -> Manifest:
         document: Any = json.loads(file.read_bytes())
     except FileNotFoundError:
         raise BundleError(f"{file}: missing; is {path} a bundle?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{file}: cannot be read as JSON: {error}") from None
     version = document.get("format_version") if isinstance(document, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
@@ -92,12 +94,25 @@ def read_manifest(path: Path) -> Manifest:
             f"{file}: format_version {version} is newer than this service, which reads {FORMAT_VERSION}: upgrade longwave"
         )
     try:
-        return Manifest.model_validate(document)
+        manifest = Manifest.model_validate(document)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the document"
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         raise BundleError(f"{file}: field {field}: {first['msg']}{more}") from None
+    if content_id(document) != manifest.model_id:
+        raise BundleError(f"{file}: damaged or edited: its content does not match model_id")
+    return manifest
+
+
+def content_id(document: Mapping[str, Any]) -> str:
+    """The model id that belongs to a manifest's JSON object: 16 hex digits of a hash over all that the service acts on.
+
+    The trainer computes the same. It names the checksums of the files, so that it covers the whole bundle; what says only when,
+    from what and how well the model was made stays out.
+    """
+    content = {name: value for name, value in document.items() if name not in _NOT_CONTENT}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _verify_files(path: Path, manifest: Manifest) -> None:
@@ -124,7 +139,7 @@ def _array(path: Path, name: str, dtype: type, shape: tuple[int, ...]) -> npt.ND
     file = path / name
     try:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise BundleError(f"{file}: not a .npy array: {error}") from None
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise BundleError(
@@ -142,7 +157,7 @@ def _items(path: Path, name: str, count: int) -> list[ItemRecord]:
     for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         try:
             items.append(decoder.decode(line))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BundleError(f"{file}: line {number}: {error}") from None
     if len(items) != count:
         raise BundleError(f"{file}: {len(items)} lines, but the manifest's items.count is {count}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def replay_golden(runtime: Runtime) -> int:
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
             golden: dict[str, Array] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise BundleError(f"{file}: not a .npz archive: {error}") from None
     compared = 0
     for name, graph in runtime.bundle.manifest.graphs.items():
@@ -30,7 +31,10 @@ def replay_golden(runtime: Runtime) -> int:
             continue
         feeds = {tensor.name: _take(golden, f"{name}/in/{tensor.name}", str(file)) for tensor in graph.inputs}
         expected = {tensor.name: _take(golden, f"{name}/out/{tensor.name}", str(file)) for tensor in graph.outputs}
-        found = runtime.graph(name)(feeds)
+        try:
+            found = runtime.graph(name)(feeds)
+        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+            raise BundleError(f"{file}: {name} cannot be run: {str(error).splitlines()[0]}") from None
         for output, values in expected.items():
             problem = _difference(name, output, expected, found, runtime.bundle.manifest.tolerance)
             if problem:

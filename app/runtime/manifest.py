@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 FORMAT_VERSION = 1
+LATEST_MS = 4_102_444_800_000  # the year 2100: a time beyond it is in another unit
 
 GraphName = Literal["initial", "step", "encode", "interest", "item", "score"]
 DType = Literal["float32", "int32", "int64", "bool"]
@@ -21,7 +22,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Tensor(_Strict):
@@ -54,7 +55,7 @@ class EventType(_Strict):
 
     name: Name
     polarity: Literal["positive", "negative", "neutral"]
-    weight: float = 1.0
+    weight: Annotated[float, Field(ge=0)] = 1.0
 
 
 class UserAttribute(_Strict):
@@ -68,7 +69,7 @@ class Popularity(_Strict):
     """Decayed counts per item, one column per half-life, at the end of training; the service carries them on."""
 
     half_lives_s: list[Annotated[float, Field(gt=0)]]
-    as_of_ms: int
+    as_of_ms: Annotated[int, Field(ge=0, le=LATEST_MS)]
 
 
 class Items(_Strict):
@@ -106,6 +107,17 @@ class Metric(_Strict):
     model: str = "longwave"
 
 
+_Named = TypeVar("_Named", StateTensor, EventType, UserAttribute)
+
+
+def _distinct(parts: list[_Named]) -> list[_Named]:
+    names = [part.name for part in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"the name {name!r} appears twice")
+    return parts
+
+
 class Manifest(_Strict):
     """Everything the service must know of a model. Unknown fields are refused: a newer format has a newer number."""
 
@@ -118,11 +130,11 @@ class Manifest(_Strict):
     opset: int
     width: Annotated[int, Field(gt=0, description="D: the width of item and interest vectors")]
     graphs: dict[GraphName, Graph]
-    state: list[StateTensor]
-    event_types: Annotated[list[EventType], Field(min_length=1)]
+    state: Annotated[list[StateTensor], AfterValidator(_distinct)]
+    event_types: Annotated[list[EventType], Field(min_length=1), AfterValidator(_distinct)]
     platforms: list[str] = Field(description="index 0 is missing or unseen, platform i of the list is index i + 1")
     numbers: list[str] = Field(description="numeric fields of an event, in the order of the `numbers` input; NaN is missing")
-    user_attributes: list[UserAttribute]
+    user_attributes: Annotated[list[UserAttribute], AfterValidator(_distinct)]
     item_features: list[str] = Field(default=[], description="names of the dense item features that item.onnx takes")
     bucket_edges: dict[str, list[float]] = Field(description="for people: the edges live inside the graphs")
     popularity: Popularity

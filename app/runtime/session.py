@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from app.errors import BundleError
-from app.runtime.bundle import Bundle
+from app.runtime.bundle import MANIFEST, Bundle
 from app.runtime.device import Device, choose_device
 from app.runtime.manifest import Graph, GraphName, Tensor
 
@@ -109,7 +109,8 @@ def open_runtime(bundle: Bundle, device: Literal["auto", "cpu", "cuda"], threads
         threads: threads within one call on the CPU.
 
     Raises:
-        BundleError: a graph is missing, cannot be opened, or is not what the manifest says.
+        BundleError: a graph is missing, cannot be opened, or is not what the manifest says; or the manifest's state is not
+            what step.onnx returns.
         DeviceError: CUDA was demanded and does not start.
     """
     graphs = bundle.manifest.graphs
@@ -118,5 +119,18 @@ def open_runtime(bundle: Bundle, device: Literal["auto", "cpu", "cuda"], threads
             raise BundleError(f"{bundle.path}/manifest.json: field graphs: {name} is missing")
     chosen = choose_device(device, bundle.file(graphs["score"].file))
     sessions = {name: GraphSession(bundle, name, chosen, threads) for name in _REQUIRED}
+    _check_state(bundle)
     item = GraphSession(bundle, "item", chosen, threads) if "item" in graphs else None
     return Runtime(bundle=bundle, device=chosen, item=item, **sessions)
+
+
+def _check_state(bundle: Bundle) -> None:
+    """What is stored of a user must be what a step returns: the codec and the graphs meet nowhere else."""
+    file = bundle.path / MANIFEST
+    declared = {f"{tensor.name}_out": (tensor.dtype, list(tensor.shape)) for tensor in bundle.manifest.state}
+    returned = {tensor.name: (tensor.dtype, tensor.shape[1:]) for tensor in bundle.manifest.graphs["step"].outputs}
+    if declared.keys() != returned.keys():
+        raise BundleError(f"{file}: field state: step.onnx returns {sorted(returned)}, the state needs {sorted(declared)}")
+    for name, expected in declared.items():
+        if returned[name] != expected:
+            raise BundleError(f"{file}: field state: step.onnx returns {name} as {returned[name]}, the state says {expected}")

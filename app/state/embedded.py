@@ -1,6 +1,7 @@
 """The embedded default: a private, real redis-server in the data folder, for those who have not set LONGWAVE_REDIS_URL.
 
-It listens on a Unix socket only, keeps an append-only file, dies with the process that started it, and belongs to one service.
+It listens on a Unix socket only, keeps an append-only file, is started again if it dies, ends with the process that started it,
+and belongs to one service.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Literal, Self
 from urllib.parse import quote
 
 import redis
+import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -31,13 +35,19 @@ from app.errors import StorageError
 _SOCKET_PATH_LIMIT: Final = 103  # bytes of sun_path without its NUL: 107 on Linux, 103 on macOS
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.01
+_RESTART_DELAY_S: Final = 0.5
+
+EMBEDDED_URL: Final = "_LONGWAVE_EMBEDDED_URL"
+"""Environment variable by which `longwave serve` tells its workers which address is that of its own server."""
+
+log = structlog.get_logger()
 
 
 class EmbeddedRedis:
     """A redis-server of our own, as a context manager; `url` is for `RedisStore`.
 
-    Start it from a thread that lives as long as the service, best the main thread: Linux sends the parent-death signal when the
-    *thread* that started the server ends.
+    A thread of its own starts the server and waits for it: Linux sends the parent-death signal when the *thread* that started a
+    process ends, and a server that dies before `stop` is started again, on the same socket and folder.
 
     Args:
         folder: where the append-only file, the log, the lock and (if its path is short enough) the socket are; made if missing.
@@ -60,6 +70,9 @@ class EmbeddedRedis:
         self._stop_timeout_s = stop_timeout_s
         self._lock: IO[str] | None = None
         self._server: subprocess.Popen[bytes] | None = None
+        self._keeper: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._spawning = threading.Lock()
         self._socket_folder: Path | None = None  # ours to delete: only where the data folder's path is too long
 
     @property
@@ -90,22 +103,33 @@ class EmbeddedRedis:
         except OSError as error:
             raise StorageError(f"cannot use the data folder {self._folder}: {error.strerror}") from error
         try:
-            self._server = self._spawn(binary, self._lock.fileno())
-            self._await_ready(self._server)
+            self._stopping.clear()
+            first: Future[subprocess.Popen[bytes]] = Future()
+            # A daemon: a service that forgets to stop it still ends, and the server with it.
+            self._keeper = threading.Thread(
+                target=self._keep, args=(binary, self._lock.fileno(), first), name="embedded-redis", daemon=True
+            )
+            self._keeper.start()
+            self._await_ready(first.result())
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """End the server gracefully, so that everything is on disk, and free the folder. Does nothing if it does not run."""
-        if self._server is not None:
-            self._server.terminate()
+        self._stopping.set()
+        with self._spawning:  # from here on no server is started
+            server, self._server = self._server, None
+        if server is not None:
+            server.terminate()
             try:
-                self._server.wait(self._stop_timeout_s)
+                server.wait(self._stop_timeout_s)
             except subprocess.TimeoutExpired:
-                self._server.kill()
-                self._server.wait()
-            self._server = None
+                server.kill()
+                server.wait()
+        if self._keeper is not None:
+            self._keeper.join()
+            self._keeper = None
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
             self._socket_folder = None
@@ -148,6 +172,29 @@ class EmbeddedRedis:
         lock.flush()
         return lock
 
+    def _keep(self, binary: Path, lock: int, first: Future[subprocess.Popen[bytes]]) -> None:
+        """Run servers, one after the other, until `stop`. The first one, or why there is none, goes to `first`."""
+        while True:
+            server = None
+            try:
+                with self._spawning:
+                    if self._stopping.is_set():
+                        return
+                    self._server = server = self._spawn(binary, lock)
+            except Exception as error:
+                if not first.done():
+                    first.set_exception(error)
+                    return
+                log.error("the embedded Redis cannot be started again", error=str(error))
+            if server is not None:
+                if not first.done():
+                    first.set_result(server)
+                server.wait()
+            if self._stopping.wait(_RESTART_DELAY_S):
+                return
+            if server is not None:
+                log.error("the embedded Redis has died and is started again", exit_code=server.returncode)
+
     def _spawn(self, binary: Path, lock: int) -> subprocess.Popen[bytes]:
         if len(os.fsencode(self._socket)) > _SOCKET_PATH_LIMIT:
             self._socket_folder = Path(tempfile.mkdtemp(prefix="longwave-"))
@@ -161,7 +208,7 @@ class EmbeddedRedis:
             pass_fds=(lock,),
             # Its own session: a Ctrl-C in the terminal is for the service, which stops the server after its last request.
             start_new_session=True,
-            preexec_fn=_die_with_parent(),
+            preexec_fn=_asking_for_signal(os.getpid()),
         )
         assert server.stdin is not None
         with contextlib.suppress(BrokenPipeError), server.stdin as stdin:
@@ -222,15 +269,24 @@ def find_redis_server() -> Path:
     return Path(on_path)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What the child runs before it becomes the server; prepared here, because between fork and exec nothing may be imported."""
+def die_with_parent(parent: int) -> None:
+    """Have this process receive SIGTERM when process `parent`, which started it, ends; exit at once if that has ended already.
+
+    Linux only; elsewhere it does nothing.
+    """
+    ask = _asking_for_signal(parent)
+    if ask is not None:
+        ask()
+
+
+def _asking_for_signal(parent: int) -> Callable[[], None] | None:
+    """What a child runs to that end; prepared beforehand, because between fork and exec nothing may be imported."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
 
     def ask_for_signal() -> None:
-        # SIGTERM, not SIGKILL: the server still writes out what it has accepted.
+        # SIGTERM, not SIGKILL: the server still writes out what it has accepted, a worker still answers what it has begun.
         prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
         if os.getppid() != parent:  # the parent died before the line above: no signal will come
             os._exit(1)

@@ -15,7 +15,7 @@ from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, 
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.errors import StorageError
+from app.errors import LayoutError, StorageAddressError, StorageError
 from app.state import keys
 from app.state.codec import EPOCH_BYTES, PREFIX, peek
 from app.state.events import StoredEvent, decode_event, encode_event
@@ -45,12 +45,18 @@ class RedisStore:
     Nothing is retried here but what Redis has certainly not run: a reply that was lost may belong to events that were stored, and
     only a client that sends event ids can repeat such a call safely.
 
+    No call touches a user before `open` has passed; one that comes earlier opens first, so a Redis that was away at the start of
+    the service is checked as soon as it is back.
+
     Args:
         timeout_ms: for connecting, for a free connection and for each reply.
         max_connections: further calls wait for a free one.
         max_sequence: events kept per user; the oldest go first.
         dedupe_window: an event id is known again while it is among the last so many ids of its user; 0 turns that off.
         log_max_length: about how many events each of the 256 logs keeps.
+
+    Raises:
+        StorageAddressError: `url` is no address of a Redis.
     """
 
     def __init__(
@@ -63,16 +69,21 @@ class RedisStore:
         dedupe_window: int = DEFAULT_DEDUPE_WINDOW,
         log_max_length: int = DEFAULT_LOG_MAX_LENGTH,
     ) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=max_connections,
-            timeout=timeout_ms / 1000,
-            socket_timeout=timeout_ms / 1000,
-            socket_connect_timeout=timeout_ms / 1000,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
+        try:
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=max_connections,
+                timeout=timeout_ms / 1000,
+                socket_timeout=timeout_ms / 1000,
+                socket_connect_timeout=timeout_ms / 1000,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+            )
+            pool.make_connection()  # type: ignore[no-untyped-call]  # connects to nothing yet, but reads the options in the address
+        except (ValueError, TypeError) as error:
+            raise StorageAddressError(f"not an address of a Redis: {error}") from None
         self._client: Redis = Redis.from_pool(pool)
+        self._opened = False
         self._max_sequence = max_sequence
         self._dedupe_window = dedupe_window
         self._log_max_length = log_max_length
@@ -81,14 +92,16 @@ class RedisStore:
         """Check that this Redis is laid out as this version expects, or lay out an empty one.
 
         Raises:
-            StorageError: Redis does not answer, or its users are spread over another number of partitions.
+            StorageError: Redis does not answer.
+            LayoutError: its users are spread over another number of partitions.
         """
-        _, found = await self._all([("SET", keys.PARTITIONS_KEY, keys.PARTITIONS, "NX"), ("GET", keys.PARTITIONS_KEY)])
-        if found != b"%d" % keys.PARTITIONS:
-            raise StorageError(
-                f"Redis key {keys.PARTITIONS_KEY} says {found.decode(errors='replace')} partitions, this version has "
-                f"{keys.PARTITIONS}: its users would not be found; use another Redis or the version that wrote it"
-            )
+        # Read first: a Redis that is full or read-only, but laid out, can still answer questions.
+        (found,) = _checked(await self._exchange([("GET", keys.PARTITIONS_KEY)]))
+        if found is None:
+            lay_out = [("SET", keys.PARTITIONS_KEY, keys.PARTITIONS, "NX"), ("GET", keys.PARTITIONS_KEY)]
+            _, found = _checked(await self._exchange(lay_out))
+        _check_layout(found)
+        self._opened = True
 
     async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
         """Append atomically per user: dedupe, sequence, counters, event log. All users in one round trip.
@@ -218,8 +231,10 @@ class RedisStore:
                 return counts
 
     async def ping(self) -> None:
-        """Return when Redis answers; raise `StorageError` otherwise."""
-        await self._all([("PING",)])
+        """Return when Redis answers and holds no other layout; raise StorageError or LayoutError otherwise. Writes nothing."""
+        _, found = _checked(await self._exchange([("PING",), ("GET", keys.PARTITIONS_KEY)]))
+        if found is not None:
+            _check_layout(found)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -241,9 +256,14 @@ class RedisStore:
         return _checked(await self._send(commands))
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        """The replies to `commands`, in one round trip; an error reply is returned in its place."""
+        """The replies to `commands`, in one round trip; an error reply is returned in its place. Opens first if need be."""
         if not commands:
             return []
+        if not self._opened:
+            await self.open()
+        return await self._exchange(commands)
+
+    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         try:
             if len(commands) == 1:
                 try:
@@ -256,6 +276,14 @@ class RedisStore:
             return await pipeline.execute(raise_on_error=False)
         except (RedisConnectionError, RedisTimeoutError) as error:
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
+
+
+def _check_layout(found: bytes) -> None:
+    if found != b"%d" % keys.PARTITIONS:
+        raise LayoutError(
+            f"Redis key {keys.PARTITIONS_KEY} says {found.decode(errors='replace')} partitions, this version has "
+            f"{keys.PARTITIONS}: its users would not be found; use another Redis or the version that wrote it"
+        )
 
 
 def _checked(replies: list[Any]) -> list[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from model.data.clean import CleaningReport
-from model.data.errors import DataError
+from model.data.errors import DataError, NoEventsError, first_line
 from model.data.fingerprint import fingerprint
 from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS, Counts, DatasetManifest, EventType
 
@@ -47,10 +47,11 @@ def build_dataset(
         users: user_id and text attributes; users of events that are not in it are added.
 
     Raises:
-        DataError: no event, a column of another kind, a type that is not declared, or a duplicate item or user.
+        NoEventsError: every row was dropped, or there was none.
+        DataError: a column of another kind, a type that is not declared, or a duplicate item or user.
     """
     if events.height == 0:
-        raise DataError(f"{name}: no event is left after cleaning; see the reasons in the cleaning report")
+        raise NoEventsError(f"{name}: no event is left of {cleaning.rows_read:,}; the cleaning report has the reasons", cleaning)
     columns = [
         (pl.col(column) if column in events.columns else pl.lit(None)).cast(dtype).alias(column)
         for column, dtype in EVENT_COLUMNS.items()
@@ -58,7 +59,7 @@ def build_dataset(
     try:
         events = events.select(columns)
     except pl.exceptions.PolarsError as error:
-        raise DataError(f"{name}: events do not have the canonical column types: {error}") from error
+        raise DataError(f"{name}: events do not have the canonical column types: {first_line(error)}") from error
     events = events.with_columns(pl.col("value", "quantity", "price").fill_nan(None)).sort("timestamp", maintain_order=True)
     items = _with_ids_of(events, items, "item_id", name).with_columns(
         pl.col("title").cast(pl.String) if _has(items, "title") else pl.lit(None, pl.String).alias("title"),

@@ -18,6 +18,9 @@ EARLIEST_MS = 788_918_400_000  # 1995-01-01T00:00:00Z: no web shop, no rating si
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
 EXAMPLES = 60
+LONGEST_ID = {"user_id": 256, "item_id": 256, "type": 128}
+"""Most characters that the service takes: of ids in an event, and of an event type in a bundle."""
+ID_RULE = "user_id, item_id or type is empty, has a control character, or is too long (ids 256 characters, types 128)"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,13 @@ class Cleaning:
         if "text" in self.events.columns:
             bad = bad & _missing("text")
         self.drop("missing item", "neither an item_id nor a text", bad)
+        # An event with a text but a blank item_id is one without an item.
+        self.events = self.events.with_columns(pl.when(~_missing("item_id")).then(pl.col("item_id")).alias("item_id"))
+
+    def refused_ids(self) -> None:
+        """Drop rows whose user, item or type the service could never be told: the model would know what nobody can name."""
+        refused = [_refused(c, most) for c, most in LONGEST_ID.items() if c in self.events.columns]
+        self.drop("id the service does not take", ID_RULE, pl.any_horizontal(refused))
 
     def impossible_time(self, now_ms: int | None = None) -> None:
         """Drop times before 1995, more than a day ahead of `now_ms` (default: the clock), or unparsable (null by now)."""
@@ -164,6 +174,11 @@ class Cleaning:
         robots = hours.filter(pl.col("acts") > acts_per_hour).get_column("user_id").unique()
         rule = f"user with more than {acts_per_hour:,} acts in one clock hour (a basket is one act)"
         self.drop("robot", rule, pl.col("user_id").is_in(robots.implode()), examples_of="user_id")
+
+
+def _refused(column: str, most: int) -> pl.Expr:
+    name = pl.col(column)
+    return (name.str.len_chars() == 0) | (name.str.len_chars() > most) | name.str.contains(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def _missing(column: str) -> pl.Expr:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from model.data.build import Dataset, check
 from model.data.clean import CleaningReport
 from model.data.codes import basket_numbers, item_keys, row_numbers
-from model.data.errors import DataError
+from model.data.errors import DataError, first_line
 from model.data.fingerprint import fingerprint
 from model.data.schema import DatasetManifest
 from model.data.sequences import Int32, Sequences
@@ -203,4 +203,4 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     except FileNotFoundError as error:
         raise DataError(f"{path}: not there; the data set is incomplete") from error
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: damaged, not Parquet: {error}") from error
+        raise DataError(f"{path}: damaged, not Parquet: {first_line(error)}") from error

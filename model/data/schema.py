@@ -39,7 +39,7 @@ class _Strict(BaseModel):
 class EventType(_Strict):
     """`polarity` positive may be a target; negative and neutral are only inputs. `weight` counts towards popularity."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=128)
     polarity: Literal["positive", "negative", "neutral"] = "positive"
     weight: float = Field(default=1.0, ge=0)
 

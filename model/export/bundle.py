@@ -172,6 +172,10 @@ def _content_id(manifest: dict[str, Any]) -> str:
 
 def _validate(manifest: dict[str, Any]) -> None:
     try:
+        json.dumps(manifest, allow_nan=False)
+    except ValueError as error:
+        raise ExportError(f"manifest.json: {error}") from None
+    try:
         jsonschema.validate(manifest, json.loads(SCHEMA.read_text(encoding="utf-8")))
     except jsonschema.ValidationError as error:
         raise ExportError(f"manifest.json: {error.json_path}: {error.message}") from None
@@ -189,8 +193,11 @@ def _publish(files: dict[str, bytes], out: Path, model_id: str) -> Path:
         _write(files, folder)
     link = out / f".current-{os.getpid()}"
     link.unlink(missing_ok=True)
-    link.symlink_to(model_id)
-    link.replace(out / "current")
+    try:
+        link.symlink_to(model_id)
+        link.replace(out / "current")
+    finally:
+        link.unlink(missing_ok=True)
     return folder
 
 

@@ -17,17 +17,18 @@ def hits(ranked: Ranked, queries: Queries, k: int) -> npt.NDArray[np.bool_]:
     Args:
         ranked: (Q, K) item rows, best first, distinct within a row; -1 from where a list ends.
         queries: the Q queries.
-        k: how many ranks to look at, 1..K.
+        k: how many ranks to look at; lists end at K at the latest, as where the catalogue has fewer than k items.
 
     Returns:
         (Q, k); a rank beyond the end of a short list is no hit.
 
     Raises:
-        ValueError: K < k, or another number of queries.
+        ValueError: not a list per query.
     """
-    if len(ranked) != len(queries) or ranked.shape[1] < k:
-        raise ValueError(f"expected ranked lists of shape ({len(queries)}, >= {k}), got {ranked.shape}")
-    top = ranked[:, :k].astype(np.int64)
+    if len(ranked) != len(queries):
+        raise ValueError(f"expected ranked lists for {len(queries)} queries, got an array of shape {ranked.shape}")
+    top = np.full((len(ranked), k), -1, np.int64)
+    top[:, : ranked.shape[1]] = ranked[:, :k]
     if not len(queries.target):
         return np.zeros(top.shape, bool)
     # One ascending key per (query, target), so that all queries are looked up by one binary search.

@@ -12,7 +12,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError
+from model.data.errors import DataError, first_line
 from model.data.schema import EventType
 from model.data.times import times_from_order
 
@@ -49,6 +49,7 @@ def read(path: Path) -> Dataset:
     cleaning = Cleaning(events)
     cleaning.missing_user()
     cleaning.missing_item()
+    cleaning.refused_ids()
     return build_dataset(
         cleaning.events,
         cleaning.report(),
@@ -72,5 +73,5 @@ def _titles(file: Path) -> pl.DataFrame | None:
             try:
                 return pl.read_csv(titles, infer_schema=False).select("item_id", "title")
             except pl.exceptions.PolarsError as error:
-                raise DataError(f"{titles}: expected columns item_id and title: {error}") from error
+                raise DataError(f"{titles}: expected columns item_id and title: {first_line(error)}") from error
     return None

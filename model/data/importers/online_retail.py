@@ -25,7 +25,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import DAY_MS, Cleaning
-from model.data.errors import DataError
+from model.data.errors import DataError, first_line
 from model.data.schema import EventType
 from model.data.times import milliseconds
 
@@ -99,6 +99,7 @@ def _clean(cleaning: Cleaning, now_ms: int | None) -> None:
     cleaning.events = cleaning.events.drop("_until")
     cleaning.missing_user()
     cleaning.missing_item()
+    cleaning.refused_ids()
     cleaning.impossible_time(now_ms)
     cleaning.exact_duplicates()
     cleaning.events = cleaning.events.with_columns(pl.col("item_id").str.strip_chars().str.to_uppercase())
@@ -189,7 +190,7 @@ def _sheets(file: Path) -> list[pl.DataFrame]:
     except ImportError as error:
         raise DataError(f"{file}: reading .xlsx needs the package fastexcel (pip install 'longwave[train]')") from error
     except Exception as error:  # fastexcel and polars raise many kinds; each means the file cannot be read
-        raise DataError(f"{file}: damaged or not the format its name says: {error}") from error
+        raise DataError(f"{file}: damaged or not the format its name says: {first_line(error)}") from error
 
 
 def _encoding(file: Path) -> str:

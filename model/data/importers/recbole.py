@@ -14,7 +14,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError
+from model.data.errors import DataError, first_line
 from model.data.schema import FEATURE_PREFIX, EventType
 from model.data.times import milliseconds, times_from_order
 
@@ -52,6 +52,7 @@ def read(path: Path, now_ms: int | None = None) -> Dataset:
     cleaning.missing_item()
     if kind:
         cleaning.drop("missing type", f"field {kind} is empty", pl.col("type").is_null())
+    cleaning.refused_ids()
     if timed:
         cleaning.impossible_time(now_ms)
         cleaning.exact_duplicates()
@@ -86,7 +87,7 @@ def _read(path: Path, needed: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, 
         headers = lazy.collect_schema().names()
         frame = lazy.collect(engine="streaming")
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: damaged, not tab-separated text: {error}") from error
+        raise DataError(f"{path}: damaged, not tab-separated text: {first_line(error)}") from error
     types = {}
     for header in headers:
         name, _, kind = header.partition(":")

@@ -1,6 +1,7 @@
 """Any CSV or Parquet table of events, with a mapping that says which column is what.
 
-The mapping is given as options (`user=customer_id`) or as a TOML file:
+The mapping is given as options (`user=customer_id`) or as a TOML file; a key may also be called as
+the service's events call it (user_id, item_id, timestamp, session_id, basket_id):
 
     [columns]               # user, and item or text, are needed; the rest is taken when given
     user = "customer_id"
@@ -28,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError
+from model.data.errors import DataError, first_line
 from model.data.schema import EventType
 from model.data.times import milliseconds, times_from_order
 
@@ -47,6 +48,7 @@ CANONICAL = {
     "title": "title",
     "category": "category",
 }
+KEYS = {key: key for key in CANONICAL} | {name: key for key, name in CANONICAL.items()}
 NUMBERS = ("value", "quantity", "price")
 REPEATS_FROM = 0.05
 
@@ -75,7 +77,7 @@ def read_mapping(path: Path | None, columns: list[str]) -> Mapping:
     """The mapping of a TOML file with `key=column` options over it.
 
     Raises:
-        DataError: the file is missing or not TOML, an unknown key, or no user, item or text column.
+        DataError: the file is missing or not TOML, an unknown key, a key given twice, or no user, item or text column.
     """
     raw: dict[str, object] = {}
     if path is not None:
@@ -83,25 +85,34 @@ def read_mapping(path: Path | None, columns: list[str]) -> Mapping:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise DataError(f"{path}: cannot be read as TOML: {error}") from error
-    given = {}
+    given: dict[str, str] = {}
     for option in columns:
         key, sign, column = option.partition("=")
         if not sign or not column:
             raise DataError(f"column option {option!r}: expected key=column, for instance user=customer_id")
-        given[key.strip()] = column
+        _add(given, key.strip(), column)
     try:
-        mapping = Mapping.model_validate({**raw, "columns": {**raw.get("columns", {}), **given}})  # type: ignore[dict-item]
-    except (ValidationError, TypeError) as error:
-        said = error.errors()[0] if isinstance(error, ValidationError) else {"loc": ("columns",), "msg": "expected a table"}
+        mapping = Mapping.model_validate({"columns": {}, **raw})
+    except ValidationError as error:
+        said = error.errors()[0]
         raise DataError(f"{path or 'mapping'}: {'.'.join(map(str, said['loc']))}: {said['msg']}") from error
-    for key in mapping.columns:
-        if key not in CANONICAL:
-            raise DataError(f"mapping: {key!r} is unknown; the keys are {', '.join(CANONICAL)}")
+    stated: dict[str, str] = {}
+    for key, column in mapping.columns.items():
+        _add(stated, key, column)
+    mapping = mapping.model_copy(update={"columns": stated | given})
     if "user" not in mapping.columns or not {"item", "text"} & mapping.columns.keys():
         raise DataError(
             "mapping: a table needs at least the columns user, and item or text (--column user=... --column item=...)"
         )
     return mapping
+
+
+def _add(columns: dict[str, str], key: str, column: str) -> None:
+    if key not in KEYS:
+        raise DataError(f"mapping: {key!r} is unknown; the keys are {', '.join(CANONICAL)}")
+    if KEYS[key] in columns:
+        raise DataError(f"mapping: {KEYS[key]} is given twice, as {columns[KEYS[key]]!r} and as {column!r}")
+    columns[KEYS[key]] = column
 
 
 def read(path: Path, mapping: Mapping, now_ms: int | None = None) -> Dataset:
@@ -122,6 +133,7 @@ def read(path: Path, mapping: Mapping, now_ms: int | None = None) -> Dataset:
     cleaning.missing_user()
     cleaning.missing_item()
     cleaning.drop("missing type", "the type of the event is empty", pl.col("type").is_null())
+    cleaning.refused_ids()
     if timed:
         cleaning.impossible_time(now_ms)
         cleaning.exact_duplicates()
@@ -179,7 +191,7 @@ def _scan(path: Path, mapping: Mapping) -> pl.DataFrame:
             taken.append(cell.alias(name))
         return lazy.select(taken).collect(engine="streaming")
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"{path}: damaged, not {suffix[1:]}: {error}") from error
+        raise DataError(f"{path}: damaged, not {suffix[1:]}: {first_line(error)}") from error
 
 
 def _items(events: pl.DataFrame) -> pl.DataFrame | None:

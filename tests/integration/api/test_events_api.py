@@ -7,6 +7,24 @@ import pytest
 from conftest import event
 
 
+async def test_a_client_that_hangs_up_midway_is_no_fault_of_the_service(client, capsys):
+    messages = iter([{"type": "http.request", "body": b'{"user_id"', "more_body": True}, {"type": "http.disconnect"}])
+    sent = []
+
+    async def receive():
+        return next(messages)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/events", "query_string": b"", "headers": []}
+    await client._transport.app(scope, receive, send)
+    assert sent[0]["status"] == 499
+    assert 'route="/v1/events",status="499"' in (await client.get("/metrics")).text
+    captured = capsys.readouterr()
+    assert "request failed" not in captured.out + captured.err
+
+
 async def stored(client, user_id="u"):
     response = await client.get(f"/v1/users/{user_id}")
     return json.loads(response.content)["events"] if response.status_code == 200 else 0
@@ -26,6 +44,7 @@ async def test_an_event_may_come_bare_in_a_list_or_wrapped(client, wrap):
         ({"user_id": ""}, "user_id"),
         ({"user_id": 7}, "user_id"),
         ({"user_id": "u" * 257}, "user_id"),
+        ({"user_id": "u/recommendations"}, "user_id"),
         ({"item_id": ["a"]}, "item_id"),
         ({"item_id": "a\u0000b"}, "item_id"),
         ({"item_id": None}, "item_id"),
@@ -96,6 +115,42 @@ async def test_in_a_mixed_batch_the_good_are_stored_and_the_bad_reported_by_inde
     assert answer["results"][1]["errors"][0]["field"] == "type"
     assert answer["totals"] == {"u": 2}
     assert [e["item_id"] for e in (await client.profile("u"))["recent_events"]] == ["item-003", "item-001"]
+
+
+HUGE = ["1e400", "-1e400", "9" * 400, "-" + "9" * 5_000]
+
+
+@pytest.mark.parametrize("number", HUGE)
+@pytest.mark.parametrize("field", ["quantity", "timestamp", "user_id", "context", "colour"])
+async def test_a_number_that_no_float_holds_is_an_error_of_its_event_alone(client, number, field):
+    bad = event("u", 2) | {field: {"x": "HUGE"} if field == "context" else "HUGE"}
+    body = json.dumps([event("u", 1), bad, event("u", 3)]).replace('"HUGE"', number)
+    response = await client.post("/v1/events", content=body)
+    answer = json.loads(response.content)
+    assert (response.status_code, answer["stored"], answer["rejected"]) == (200, 2, 1)
+    assert [result["status"] for result in answer["results"]] == ["stored", "rejected", "stored"]
+    assert [error["field"] for error in answer["results"][1]["errors"]] == [field]
+
+
+@pytest.mark.parametrize("number", HUGE)
+async def test_a_lone_event_with_such_a_number_names_its_field(client, number):
+    body = json.dumps(event("u", 1, price="HUGE")).replace('"HUGE"', number)
+    response = await client.post("/v1/events", content=body)
+    assert response.status_code == 422
+    assert [error["field"] for error in json.loads(response.content)["errors"]] == ["price"]
+    assert await stored(client) == 0
+
+
+async def test_half_a_surrogate_pair_is_an_error_of_its_event_alone(client):
+    good = json.dumps(event("u", 1))
+    bad = [
+        '{"user_id": "u", "type": "purchase", "item_id": "\\ud800"}',
+        '{"user_id": "u", "type": "purchase", "item_id": "a", "\\ud800": 1}',
+        '{"user_id": "u", "type": "purchase", "item_id": "a", "context": {"\\ud800": 1}}',
+    ]
+    response = await client.post("/v1/events", content=f"[{good}, {', '.join(bad)}]")
+    assert response.status_code == 200
+    assert [result["status"] for result in json.loads(response.content)["results"]] == ["stored"] + ["rejected"] * 3
 
 
 async def test_a_batch_without_one_good_event_is_refused_with_the_index_of_each(client):

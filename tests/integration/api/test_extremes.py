@@ -7,13 +7,18 @@ import math
 import pytest
 from conftest import event, history
 
+import app.api.events
+from app.settings import TEN_YEARS_S
+
 TIMES_MS = [0, 1, 1_300_000_000_000, 2**31 * 1000 - 1]  # the last one is where 32-bit seconds end
 AS_OF_MS = [0, 1_300_000_000_000, 2**31 * 1000, 253_402_300_799_999]
 
 
 @pytest.mark.parametrize("as_of", AS_OF_MS)
-async def test_any_order_of_extreme_times_gives_a_whole_list(start, as_of):
-    async with start(max_future_s=10**9) as client:
+async def test_any_order_of_extreme_times_gives_a_whole_list(start, as_of, monkeypatch):
+    # From 2030 the longest `max_future_s` reaches the last of the times, whatever today is.
+    monkeypatch.setattr(app.api.events, "now_ms", lambda: 1_893_456_000_000)
+    async with start(max_future_s=TEN_YEARS_S) as client:
         for n, times in enumerate(itertools.permutations(TIMES_MS, 3)):
             events = [event(f"u{n}", i) | {"timestamp": time_ms} for i, time_ms in enumerate(times)]
             await client.tell(*events)
@@ -55,3 +60,17 @@ async def test_every_byte_in_a_path_or_query_gives_an_answer(client):
             response = await client.get(path)
             assert response.status_code < 500, path
             json.loads(response.content)
+
+
+@pytest.mark.parametrize("slash", ["/", "%2F"])
+async def test_a_user_whose_address_would_be_that_of_a_list_is_refused(client, slash):
+    for method, path in [
+        ("PUT", f"/v1/users/u{slash}recommendations"),
+        ("GET", f"/v1/users/u{slash}recommendations{slash}recommendations"),
+    ]:
+        response = await client.request(method, path, json={"attributes": {}})
+        assert response.status_code == 422, path
+        assert "must not end in /recommendations" in json.loads(response.content)["detail"]
+    assert (await client.put("/v1/users/recommendations", json={"attributes": {}})).status_code == 200
+    await client.tell(event("a/recommendations/b", 1))
+    assert (await client.profile("a/recommendations/b"))["events"] == 1

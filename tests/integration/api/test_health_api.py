@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+import redis
 from conftest import event
 
 from app.recommend.pipeline import Recommender
+from app.state import keys
 from app.state.embedded import EmbeddedRedis
 
 
@@ -100,3 +102,43 @@ async def test_while_storage_is_away_lists_are_degraded_writes_refused_and_all_r
 async def test_a_service_that_starts_before_its_storage_serves_the_fallback(start, tmp_path):
     async with start(redis_url=f"unix://{tmp_path}/none.sock", redis_timeout_ms=200) as client:
         assert (await client.ask("u"))["degraded"] is True
+
+
+async def test_a_redis_of_another_layout_keeps_the_service_unready_and_unwritten(start, raw):
+    raw.set(keys.PARTITIONS_KEY, 128)
+    async with start() as client:
+        for method, path in [("GET", "/readyz"), ("GET", "/v1/users/u/recommendations"), ("POST", "/v1/events")]:
+            response = await client.request(method, path, **({"json": event("u", 1)} if method == "POST" else {}))
+            assert response.status_code == 503
+            assert "128 partitions" in json.loads(response.content)["detail"]
+    assert raw.keys() == [keys.PARTITIONS_KEY.encode()]
+
+
+@pytest.mark.parametrize("partitions", [128, 256])
+async def test_a_redis_that_comes_late_is_checked_before_anything_is_written(start, tmp_path, partitions):
+    server = EmbeddedRedis(tmp_path / "redis")
+    server.start()
+    url = server.url
+    with redis.Redis.from_url(url) as raw:
+        raw.set(keys.PARTITIONS_KEY, partitions)
+    server.stop()
+    try:
+        async with start(redis_url=url, redis_timeout_ms=200) as client:
+            assert (await client.post("/v1/events", json=event("u", 1))).status_code == 503
+            server.start()
+            posted = await client.post("/v1/events", json=event("u", 1))
+            put = await client.put("/v1/users/v", json={"attributes": {}})
+            ready = await client.get("/readyz")
+            wanted = 200 if partitions == keys.PARTITIONS else 503
+            assert [posted.status_code, put.status_code, ready.status_code] == [wanted] * 3
+            with redis.Redis.from_url(url) as raw:
+                assert bool([key for key in raw.scan_iter() if b":meta:" in key]) == (wanted == 200)
+    finally:
+        server.stop()
+
+
+async def test_an_impossible_redis_address_is_said_by_the_probe(start):
+    async with start(redis_url="http://localhost") as client:
+        response = await client.get("/readyz")
+        assert response.status_code == 503
+        assert "not an address of a Redis" in json.loads(response.content)["detail"]

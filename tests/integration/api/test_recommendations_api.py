@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import redis
+from bundle_edit import edit_manifest
 from conftest import START_MS, event, history, same_list
 
 from app.state.keys import state_key
@@ -258,8 +259,7 @@ async def test_an_unknown_attribute_names_the_known_ones(client):
 
 async def test_seen_items_stay_out_where_the_model_says_so(start, tiny_bundle, tmp_path):
     folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"seen_items": "exclude"}))
+    edit_manifest(folder, seen_items="exclude")
     async with start(bundle_dir=folder) as client:
         seen = {f"item-{row:03d}" for row in range(50)}
         await client.tell(*[event("u", row, row) for row in range(50)])

@@ -200,6 +200,24 @@ def test_publishing_the_same_content_again_never_takes_away_what_is_in_use(out, 
     assert content(out / "current") == {"manifest.json": b"later", "step.onnx": b"old"}
 
 
+def test_a_destination_that_cannot_be_is_refused_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "out" / "current").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    for out, said in (("file", "file: a file"), ("file/below", "file: a file"), ("out", "current: not a link")):
+        with pytest.raises(ExportError, match=said):
+            publish(tmp_path / "no run", tmp_path / "no data", tmp_path / out)  # neither is looked for
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_that_cannot_be_put_in_place_is_not_left_behind(out):
+    (out / "current").unlink()
+    (out / "current").mkdir()
+    with pytest.raises(IsADirectoryError):
+        _publish(NEW, out, "new")
+    assert sorted(path.name for path in out.iterdir()) == ["current", "new", "old"]
+
+
 def test_a_damaged_bundle_of_the_same_name_gives_way(out):
     (out / "old" / "step.onnx").write_bytes(b"ol")
     _publish({"manifest.json": b"old", "step.onnx": b"old"}, out, "old")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import onnxruntime
 import pytest
 
 LONGWAVE = Path(sys.executable).parent / "longwave"
@@ -115,11 +116,58 @@ def test_two_workers_answer_with_every_acknowledged_event(tiny_bundle, tmp_path)
         if children.exists():
             commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in children.read_text().split()]
             assert sum(b"spawn_main" in command for command in commands) == 2
-            assert sum(b"redis-server" in command for command in commands) == 1  # one, shared by both
+            assert len(children_of(process.pid, b"redis-server")) == 1  # one, shared by both
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(session, ["a", "b", "c", "d"]))
         stored = re.search(r'longwave_events_total{result="stored"} (\d+)', httpx.get(f"{url}/metrics").text)
         assert int(stored[1]) == 100  # over both workers, whichever of them was asked
+
+
+def children_of(pid, command):
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    pids = [int(child) for of_thread in children for child in of_thread.read_text().split()]
+    return [child for child in pids if command in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def within(seconds, holds):
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+def test_workers_end_with_a_killed_parent_and_free_the_port(tiny_bundle, tmp_path):
+    with serving(tiny_bundle, tmp_path / "data", "--workers", "2") as (url, process):
+        workers, servers = children_of(process.pid, b"spawn_main"), children_of(process.pid, b"redis-server")
+        assert (len(workers), len(servers)) == (2, 1)
+        process.kill()
+        process.wait()
+        within(15, lambda: all(map(gone, workers + servers)))
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/healthz")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the server under /proc")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_killed_embedded_redis_comes_back_with_its_users(tiny_bundle, tmp_path, workers):
+    with serving(tiny_bundle, tmp_path / "data", "--workers", workers) as (url, process):
+        httpx.post(f"{url}/v1/events", json=[purchase("u", i, i) for i in range(5)]).raise_for_status()
+        (server,) = children_of(process.pid, b"redis-server")
+        os.kill(server, signal.SIGKILL)
+        within(10, lambda: httpx.post(f"{url}/v1/events", json=purchase("v", 1)).status_code == 200)
+        assert httpx.get(f"{url}/v1/users/u").json()["events"] == 5
+        assert children_of(process.pid, b"redis-server") != [server]
+    log = (tmp_path / "serve.log").read_text()
+    assert "the embedded Redis has died and is started again" in log
+    assert process.returncode == 0
 
 
 def run(*arguments, **environment):
@@ -143,6 +191,36 @@ def test_a_bad_setting_fails_with_one_line_that_names_it(name, value):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {name}: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("LONGWAVE_DEVICE", "cuda", "LONGWAVE_DEVICE=cuda, but"),
+        ("LONGWAVE_REDIS_URL", "http://localhost", "LONGWAVE_REDIS_URL: "),
+    ],
+)
+def test_what_cannot_be_had_is_refused_before_any_worker_starts(tiny_bundle, tmp_path, workers, name, value, says):
+    if value == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine may have CUDA")
+    arguments = ["serve", "--bundle", tiny_bundle, "--storage-dir", tmp_path / "data", "--port", "0", "--workers", workers]
+    done = run(*arguments, **{name: value})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {says}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_options_win_over_the_environment_in_every_worker(tiny_bundle, tmp_path, monkeypatch, workers):
+    monkeypatch.setenv("LONGWAVE_PORT", "abc")
+    monkeypatch.setenv("longwave_workers", "none")
+    monkeypatch.setenv("LONGWAVE_MAX_BATCH_EVENTS", "2")
+    with serving(tiny_bundle, tmp_path / "data", "--workers", workers) as (url, _):
+        assert httpx.post(f"{url}/v1/events", json=[purchase("u", n) for n in range(3)]).status_code >= 400
+        httpx.post(f"{url}/v1/events", json=[purchase("u", n) for n in range(2)]).raise_for_status()
+    log = (tmp_path / "serve.log").read_text()
+    assert re.search(r"ready.*redis=embedded", log)
 
 
 def test_two_services_do_not_share_a_storage_folder(tiny_bundle, tmp_path):

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,39 @@ def test_a_killed_service_takes_its_server_with_it_and_loses_nothing(folder: Pat
 def test_a_ctrl_c_in_the_terminal_does_not_reach_the_server(folder: Path):
     with EmbeddedRedis(folder) as server:
         assert os.getpgid(server.pid) != os.getpgid(0)
+
+
+@pytest.mark.parametrize("name", ["data", "deep/" + "x" * 150])
+def test_a_server_that_dies_is_started_again_at_the_same_address_with_its_data(folder: Path, name: str):
+    threads = threading.active_count()
+    with EmbeddedRedis(folder / name) as server:
+        url, pid = server.url, server.pid
+        for n in range(2):
+            with redis.Redis.from_url(url) as client:
+                client.set(f"key {n}", "there")
+            os.kill(server.pid, signal.SIGKILL)
+            deadline = time.monotonic() + 10
+            while True:
+                try:
+                    assert get(server, f"key {n}") == b"there"
+                    break
+                except redis.ConnectionError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+        assert server.url == url
+        assert server.pid != pid
+        pid = server.pid
+    assert not running(pid)
+    assert threading.active_count() == threads
+
+
+def test_a_server_that_is_down_when_it_is_stopped_is_not_started_again(folder: Path):
+    server = EmbeddedRedis(folder)
+    server.start()
+    os.kill(server.pid, signal.SIGKILL)
+    server.stop()
+    with EmbeddedRedis(folder):
+        pass  # the folder is free
 
 
 def test_stop_ends_the_server_and_may_be_called_twice(folder: Path):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from app.errors import StorageError
+from app.errors import LayoutError, StorageAddressError, StorageError
 from app.state import keys
 from app.state.embedded import EmbeddedRedis
 from app.state.events import StoredEvent
@@ -160,10 +160,37 @@ async def test_calls_beyond_the_connections_wait_for_one(redis_url: str):
 async def test_a_redis_with_other_partitions_is_refused(redis_url: str, raw: redis.Redis):
     raw.set(keys.PARTITIONS_KEY, 128)
     store = RedisStore(redis_url)
-    with pytest.raises(StorageError, match=r"128 partitions.*256"):
-        await store.open()
+    calls = [
+        lambda: store.open(),
+        lambda: store.ping(),
+        lambda: store.append("default", [Append("alice", [event(1)])]),
+        lambda: store.set_attributes("default", "alice", {}),
+        lambda: store.load("default", "m", ["alice"]),
+    ]
+    for call in calls:
+        with pytest.raises(LayoutError, match=r"128 partitions.*256"):
+            await call()
+    assert raw.keys() == [keys.PARTITIONS_KEY.encode()]
     assert raw.get(keys.PARTITIONS_KEY) == b"128"
     await store.close()
+
+
+async def test_a_store_that_nobody_opened_lays_out_an_empty_redis_before_it_writes(redis_url: str, raw: redis.Redis):
+    store = RedisStore(redis_url)
+    await store.ping()
+    assert raw.keys() == []  # to look changes nothing
+    await store.append("default", [Append("alice", [event(1)])])
+    assert raw.get(keys.PARTITIONS_KEY) == b"256"
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://localhost", "localhost:6379", "redis://h:99999", "redis://h?socket_timeout=soon", "redis://h?no_such_option=1"],
+)
+def test_what_is_no_address_of_a_redis_is_refused_at_once(url: str):
+    with pytest.raises(StorageAddressError):
+        RedisStore(url)
 
 
 async def test_opening_records_the_partitions_once(store: RedisStore, raw: redis.Redis):

@@ -156,6 +156,25 @@ async def test_a_damaged_state_is_rebuilt_and_replaced(store: RedisStore, raw: r
     assert (await load(store)).state == good
 
 
+async def test_a_state_that_was_cut_short_is_replaced_by_one_that_is_no_further(store: RedisStore, raw: redis.Redis):
+    await append(store, 0, 1)
+    key, good = keys.state_key("default", "m", "alice"), blob(await epoch_of(store), applied=2)
+    for size in (len(good) - 1, 40, 33, 31):
+        raw.set(key, good[:size])
+        assert await commit(store, good), size
+        assert raw.get(key) == good
+    assert not await commit(store, good)
+
+
+async def test_a_state_ahead_of_all_events_is_replaced(store: RedisStore, raw: redis.Redis):
+    await append(store, 0, 1)
+    epoch = await epoch_of(store)
+    raw.set(keys.state_key("default", "m", "alice"), blob(epoch, applied=10**6))
+    assert (await load(store)).state is None
+    assert await commit(store, good := blob(epoch, applied=1))
+    assert (await load(store)).state == good
+
+
 async def test_a_state_of_another_format_is_rebuilt_and_replaced(store: RedisStore, raw: redis.Redis):
     await append(store, 0)
     epoch = await epoch_of(store)

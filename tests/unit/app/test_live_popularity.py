@@ -83,3 +83,44 @@ def test_the_top_ranks_by_the_shortest_half_life_and_breaks_ties_by_row():
     popularity = make(counts)
     assert popularity.top(4, START_MS) == ([3, 1, 0, 2], [5, 3, 1, 1])
     assert popularity.top(99, START_MS)[0] == [3, 1, 0, 2, 4]
+
+
+def test_ties_of_the_shortest_half_life_go_by_the_longer_one_then_by_row():
+    popularity = make(np.asarray([[1, 2], [1, 9], [1, 2], [0, 5], [0, 7]], float))
+    assert popularity.top(5, START_MS)[0] == [1, 0, 2, 4, 3]
+    assert popularity.top(2, START_MS)[0] == [1, 0]
+
+
+YEARS_MS = 15 * 365 * 86_400_000
+
+
+def test_one_event_years_later_leaves_the_order_of_all_the_others():
+    popularity = make(np.asarray([[1, 9], [3, 1], [2, 5], [5, 1], [4, 1]], float))
+    popularity.add([("i2", 1.0, START_MS + YEARS_MS)], 0.0)
+    rows, counts = popularity.top(5, START_MS + YEARS_MS)
+    assert rows == [2, 3, 4, 1, 0]
+    assert counts == [1, 0, 0, 0, 0]  # too small for a float, and yet in order
+    popularity.add([("i0", 1.0, START_MS + 1000 * 1000)], 0.0)  # late by years, and newer than all of the rest
+    assert popularity.top(5, START_MS + YEARS_MS)[0] == [2, 0, 3, 4, 1]
+    assert popularity.top(5, START_MS + 2 * YEARS_MS)[0] == [2, 0, 3, 4, 1]
+    assert popularity.at(START_MS + YEARS_MS)[:, 0].tolist() == [0, 0, 1, 0, 0]
+
+
+def test_a_refresh_keeps_the_order_of_what_is_years_old():
+    popularity = make()
+    old = {f"i{row}": (START_MS, (float(row), 1.0)) for row in range(4)}
+    popularity.refresh(old | {"i4": (START_MS + YEARS_MS, (0.5, 0.5))}, began_s=10.0)
+    assert popularity.top(5, START_MS + YEARS_MS)[0] == [4, 3, 2, 1, 0]
+
+
+def test_several_events_of_one_item_in_one_call_age_what_was_there_once():
+    popularity = make(np.ones((N, 2)))
+    popularity.add([("i1", 1.0, START_MS + 100_000), ("i1", 1.0, START_MS + 100_000), ("i1", 1.0, START_MS)], 0.0)
+    assert popularity.at(START_MS + 100_000)[1, 0] == pytest.approx(0.5 + 1 + 1 + 0.5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_a_refresh_leaves_out_what_is_no_count(bad):
+    popularity = make(np.ones((N, 2)))
+    popularity.refresh({"i1": (START_MS, (bad, 1.0)), "i2": (START_MS, (7.0, 8.0))}, began_s=10.0)
+    assert popularity.at(START_MS).tolist() == [[1, 1], [1, 1], [7, 8], [1, 1], [1, 1]]

@@ -1,13 +1,15 @@
 """A bundle is taken whole or refused, naming the file."""
 
 import json
+import math
 import shutil
 
 import numpy as np
 import pytest
+from bundle_edit import edit_manifest, replace_file
 
 from app.errors import BundleError
-from app.runtime.bundle import read_bundle
+from app.runtime.bundle import content_id, read_bundle, read_manifest
 from app.runtime.golden import replay_golden
 from app.runtime.session import open_runtime
 
@@ -15,20 +17,6 @@ from app.runtime.session import open_runtime
 @pytest.fixture
 def bundle_copy(tiny_bundle, tmp_path):
     return shutil.copytree(tiny_bundle, tmp_path / "bundle")
-
-
-def edit_manifest(folder, **changes):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | changes))
-
-
-def replace_file(folder, name, content):
-    """Replace a file and its checksum: what is wrong then is the content alone."""
-    import hashlib
-
-    (folder / name).write_bytes(content)
-    files = json.loads((folder / "manifest.json").read_text())["files"]
-    edit_manifest(folder, files=files | {name: hashlib.sha256(content).hexdigest()})
 
 
 def test_a_sound_bundle_opens_and_replays_every_golden_output(tiny_bundle):
@@ -85,7 +73,91 @@ def test_a_manifest_error_names_file_and_field(bundle_copy):
         read_bundle(bundle_copy)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'"x"'])
+def test_the_exporters_model_id_is_the_one_that_the_content_gives(tiny_bundle):
+    assert read_manifest(tiny_bundle).model_id == content_id(json.loads((tiny_bundle / "manifest.json").read_text()))
+
+
+def one_value_edits(value, path=()):
+    """(path, new value) for every list turned round, every number raised, and every other leaf replaced."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from one_value_edits(part, (*path, name))
+    elif isinstance(value, list):
+        if value != value[::-1]:
+            yield path, value[::-1]
+        for index, part in enumerate(value):
+            yield from one_value_edits(part, (*path, index))
+    elif isinstance(value, int | float):
+        yield path, value + 1
+    elif isinstance(value, str):
+        yield path, {"recommend": "exclude", "positive": "neutral"}.get(value, value + "x")
+
+
+def test_a_manifest_with_any_one_value_changed_is_refused(bundle_copy):
+    file = bundle_copy / "manifest.json"
+    sound = json.loads(file.read_text())
+    unhashed = {"created_at", "source_commit", "metrics"}
+    edits = [(path, new) for path, new in one_value_edits(sound) if path[0] not in unhashed]
+    assert {"state", "event_types", "numbers", "platforms", "seen_items", "files"} <= {path[0] for path, _ in edits}
+    by_id = set()
+    for path, new in edits:
+        document = json.loads(json.dumps(sound))
+        inner = document
+        for part in path[:-1]:
+            inner = inner[part]
+        inner[path[-1]] = new
+        file.write_text(json.dumps(document))
+        with pytest.raises(BundleError, match=r"manifest\.json: ") as caught:
+            read_manifest(bundle_copy)
+        if "damaged or edited: its content does not match model_id" in str(caught.value):
+            by_id.add(path)
+    # These are as good as the originals by the format alone.
+    assert {("state",), ("event_types",), ("numbers",), ("seen_items",), ("event_types", 0, "weight")} <= by_id
+
+
+def test_when_and_from_what_a_model_was_exported_is_not_part_of_its_id(bundle_copy):
+    file = bundle_copy / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"created_at": "later", "source_commit": "other"}))
+    assert read_manifest(bundle_copy).created_at == "later"
+
+
+PURCHASE = {"name": "purchase", "polarity": "positive", "weight": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"event_types": [PURCHASE | {"weight": math.nan}]}, "event_types.0.weight"),
+        ({"event_types": [PURCHASE | {"weight": -0.5}]}, "event_types.0.weight"),
+        ({"event_types": [PURCHASE, PURCHASE]}, "event_types: .*'purchase' appears twice"),
+        ({"user_attributes": [{"name": "a", "values": []}] * 2}, "user_attributes: .*'a' appears twice"),
+        ({"state": [{"name": "h", "dtype": "float32", "shape": [1]}] * 2}, "state: .*'h' appears twice"),
+        ({"popularity": {"half_lives_s": [math.inf, 1.0], "as_of_ms": 0}}, "popularity.half_lives_s.0"),
+        ({"popularity": {"half_lives_s": [1.0], "as_of_ms": -1}}, "popularity.as_of_ms"),
+        ({"popularity": {"half_lives_s": [1.0], "as_of_ms": 4102444800001}}, "popularity.as_of_ms"),
+        ({"tolerance": {"state": math.inf}}, "tolerance.state"),
+        ({"bucket_edges": {"price": [math.nan]}}, "bucket_edges.price.0"),
+    ],
+)
+def test_a_value_that_the_service_could_not_work_with_is_refused_by_field(bundle_copy, changes, field):
+    edit_manifest(bundle_copy, **changes)
+    with pytest.raises(BundleError, match=f"field {field}"):
+        read_manifest(bundle_copy)
+
+
+def test_a_state_that_is_not_what_a_step_returns_is_refused(bundle_copy):
+    state = json.loads((bundle_copy / "manifest.json").read_text())["state"]
+    for wrong, message in (
+        (state[1:], "field state: step.onnx returns"),
+        ([state[0] | {"shape": [1, *state[0]["shape"]]}, *state[1:]], f"returns {state[0]['name']}_out as"),
+        ([state[0] | {"dtype": "int32"}, *state[1:]], f"returns {state[0]['name']}_out as"),
+    ):
+        edit_manifest(bundle_copy, state=wrong)
+        with pytest.raises(BundleError, match=message):
+            open_runtime(read_bundle(bundle_copy), "cpu", 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'"x"', b"[" * 100_000, b"1" * 5_000])
 def test_a_manifest_that_is_none_is_refused(bundle_copy, content):
     (bundle_copy / "manifest.json").write_bytes(content)
     with pytest.raises(BundleError, match=r"manifest\.json: "):
@@ -169,6 +241,22 @@ def test_a_golden_output_that_does_not_come_out_is_refused_by_name(bundle_copy, 
     np.savez(bundle_copy / "other.npz", **golden)
     replace_file(bundle_copy, "golden.npz", (bundle_copy / "other.npz").read_bytes())
     with pytest.raises(BundleError, match=f"golden.npz: {name}: "):
+        replay_golden(open_runtime(read_bundle(bundle_copy), "cpu", 1))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no archive", b"text"])
+def test_golden_vectors_that_are_no_archive_are_refused(bundle_copy, content):
+    replace_file(bundle_copy, "golden.npz", content)
+    with pytest.raises(BundleError, match=r"golden\.npz: not a \.npz archive"):
+        replay_golden(open_runtime(read_bundle(bundle_copy), "cpu", 1))
+
+
+def test_golden_inputs_that_a_graph_cannot_take_are_refused(bundle_copy):
+    golden = dict(np.load(bundle_copy / "golden.npz"))
+    golden["step/in/h"] = golden["step/in/h"].astype(np.float64)
+    np.savez(bundle_copy / "other.npz", **golden)
+    replace_file(bundle_copy, "golden.npz", (bundle_copy / "other.npz").read_bytes())
+    with pytest.raises(BundleError, match=r"golden\.npz: step cannot be run"):
         replay_golden(open_runtime(read_bundle(bundle_copy), "cpu", 1))
 
 

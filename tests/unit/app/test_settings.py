@@ -19,7 +19,14 @@ def test_an_override_wins_over_the_environment(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("device", "tpu"), ("redis_timeout_ms", "0"), ("port", "65536"), ("workers", "many"), ("max_body_bytes", "-1")],
+    [
+        ("device", "tpu"),
+        ("redis_timeout_ms", "0"),
+        ("port", "65536"),
+        ("workers", "many"),
+        ("max_body_bytes", "-1"),
+        ("max_future_s", "315360001"),
+    ],
 )
 def test_a_bad_value_is_one_line_that_names_its_variable(monkeypatch, name, value):
     monkeypatch.setenv(variable(name), value)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Annotated
+
 import polars as pl
+from pydantic import Field, TypeAdapter, ValidationError
 
 from model.data.clean import EARLIEST_MS, Cleaning, CleaningReport
 
@@ -49,6 +52,43 @@ def test_rows_read_are_rows_kept_plus_dropped_plus_merged_whatever_the_rules():
         ("repeated in basket", 1),
     ]
     assert report.rows_read == report.rows_kept + report.dropped + report.merged == 7
+
+
+def test_ids_that_the_service_refuses_are_dropped_and_the_sums_add_up():
+    cleaning = Cleaning(
+        lines(
+            user_id=["u", "a\nb", "u" * 256, "u" * 257, "u", "u", "u", "u", "ü \u200d"],
+            item_id=["i", "i", "i", "i", "\x7f", "i\x85", "i" * 257, "i", "i"],
+            type=["t", "t", "t" * 128, "t", "t", "t", "t", "", "t" * 129],
+        )
+    )
+    cleaning.refused_ids()
+    report = cleaning.report()
+    assert [(r.name, r.rows) for r in report.reasons] == [("id the service does not take", 7)]
+    assert cleaning.events.get_column("user_id").to_list() == ["u", "u" * 256]
+    assert report.rows_read == report.rows_kept + report.dropped + report.merged == 9
+
+
+def test_what_is_kept_is_what_the_service_takes():
+    ids = ["u", "", "\n", "\x00", "\x1f", " ", "\x7f", "\x9f", "\xa0", "é" * 256, "é" * 257, "😀" * 256, "a\u2028b"]
+    cleaning = Cleaning(lines(user_id=ids))
+    cleaning.refused_ids()
+    service = TypeAdapter(Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")])
+
+    def taken(user_id):
+        try:
+            return bool(service.validate_python(user_id))
+        except ValidationError:
+            return False
+
+    assert cleaning.events.get_column("user_id").to_list() == [user_id for user_id in ids if taken(user_id)]
+
+
+def test_a_blank_item_beside_a_text_is_no_item():
+    cleaning = Cleaning(lines(item_id=["", "  ", None, "i"], text=["shoes"] * 4))
+    cleaning.missing_item()
+    cleaning.refused_ids()
+    assert cleaning.events.get_column("item_id").to_list() == [None, None, None, "i"]
 
 
 def test_a_merged_row_sums_quantities_and_weighs_prices_by_them():

@@ -162,12 +162,49 @@ def test_a_missing_column_of_a_table_is_one_error_with_the_columns_that_exist(tm
     [
         (["user"], "expected key=column"),
         (["user=a", "colour=b"], "'colour' is unknown; the keys are user, item"),
+        (["user=a", "item=b", "user=c"], "user is given twice, as 'a' and as 'c'"),
+        (["user=a", "item=b", "user_id=c"], "user is given twice, as 'a' and as 'c'"),
         (["user=a"], "at least the columns user, and item or text"),
     ],
 )
 def test_a_mapping_that_cannot_be_is_refused(columns, said):
     with pytest.raises(DataError, match=said):
         table.read_mapping(None, columns)
+
+
+def test_the_names_of_the_services_fields_are_keys_too(tmp_path):
+    config = write(tmp_path / "m.toml", '[columns]\nuser_id="a"\ntime="t"\n')
+    mapping = table.read_mapping(config, ["item_id=b", "timestamp=when", "session_id=s", "basket_id=o"])
+    assert mapping.columns == {"user": "a", "item": "b", "time": "when", "session": "s", "basket": "o"}
+    with pytest.raises(DataError, match=r"time is given twice"):
+        table.read_mapping(write(tmp_path / "m.toml", '[columns]\nuser="a"\nitem="b"\ntime="t"\ntimestamp="u"\n'), [])
+
+
+def test_a_damaged_csv_is_one_line_without_advice_on_the_readers_own_options(tmp_path):
+    path = write(tmp_path / "t.csv", 'u,i\nx,a\ny,b,c,d\nz,"\n')
+    with pytest.raises(DataError, match=r"t.csv: damaged, not csv: ") as error:
+        table.read(path, table.read_mapping(None, ["user=u", "item=i"]))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_ids_that_the_service_refuses_do_not_come_out_of_any_importer(tmp_path, ml_1m):
+    long = "x" * 257
+    mapping = table.read_mapping(None, ["user=u", "item=i", "type=k"])
+    rows = f'u,i,k\nx,a,buy\nx,"a\nb",buy\n{long},a,buy\nx,a,{long}\n'
+    atomic = f"user_id:token\titem_id:token\nx\ta\nx\t{long}\n"
+    with (ml_1m / "ratings.dat").open("a") as ratings:
+        ratings.write(f"{long}::20::5::978300760\n")
+    for dataset in (
+        table.read(write(tmp_path / "t.csv", rows), mapping),
+        recbole.read(write(tmp_path / "t.inter", atomic)),
+        amazon.read(write(tmp_path / amazon.SEQUENCES, f"x a {long}\n")),
+        movielens.read(ml_1m),
+    ):
+        report = dataset.cleaning
+        found = {reason.name: reason.rows for reason in report.reasons}
+        assert found["id the service does not take"] == (3 if dataset.manifest.name == "t" and report.rows_read == 4 else 1)
+        assert report.rows_read == report.rows_kept + report.dropped + report.merged
+        assert long not in dataset.events.select(pl.concat_list("user_id", "item_id", "type").explode()).to_series()
 
 
 def test_a_mapping_file_that_cannot_be_is_refused(tmp_path):

@@ -67,6 +67,13 @@ def test_a_cancellation_is_a_negative_event_with_a_positive_quantity(tmp_path):
     assert cancelled.select("item_id", "quantity", "basket_id").rows() == [("71053", 2.0, "C536379")]
 
 
+def test_a_stock_code_that_the_service_refuses_is_counted_under_its_own_reason(tmp_path):
+    long = f"536383,{'7' * 257},LANTERN,1,12/4/10 10:00,3.39,12583,France"
+    dataset = online_retail.read(csv(tmp_path, [*INVOICE, long]))
+    assert reasons(dataset)["id the service does not take"] == 1
+    assert dataset.cleaning.rows_read == 12 == dataset.cleaning.rows_kept + dataset.cleaning.dropped + dataset.cleaning.merged
+
+
 def test_a_title_comes_from_sales_and_never_from_a_stock_takers_note(tmp_path):
     titles = dict(online_retail.read(csv(tmp_path)).items.select("item_id", "title").rows())
     assert titles == {

@@ -67,6 +67,18 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_written(tmp_path,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("rows", ["", "x,,978300760\n,b,978300760\n"])
+def test_where_no_event_is_left_the_cleaning_table_says_why(tmp_path, rows):
+    (tmp_path / "t.csv").write_text("u,i,t\n" + rows)
+    columns = ["--column", "user_id=u", "--column", "item_id=i", "--column", "timestamp=t"]
+    result = run(tmp_path / "t.csv", *columns, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "missing item (dropped)" in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith(f"error: t: no event is left of {rows.count(chr(10))};")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_of_other_things_is_refused_before_any_work(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     result = run("nowhere", "--out", tmp_path)

@@ -41,9 +41,15 @@ def test_queries_without_any_target_have_no_value(asked):
     assert np.isnan(ndcg(np.array([[0, 1]]), asked([[]]), 2)).all()
 
 
-def test_lists_that_are_too_short_for_k_are_refused(asked):
-    with pytest.raises(ValueError, match=r"\(4, >= 5\)"):
-        recall(RANKED, asked(TARGETS), 5)
+@pytest.mark.parametrize("metric", [recall, hit_rate, ndcg, mrr, precision, f1])
+def test_lists_of_a_catalogue_smaller_than_k_count_as_lists_that_end(asked, metric):
+    padded = np.hstack([RANKED, np.full((4, 16), -1)])
+    np.testing.assert_array_equal(metric(RANKED, asked(TARGETS), 20), metric(padded, asked(TARGETS), 20))
+
+
+def test_another_number_of_lists_than_queries_is_refused(asked):
+    with pytest.raises(ValueError, match=r"expected ranked lists for 4 queries.*\(3, 4\)"):
+        recall(RANKED[:3], asked(TARGETS), 4)
 
 
 def test_coverage_counts_distinct_items_of_the_top_k():

@@ -52,6 +52,24 @@ def test_nothing_observed_is_nothing_popular():
     assert (LivePopularity(3, HALF_LIVES_S).at(DAY_MS) == 0).all()
 
 
+def test_the_ranking_is_that_of_the_counts_and_outlives_them():
+    live = LivePopularity(5, HALF_LIVES_S)
+    items, weights = np.array([0, 1, 1, 3, 4]), np.array([2.0, 1.0, 4.0, 3.0, 3.0])
+    live.observe(items, weights, np.array([0, 0, DAY_MS, 0, 0]))
+    assert live.top(5).tolist() == [1, 3, 4, 0, 2]
+    live.observe(np.array([0]), np.ones(1), np.array([15 * 365 * DAY_MS]))
+    assert live.at(15 * 365 * DAY_MS)[1:, 0].tolist() == [0, 0, 0, 0]
+    assert live.top(5).tolist() == [0, 1, 3, 4, 2]
+    assert live.top(2).tolist() == [0, 1]
+
+
+def test_ties_of_the_shortest_half_life_are_broken_by_the_longer_one():
+    live = LivePopularity(2, HALF_LIVES_S)
+    live.observe(np.array([0, 1]), np.array([1.0, 2.0]), np.array([3 * DAY_MS, 0]))
+    assert live.at(3 * DAY_MS)[:, 0].tolist() == [1, 1]
+    assert live.top(2).tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("slots", [4, 37, 1000])
 def test_the_table_of_training_holds_what_happened_before_the_slot_of_the_question(slots):
     seq = random_world(3)

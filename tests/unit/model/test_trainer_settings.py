@@ -6,7 +6,7 @@ import tomllib
 import pytest
 
 from model.nets import ModelConfig
-from model.settings import PRESETS, ConfigError, DataSettings, TrainSettings, load_settings, model_defaults
+from model.settings import ALLOWED, PRESETS, ConfigError, DataSettings, TrainSettings, load_settings, model_defaults
 
 
 @pytest.fixture
@@ -73,6 +73,78 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
     with pytest.raises(ConfigError) as error:
         load_settings(path)
     assert all(word in str(error.value) for word in [str(path), *words]), error.value
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[train]\nchunk = 0", ["train.chunk must be a whole number in 2..512, got 0"]),
+        ("[train]\nchunk = 513", ["train.chunk", "513"]),
+        ("[train]\nlanes = 0", ["train.lanes"]),
+        ("[train]\nepochs = 0", ["train.epochs"]),
+        ("[train]\npatience = 0", ["train.patience"]),
+        ("[train]\nvalid_queries = 0", ["train.valid_queries"]),
+        ("[train]\nwarmup_steps = -1", ["train.warmup_steps"]),
+        ("[train]\nseed = -1", ["train.seed", "0..4294967295"]),
+        ("[train]\nseed = 4294967296", ["train.seed"]),
+        ("[train]\nthreads = -1", ["train.threads"]),
+        ("[train]\nlearning_rate = 0", ["train.learning_rate must be finite and above 0, got 0.0"]),
+        ("[train]\ndirect_learning_rate = nan", ["train.direct_learning_rate", "nan"]),
+        (f"[train]\nclip = 1{'0' * 400}", ["train.clip", "inf"]),
+        ("[train]\nweight_decay = -0.1", ["train.weight_decay must be finite and not below 0"]),
+        ("[train]\nsmoothing = 1.0", ["train.smoothing must be at least 0 and below 1"]),
+        ("[model]\ndropout = 1.0", ["model.dropout"]),
+        ("[model]\nid_dropout = 1.1", ["model.id_dropout must be in 0..1"]),
+        ("[model]\nwidth = 3", ["model.width"]),
+        ("[model]\nwidth = 66", ["model.width must be divisible by model.heads (4), got 66"]),
+        ("[model]\nheads = 5\nwidth = 65", ["model.ring_width must be divisible by model.heads (5), got 32"]),
+        ("[model]\nheads = 0", ["model.heads"]),
+        ("[model]\nlayers = 0", ["model.layers"]),
+        ("[model]\nring = 0", ["model.ring"]),
+        ("[model]\nring_width = -4", ["model.ring_width"]),
+        ("[model]\naccumulator_width = 0", ["model.accumulator_width"]),
+        ("[model]\nrepeats = -1", ["model.repeats"]),
+        ("[model]\nrepeat_hidden = 0", ["model.repeat_hidden"]),
+        ("[model]\ninterests = 0", ["model.interests"]),
+        ("[model]\nevent_half_lives = []", ["model.event_half_lives must be one or more finite numbers above 0, got []"]),
+        ("[model]\ntime_half_lives_s = [0]", ["model.time_half_lives_s"]),
+        ("[model]\nrepeat_half_lives_s = [inf]", ["model.repeat_half_lives_s"]),
+        ("[model]\npopularity_half_lives_s = [-1]", ["model.popularity_half_lives_s"]),
+        ("[model]\ngap_edges_s = [60, 1]", ["model.gap_edges_s", "ascending"]),
+        ("[model]\ngap_edges_s = [0, 1]", ["model.gap_edges_s"]),
+        ('[data]\nprotocol = "random"', ["data.protocol must be one of auto, loo, time, basket, got 'random'"]),
+        ("[data]\nmin_item_events = 0", ["data.min_item_events"]),
+        ("[data]\nvalid_quantile = 0.0", ["data.valid_quantile must be above 0 and below 1"]),
+        ("[data]\ntest_quantile = 0.8", ["data.valid_quantile must be below data.test_quantile (0.8), got 0.85"]),
+        ("train = 3", ["train must be a table, got 3"]),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_what_is(written, text, words):
+    path = written(text)
+    with pytest.raises(ConfigError) as error:
+        load_settings(path)
+    assert all(word in str(error.value) for word in [str(path), *words]), error.value
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_every_number_of_a_configuration_has_its_bounds():
+    kept = {"data": dataclasses.asdict(DataSettings()), "train": dataclasses.asdict(TrainSettings()), "model": model_defaults()}
+    for table, defaults in kept.items():
+        free = {key for key, value in defaults.items() if key == "text_encoder" or isinstance(value, bool)}
+        assert ALLOWED[table].keys() == defaults.keys() - free
+        assert all(allowed.holds(defaults[key]) for key, allowed in ALLOWED[table].items())
+
+
+def test_the_ends_of_the_bounds_are_allowed(written):
+    ends = "[train]\nchunk = 512\nseed = 4294967295\nweight_decay = 0\n[model]\nid_dropout = 1\nrepeats = 0\ndropout = 0"
+    assert load_settings(written(ends)).train.chunk == 512
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"mine.toml: not TOML"):
+        load_settings(path)
 
 
 def test_an_unknown_name_lists_the_presets():

@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 import torch
 from tiny_run import TinyRun, tiny_settings
+from typer.testing import CliRunner
 
 from model.baselines.popularity import Popularity
 from model.baselines.recent_popularity import RecentPopularity
 from model.checkpoint import CheckpointError, load_checkpoint
+from model.cli import app
+from model.data.splits import select
 from model.data.synthetic import synthetic_world
 from model.metrics import ndcg
 from model.replay import replay
 from model.settings import DataSettings
 from model.task import make_task
-from model.train import CHECKPOINT, METRIC_K, Trainer
+from model.train import BOARD, CHECKPOINT, METRIC_K, Trainer, TrainingError
 
 
 class KilledError(Exception):
@@ -101,11 +104,62 @@ def test_a_finished_run_is_not_taken_up_again_nor_one_of_other_settings(trainer)
         trainer(epochs=2).resume()
 
 
+def test_a_finished_run_is_known_as_such_and_looking_at_it_draws_no_random_number(trainer):
+    done = trainer(epochs=1).run()
+    again = trainer(epochs=1)
+    before = torch.get_rng_state()
+    assert not again.resume()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert again.finished is not None
+    assert_bitwise(weights(done), weights(again.finished))
+
+
+def test_a_task_without_a_question_to_validate_on_is_refused(task, tmp_path):
+    empty = dataclasses.replace(task, split=dataclasses.replace(task.split, valid=select(task.split.valid, np.arange(0))))
+    with pytest.raises(TrainingError, match=r"validation part .* asks nothing"):
+        Trainer(empty, tiny_settings(), tmp_path / "run")
+
+
+@pytest.fixture
+def train(tiny_run: TinyRun, tmp_path):
+    """The command on the tiny world: `train("--resume")`; how it went, and the checkpoint after it."""
+    config = tmp_path / "mine.toml"
+    config.write_text("[train]\nepochs = 1\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n")
+
+    def call(*options):
+        words = ["train", str(tiny_run.data), "--out", str(tmp_path / "run"), "--config", str(config), *options]
+        return CliRunner().invoke(app, words), (tmp_path / "run" / CHECKPOINT)
+
+    return call
+
+
+def test_a_finished_run_is_neither_resumed_nor_overwritten_unasked(train):
+    result, checkpoint = train("--resume")  # nothing there yet: a new run
+    assert result.exit_code == 0
+    trained = checkpoint.read_bytes()
+    modified = checkpoint.stat().st_mtime_ns
+    result, _ = train("--resume")
+    assert result.exit_code == 0
+    assert "already finished after 1 epochs" in result.stdout
+    result, _ = train()
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert all(word in result.stderr for word in ("holds a run", "--resume", "--overwrite"))
+    result, _ = train("--resume", "--overwrite")
+    assert result.exit_code == 2
+    assert (checkpoint.read_bytes(), checkpoint.stat().st_mtime_ns) == (trained, modified)
+    result, _ = train("--overwrite")
+    assert result.exit_code == 0
+    assert checkpoint.stat().st_mtime_ns > modified
+    assert len(list((checkpoint.parent / BOARD).iterdir())) == 1
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(trainer):
     run = trainer(epochs=1)
     with torch.no_grad():
         run.net.item.bias[0] = torch.nan
-    with pytest.raises(FloatingPointError, match=r"train\.learning_rate"):
+    with pytest.raises(TrainingError, match=r"train\.learning_rate"):
         run.run()
 
 
