@@ -51,6 +51,14 @@ class Stages:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
+    def book(self, rest: str, **seconds: float) -> None:
+        """Book known parts of the time since the last mark under their stages, and what remains of it under `rest`."""
+        self.mark(rest)
+        for stage, part in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + part
+            self.seconds[rest] -= part
+        self.seconds[rest] = max(self.seconds[rest], 0.0)
+
     def server_timing(self) -> str:
         """Value of a `Server-Timing` header: the stages and their sum `service`, in milliseconds."""
         parts = [f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.seconds.items()]
@@ -76,6 +84,12 @@ class Metrics:
         self.folded = Counter("longwave_folded_events_total", "Events folded into states, by who did it.", ["by"], registry=r)
         self.rebuilt = Counter("longwave_rebuilt_states_total", "States folded from the start again.", ["reason"], registry=r)
         self.commits = Counter("longwave_commits_total", "State commits by result.", ["result"], registry=r)
+        self.fold_lag_seconds = Histogram(
+            "longwave_fold_lag_seconds",
+            "From the acknowledgement of a user's first unfolded event to the folded state, background folds.",
+            buckets=_STAGE_BUCKETS_S,
+            registry=r,
+        )
         self.fallbacks = Counter("longwave_fallbacks_total", "Recommendations not made by the model.", ["reason"], registry=r)
         self.model = Gauge(
             "longwave_model_info",

@@ -1,22 +1,21 @@
-"""The read path, top to bottom: load -> fold the tail -> interest -> score -> cut -> respond."""
+"""The read path, top to bottom: load and fold -> interest and score -> respond."""
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from typing import Literal
 
-import numpy as np
 import structlog
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
-from app.fold import Commits, Users, UserState
+from app.fold import Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Query, Recommendations, RecommendedItem, moment
-from app.recommend.score import Scorer
-from app.runtime.session import Array, Runtime
+from app.recommend.score import Question, Scorer
+from app.recommend.seen import SeenItems
+from app.runtime.bundle import Bundle
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
 
@@ -27,71 +26,47 @@ class Recommender:
     """Answers questions for one model.
 
     Where the model's data says that people do not come back to what they had (`seen_items: exclude`), the items of the user's
-    stored sequence are left out; what has fallen out of the sequence may be recommended again.
+    stored sequence are left out.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
+        bundle: Bundle,
         catalogue: Catalogue,
         popularity: LivePopularity,
         scorer: Scorer,
         tensors: EventTensors,
         store: StateStore,
         users: Users,
-        commits: Commits,
         metrics: Metrics,
-        max_sequence: int,
     ) -> None:
-        self._runtime = runtime
-        self._model_id = runtime.bundle.manifest.model_id
-        self._excludes_seen = runtime.bundle.manifest.seen_items == "exclude"
+        self._model_id = bundle.manifest.model_id
+        self._seen = SeenItems(store, catalogue) if bundle.manifest.seen_items == "exclude" else None
         self._catalogue = catalogue
         self._popularity = popularity
         self._scorer = scorer
         self._tensors = tensors
-        self._store = store
         self._users = users
-        self._commits = commits
         self._metrics = metrics
-        self._max_sequence = max_sequence
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
-        """The k best items for the user, from the model if the user has events and the store answers, else from popularity."""
+        """The k best items for the user, from the model if the user has events and the store answers, else from popularity.
+
+        Raises OverloadedError if too many requests are waiting.
+        """
         try:
-            user, seen = await self._load(query, stages)
+            user = await self._users.current(query.tenant, query.user_id)
+            seen = await self._seen.rows(query.tenant, user) if self._seen is not None and user is not None else []
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
             return self._fallback(query, "storage_unavailable", stages)
+        stages.mark("load")
         if user is None:
             return self._fallback(query, "unknown_user", stages)
-        if user.folded:
-            self._commits.submit(query.tenant, query.user_id, user)
-        interest = self._interest(user, query)
-        stages.mark("interest")
-        rows, scores = self._scorer.top(interest, query.k, query.as_of_ms, seen)
-        stages.mark("score")
-        return self._respond(query, rows, scores, user)
-
-    async def _load(self, query: Query, stages: Stages) -> tuple[UserState | None, list[int]]:
-        """The user's state now, and the rows that must not come back."""
-        current = self._users.current(query.tenant, [query.user_id], by="read", stages=stages)
-        if not self._excludes_seen:
-            return (await current)[0], []
-        (user,), seen = await asyncio.gather(current, self._seen(query))
-        return user, seen
-
-    async def _seen(self, query: Query) -> list[int]:
-        events = await self._store.recent(query.tenant, query.user_id, self._max_sequence)
-        rows = {self._catalogue.row(event.item_id) for event in events if event.item_id is not None}
-        return sorted(row for row in rows if row is not None)
-
-    def _interest(self, user: UserState, query: Query) -> dict[str, Array]:
-        context = {
-            "as_of": np.asarray([query.as_of_ms], np.int64),
-            "platform": np.asarray([self._tensors.platform(query.platform)], np.int64),
-        }
-        return self._runtime.interest(user.tensors | context)
+        question = Question(user.blob, query.k, query.as_of_ms, self._tensors.platform(query.platform), seen)
+        ranked = await self._scorer.top(question)
+        stages.book(interest=ranked.interest_s, score=ranked.score_s, rest="queue")
+        return self._respond(query, ranked.rows, ranked.scores, user)
 
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()
