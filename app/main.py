@@ -15,8 +15,10 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
 from app.api import events, health, openapi, problems, recommendations, users
+from app.api.hot import HotPaths, HotRoute
 from app.api.measure import Measure
 from app.api.service import TENANT, Hook, Service
 from app.catalogue.catalogue import Catalogue
@@ -75,11 +77,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Longwave", version=version("longwave"), description=_DESCRIPTION, lifespan=lifespan)
     app.state.hook = hook
     app.add_middleware(Measure, metrics=hook.metrics)
+    app.add_middleware(HotPaths, routes=[HotRoute(route) for route in _hot_routes()], metrics=hook.metrics)
     problems.install(app)
     openapi.install(app)
     for router in (events.router, recommendations.router, users.router, health.router):
         app.include_router(router)
     return app
+
+
+def _hot_routes() -> list[APIRoute]:
+    """POST of events, and GET of recommendations."""
+    routes = [*events.router.routes, *recommendations.router.routes]
+    return [route for route in routes if isinstance(route, APIRoute)]
 
 
 def load_model(settings: Settings) -> Runtime:
@@ -175,7 +184,7 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         ),
         users=known,
     )
-    following = PopularityFollower(store, popularity, catalogue, bundle, TENANT)
+    following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.counted[TENANT])
     try:
         await following.refresh()
     except StorageError as error:

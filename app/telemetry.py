@@ -71,6 +71,8 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
         self._registry = r = CollectorRegistry()
+        self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._of_stage: dict[str, Histogram] = {}
         self.requests = Counter(
             "longwave_requests_total", "Requests by route and status.", ["method", "route", "status"], registry=r
         )
@@ -99,9 +101,23 @@ class Metrics:
             multiprocess_mode="max",
         )
 
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count and time a request."""
+        key = (method, route, status)
+        of_request = self._of_request.get(key)
+        if of_request is None:  # labels() looks things up under a lock; few different ones come again and again
+            of_request = (self.requests.labels(method, route, status), self.request_seconds.labels(route))
+            self._of_request[key] = of_request
+        of_request[0].inc()
+        of_request[1].observe(seconds)
+
     def stages(self, stages: Stages) -> None:
+        """Time the stages of a recommendation."""
         for stage, seconds in stages.seconds.items():
-            self.stage_seconds.labels(stage).observe(seconds)
+            of_stage = self._of_stage.get(stage)
+            if of_stage is None:
+                of_stage = self._of_stage[stage] = self.stage_seconds.labels(stage)
+            of_stage.observe(seconds)
 
     def render(self) -> bytes:
         """The text format of Prometheus; over all workers where they share a folder."""

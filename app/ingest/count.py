@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -24,6 +25,8 @@ class PopularityCounter:
         self._half_lives_s = tuple(half_lives_s)
         self._delay_s = delay_s
         self._waiting: dict[str, list[Increment]] = {}
+        self.counted: Counter[str] = Counter()
+        """Tenant -> events that this worker has counted in the store."""
         self._flushing: asyncio.Task[None] | None = None
 
     def add(self, tenant: str, increments: Sequence[Increment]) -> None:
@@ -49,6 +52,7 @@ class PopularityCounter:
             tenant, increments = self._waiting.popitem()
             try:
                 await self._store.count_popularity(tenant, self._half_lives_s, increments)
+                self.counted[tenant] += len(increments)
             except StorageError:
                 # The events are stored; a count is not worth refusing them, nor counting some twice.
                 log.warning("popularity not counted", tenant=tenant, events=len(increments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from typing import Literal
 
@@ -18,6 +19,9 @@ from app.recommend.seen import SeenItems
 from app.runtime.bundle import Bundle
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
+
+# Ids of lists must differ, not be secret.
+_random = random.Random(secrets.token_bytes(32))
 
 log = structlog.get_logger()
 
@@ -84,7 +88,7 @@ class Recommender:
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
         return Recommendations(
-            recommendation_id=secrets.token_hex(12),
+            recommendation_id=f"{_random.getrandbits(96):024x}",
             user_id=query.user_id,
             model_id=self._model_id,
             source="model" if user is not None else "fallback",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
@@ -32,6 +33,7 @@ DEFAULT_DEDUPE_WINDOW: Final = 1_000
 DEFAULT_LOG_MAX_LENGTH: Final = 100_000
 DEFAULT_STATE_TTL_S: Final = 30 * 86_400
 
+_PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
 _MOST_HOPS: Final = 8  # from one merged user to the next
 _MOST_TRIES: Final = 20  # of a rewrite that others keep overtaking
@@ -41,6 +43,9 @@ _REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainE
 _REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS", "CLUSTERDOWN")
 
 _COMMIT_RESULTS: Final[dict[int, CommitResult]] = {1: "stored", 0: "overtaken", -1: "refused", -2: "refused"}
+
+# Epochs must differ, not be secret: a generator of our own spares a system call for each event.
+_random = random.Random(secrets.token_bytes(32))
 
 _encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
 _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
@@ -184,7 +189,7 @@ class RedisStore:
                 _text(tenant),
                 _text(user_id),
                 _encode_attributes(dict(attributes)),
-                secrets.token_bytes(EPOCH_BYTES),
+                _new_epoch(),
                 self._log_max_length,
             )
             (reply,) = await self._run(script("attributes"), [((user.meta, user.log), arguments)], durable=True)
@@ -233,20 +238,34 @@ class RedisStore:
         await self._run(script("popularity"), calls)
 
     async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
-        """item_id -> (unix ms the counts refer to, decayed counts per half-life).
-
-        Reads in chunks, so that neither Redis nor the caller's event loop stands still for a large catalogue.
-        """
-        key = keys.popularity_key(tenant, half_lives_s)
+        """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""
         counts: dict[str, tuple[int, tuple[float, ...]]] = {}
-        cursor = 0
+        async for some in self.popularity_parts(tenant, half_lives_s):
+            counts |= some
+        return counts
+
+    async def popularity_parts(
+        self, tenant: str, half_lives_s: Sequence[float]
+    ) -> AsyncIterator[dict[str, tuple[int, tuple[float, ...]]]]:
+        """`popularity` part by part, so that neither Redis nor the caller's event loop stands still for a large catalogue."""
+        key = keys.popularity_key(tenant, half_lives_s)
+        cursor: int | bytes = 0
         while True:
-            ((cursor, chunk),) = await self._all([("HSCAN", key, cursor, "COUNT", _CHUNK)])
+            ((cursor, chunk),) = await self._all([("HSCAN", key, cursor, "COUNT", _PART)])
+            counts: dict[str, tuple[int, tuple[float, ...]]] = {}
             for item, value in zip(chunk[::2], chunk[1::2], strict=True):
+                if not item:
+                    continue  # the number of events counted
                 at_ms, *numbers = value.split()
                 counts[item.decode("utf-8", "surrogatepass")] = (int(at_ms), tuple(map(float, numbers)))
+            yield counts
             if int(cursor) == 0:
-                return counts
+                return
+
+    async def popularity_events(self, tenant: str, half_lives_s: Sequence[float]) -> int:
+        """How many events were ever counted, by whomever: while it stands still, so do the counts."""
+        (found,) = await self._all([("HGET", keys.popularity_key(tenant, half_lives_s), "")])
+        return int(found or 0)
 
     async def ping(self) -> None:
         """Return when Redis answers and holds no other layout; raise StorageError or LayoutError otherwise. Writes nothing."""
@@ -266,7 +285,7 @@ class RedisStore:
             self._max_sequence,
             self._dedupe_window,
             self._log_max_length,
-            secrets.token_bytes(EPOCH_BYTES),
+            _new_epoch(),
         ]
         for event, event_id in zip(batch.events, batch.event_ids, strict=True):
             if event_id is None:
@@ -310,7 +329,7 @@ class RedisStore:
                 _text(user_id),
                 epoch or b"",
                 int(appended or 0),
-                secrets.token_bytes(EPOCH_BYTES),
+                _new_epoch(),
                 int(appended or 0) + len(new),
                 min(times) if first is None else min(int(first), *times),
                 max(times) if last is None else max(int(last), *times),
@@ -390,6 +409,10 @@ def _loaded(user_id: str, reply: list[Any] | None) -> Loaded:
     )
     held = state == 1
     return Loaded(user_id, meta, None if held else state, held, [decode_event(event) for event in tail], start)
+
+
+def _new_epoch() -> bytes:
+    return _random.randbytes(EPOCH_BYTES)
 
 
 def _id_hash(event_id: bytes) -> bytes:

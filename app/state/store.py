@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
@@ -135,6 +135,14 @@ class StateStore(Protocol):
 
     async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
         """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""
+
+    def popularity_parts(
+        self, tenant: str, half_lives_s: Sequence[float]
+    ) -> AsyncIterator[dict[str, tuple[int, tuple[float, ...]]]]:
+        """`popularity` part by part."""
+
+    async def popularity_events(self, tenant: str, half_lives_s: Sequence[float]) -> int:
+        """How many events were ever counted, by whomever: while it stands still, so do the counts."""
 
     async def ping(self) -> None:
         """Return when Redis answers; raise `StorageError` otherwise."""
