@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -67,6 +68,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with AsyncExitStack() as stack:
             try:
                 hook.service = await _start(settings, hook.metrics, load_model(settings), stack)
+                # What is there now stays: the collector need not walk through it again and again.
+                gc.collect()
+                gc.freeze()
             except (BundleError, DeviceError, LayoutError, StorageAddressError) as error:
                 # Stay up and unready: a probe can then read why, where a dead process would only be restarted.
                 hook.problem = error.detail

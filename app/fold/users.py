@@ -24,7 +24,7 @@ _INLINE_EVENTS = 128
 
 _MOST_EVENTS = 4_096  # of one user in one round trip: longer tails come in parts
 _BATCH_USERS = 64
-_ROUND_TRIPS = 4
+_ROUND_TRIPS = 2
 _MOST_WAITING = 2_048
 
 log = structlog.get_logger()
@@ -38,6 +38,14 @@ class UserState:
     meta: UserMeta
     header: Header
     blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LongTail:
+    """A user whose tail is too long to be folded between other requests."""
+
+    tenant: str
+    user_id: str
 
 
 class Users:
@@ -55,7 +63,7 @@ class Users:
         self._commits = commits
         self._model_id = model_id
         self._metrics = metrics
-        self._batcher = Batcher(self._answer, most=_BATCH_USERS, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
+        self._batcher = Batcher(self.batch, most=_BATCH_USERS, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
         self._long: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def current(self, tenant: str, user_id: str) -> UserState | None:
@@ -69,10 +77,9 @@ class Users:
         """
         while True:
             found = await self._batcher((tenant, user_id))
-            if not isinstance(found, _Long):
+            if not isinstance(found, LongTail):
                 return found
-            # Shielded: others wait for the same fold, and whoever comes back after giving up should find it done.
-            await asyncio.shield(self._fold_long(tenant, found.user_id))
+            await self.shorten(found)
 
     async def peek(self, tenant: str, user_id: str) -> Loaded:
         """The user as stored, not folded: `tail_start` is how far the state of this worker, or else the stored one, goes.
@@ -91,19 +98,25 @@ class Users:
         self._commits.submit(tenant, user_id, state)
         return state
 
-    async def _answer(self, asked: list[tuple[str, str]]) -> list[UserState | _Long | None]:
-        """Users in one round trip; those whose tail is too long to fold here come back as `_Long`."""
-        found: dict[tuple[str, str], UserState | _Long | None] = {}
+    async def shorten(self, long: LongTail) -> None:
+        """Fold a long tail, so that its user can be asked for again. Raises StorageError."""
+        # Shielded: others wait for the same fold, and whoever comes back after giving up should find it done.
+        await asyncio.shield(self._fold_long(long.tenant, long.user_id))
+
+    async def batch(self, asked: Sequence[tuple[str, str]]) -> list[UserState | LongTail | None]:
+        """`current` for (tenant, user_id) pairs in one round trip; a user whose tail is too long to be folded between other
+        requests comes back as `LongTail`: `shorten` it and ask again."""
+        found: dict[tuple[str, str], UserState | LongTail | None] = {}
         for tenant in dict.fromkeys(tenant for tenant, _ in asked):
             users = list(dict.fromkeys(user for of, user in asked if of == tenant))
             for user, state in zip(users, await self._load_and_fold(tenant, users), strict=True):
                 found[tenant, user] = state
         return [found[one] for one in asked]
 
-    async def _load_and_fold(self, tenant: str, users: Sequence[str]) -> list[UserState | _Long | None]:
+    async def _load_and_fold(self, tenant: str, users: Sequence[str]) -> list[UserState | LongTail | None]:
         held = [self._cache.get(tenant, user) for user in users]
         loaded = await self._load(tenant, users, held)
-        result: list[UserState | _Long | None] = [None] * len(users)
+        result: list[UserState | LongTail | None] = [None] * len(users)
         short = []
         budget = _INLINE_EVENTS
         for place, user in enumerate(loaded):
@@ -119,7 +132,7 @@ class Users:
                 budget -= len(user.tail)
                 short.append((place, user, blob))
             else:
-                result[place] = _Long(user.user_id)
+                result[place] = LongTail(tenant, user.user_id)
         if short:
             folded = self._fold([_unfolded(user, blob) for _, user, blob in short])
             self._metrics.folded.labels("read").inc(sum(len(user.tail) for _, user, _ in short))
@@ -182,13 +195,6 @@ class Users:
             ((header, blob),) = await asyncio.to_thread(self._fold, [_unfolded(user, state)])
             self._metrics.folded.labels("read").inc(len(user.tail))
             own = self.keep(tenant, user.user_id, header, blob, _stored(user, own))
-
-
-@dataclass(frozen=True, slots=True)
-class _Long:
-    """A user whose tail is too long to be folded between other requests."""
-
-    user_id: str
 
 
 def _state_of(user: Loaded, own: CachedState | None) -> bytes | None:

@@ -1,9 +1,13 @@
-"""The read path, top to bottom: load and fold -> interest and score -> respond."""
+"""The read path, top to bottom: load and fold -> interest and score -> respond. Requests that wait together go together."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
 import structlog
@@ -11,11 +15,12 @@ import structlog
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
-from app.fold import Users, UserState
+from app.fold import LongTail, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Query, Recommendations, RecommendedItem, moment
-from app.recommend.score import Question, Scorer
+from app.recommend.score import Question, Ranked, Scorer
 from app.recommend.seen import SeenItems
+from app.runtime.batcher import Batcher
 from app.runtime.bundle import Bundle
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
@@ -24,6 +29,20 @@ from app.telemetry import Metrics, Stages
 _random = random.Random(secrets.token_bytes(32))
 
 log = structlog.get_logger()
+
+
+_BATCH = 32
+_RUNNING = 2  # one batch loads while another is ranked
+_MOST_WAITING = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A user and their list; `load_s` is what loading and folding took, of all users of the batch."""
+
+    user: UserState
+    ranked: Ranked
+    load_s: float
 
 
 class Recommender:
@@ -49,9 +68,10 @@ class Recommender:
         self._catalogue = catalogue
         self._popularity = popularity
         self._scorer = scorer
-        self._tensors = tensors
+        self._platform = tensors.platform
         self._users = users
         self._metrics = metrics
+        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING)
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
         """The k best items for the user, from the model if the user has events and the store answers, else from popularity.
@@ -59,18 +79,39 @@ class Recommender:
         Raises OverloadedError if too many requests are waiting.
         """
         try:
-            user = await self._users.current(query.tenant, query.user_id)
-            seen = await self._seen.rows(query.tenant, user) if self._seen is not None and user is not None else []
+            answer = await self._batcher(query)
+            while isinstance(answer, LongTail):
+                await self._users.shorten(answer)
+                answer = await self._batcher(query)
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
             return self._fallback(query, "storage_unavailable", stages)
-        stages.mark("load")
-        if user is None:
+        if answer is None:
+            stages.mark("load")
             return self._fallback(query, "unknown_user", stages)
-        question = Question(user.blob, query.k, query.as_of_ms, self._tensors.platform(query.platform), seen)
-        ranked = await self._scorer.top(question)
-        stages.book(interest=ranked.interest_s, score=ranked.score_s, rest="queue")
-        return self._respond(query, ranked.rows, ranked.scores, user)
+        ranked = answer.ranked
+        stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
+        return self._respond(query, ranked.rows, ranked.scores, answer.user)
+
+    async def _answer(self, queries: Sequence[Query]) -> list[_Answer | LongTail | None]:
+        """Load, fold and rank for all of them; None for a user without events."""
+        began = perf_counter()
+        users = await self._users.batch([(query.tenant, query.user_id) for query in queries])
+        answers: list[_Answer | LongTail | None] = [user if isinstance(user, LongTail) else None for user in users]
+        known = [(place, user) for place, user in enumerate(users) if isinstance(user, UserState)]
+        if not known:
+            return answers
+        seen: Sequence[Sequence[int]] = [()] * len(known)
+        if self._seen is not None:
+            seen = await asyncio.gather(*(self._seen.rows(queries[place].tenant, user) for place, user in known))
+        load_s = perf_counter() - began
+        questions = [
+            Question(user.blob, queries[place].k, queries[place].as_of_ms, self._platform(queries[place].platform), rows)
+            for (place, user), rows in zip(known, seen, strict=True)
+        ]
+        for (place, user), ranked in zip(known, await self._scorer.rank(questions), strict=True):
+            answers[place] = _Answer(user, ranked, load_s)
+        return answers
 
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()

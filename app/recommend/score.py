@@ -12,11 +12,7 @@ import numpy as np
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.fold import Fold
-from app.runtime.batcher import Batcher
 from app.runtime.session import Array, Runtime
-
-_BATCH = 32
-_MOST_WAITING = 2_048
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +62,16 @@ class Scorer:
         self._nothing_forbidden = runtime.resident(np.zeros((1, len(catalogue)), np.float32))
         # On another device the event loop has something better to do than to wait for it.
         self._waits = runtime.device.name != "cpu"
-        self._batcher = Batcher(self._answer, most=_BATCH, running=2 if self._waits else 1, waiting=_MOST_WAITING)
 
-    async def top(self, question: Question) -> Ranked:
-        """The answer to one question. Raises OverloadedError if too many are waiting."""
-        return await self._batcher(question)
-
-    async def _answer(self, questions: list[Question]) -> list[Ranked]:
+    async def rank(self, questions: Sequence[Question]) -> list[Ranked]:
+        """The answers to some questions, in their order."""
         # Popularity is the event loop's; taken here, not in the thread.
         tables = [self._popularity.at(question.as_of_ms) for question in questions]
         if self._waits:
             return await asyncio.to_thread(self._rank, questions, tables)
         return self._rank(questions, tables)
 
-    def _rank(self, questions: list[Question], tables: list[Array]) -> list[Ranked]:
+    def _rank(self, questions: Sequence[Question], tables: list[Array]) -> list[Ranked]:
         began = perf_counter()
         tensors = self._fold.tensors([question.blob for question in questions])
         tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)
@@ -95,7 +87,9 @@ class Scorer:
             ranked.update(zip(places, self._score([questions[p] for p in places], some, table, interest_s), strict=True))
         return [ranked[place] for place in range(len(questions))]
 
-    def _score(self, questions: list[Question], interest: dict[str, Array], popularity: Array, interest_s: float) -> list[Ranked]:
+    def _score(
+        self, questions: Sequence[Question], interest: dict[str, Array], popularity: Array, interest_s: float
+    ) -> list[Ranked]:
         began = perf_counter()
         most = min(max(question.k for question in questions), len(self._catalogue))
         feeds = {
@@ -118,7 +112,7 @@ class Scorer:
             ranked.append(Ranked(rows[place][:end], scores[place][:end], interest_s, score_s))
         return ranked
 
-    def _bias(self, questions: list[Question]) -> Array:
+    def _bias(self, questions: Sequence[Question]) -> Array:
         bias = np.zeros((len(questions), len(self._catalogue)), np.float32)
         for place, question in enumerate(questions):
             bias[place, question.forbidden] = -np.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from app.errors import LongwaveError, OverloadedError
@@ -32,7 +32,7 @@ class Batcher(Generic[Question, Answer]):
 
     def __init__(
         self,
-        run: Callable[[list[Question]], Awaitable[list[Answer]]],
+        run: Callable[[list[Question]], Awaitable[Sequence[Answer]]],
         *,
         most: int,
         running: int,
