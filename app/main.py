@@ -162,7 +162,7 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
                 advance.mark(tenant, appended.user_id, appended.epoch, appended.attributes, appended.total, user.events)
 
     async def room() -> None:
-        await advance.room(settings.redis_timeout_ms / 1000)
+        await advance.room(settings.write_wait_ms / 1000)
 
     service = Service(
         runtime=runtime,

@@ -106,7 +106,10 @@ class Settings(BaseSettings):
         20_000,
         ge=1,
         le=10_000_000,
-        description="Events of a worker that may wait for the background fold; beyond it writes wait, and then get 503.",
+        description="Events of a worker that may wait for the background fold; beyond it writes wait.",
+    )
+    write_wait_ms: int = Field(
+        5_000, ge=0, le=600_000, description="How long a write waits while the fold is too far behind; then it gets 503."
     )
     host: str = Field("127.0.0.1", description="Address to listen on. There are no API keys yet: keep it on loopback.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")

@@ -19,8 +19,10 @@ from app.telemetry import Metrics
 # Under this model id nobody ever stores a state, so that loading with it gives the whole sequence.
 _NO_MODEL = "-"
 
-# A fold of more events than this would hold up every other request of the event loop; it goes to a thread.
+# Folds of more events than this, of one user or of all users of a batch, would hold up every other request of the event loop:
+# they go to a thread.
 _INLINE_EVENTS = 128
+_INLINE_BATCH_EVENTS = 512
 
 _MOST_EVENTS = 4_096  # of one user in one round trip: longer tails come in parts
 _BATCH_USERS = 64
@@ -118,7 +120,7 @@ class Users:
         loaded = await self._load(tenant, users, held)
         result: list[UserState | LongTail | None] = [None] * len(users)
         short = []
-        budget = _INLINE_EVENTS
+        budget = _INLINE_BATCH_EVENTS
         for place, user in enumerate(loaded):
             if user.meta is None or user.meta.appended == 0:
                 continue
@@ -128,7 +130,7 @@ class Users:
                 own = held[place]
                 header = own.header if user.held and own is not None else self._keep_loaded(tenant, user, blob)
                 result[place] = UserState(user.user_id, user.meta, header, blob)
-            elif len(user.tail) <= budget and user.tail_start + len(user.tail) == user.meta.appended:
+            elif len(user.tail) <= min(budget, _INLINE_EVENTS) and user.tail_start + len(user.tail) == user.meta.appended:
                 budget -= len(user.tail)
                 short.append((place, user, blob))
             else:

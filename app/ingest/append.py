@@ -14,7 +14,8 @@ Increment = tuple[str, float, int]
 """What an event adds to the popularity of its item: (item_id, weight, unix ms)."""
 
 _BATCH = 64
-_ROUND_TRIPS = 4
+# One after the other: what a worker stores of a user it then knows to be in that order, and can fold without asking the store.
+_ROUND_TRIPS = 1
 _MOST_WAITING = 2_048
 
 
