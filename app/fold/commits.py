@@ -13,6 +13,7 @@ import structlog
 
 from app.errors import StorageError
 from app.fold.cache import CachedState, StateCache
+from app.state.codec import deflate
 from app.state.store import StateStore
 from app.telemetry import Metrics
 
@@ -66,7 +67,7 @@ class Commits:
             tenant = next(iter(self._pending))[0]
             users = list(islice((user for of, user in self._pending if of == tenant), _BATCH))
             states = [self._pending.pop((tenant, user)) for user in users]
-            blobs = [(user, state.blob) for user, state in zip(users, states, strict=True)]
+            blobs = [(user, deflate(state.blob)) for user, state in zip(users, states, strict=True)]
             try:
                 results = await self._store.commit_many(tenant, self._model_id, blobs)
             except StorageError as error:

@@ -12,7 +12,7 @@ from app.errors import StateFormatError
 from app.fold.tensors import EventTensors
 from app.runtime.manifest import Manifest
 from app.runtime.session import Array, Runtime
-from app.state.codec import Header, StateCodec, peek
+from app.state.codec import Header, StateCodec, inflate, peek
 from app.state.events import StoredEvent
 
 CHUNK = 512  # events per row of one encode call; longer tails carry the state over
@@ -24,7 +24,7 @@ class Unfolded:
     """A user's state and the events that it does not cover.
 
     Attributes:
-        state: header and tensors as stored, or None for a fold that starts with `tail`.
+        state: packed, raw, or None for a fold that starts with `tail`.
         start: index of the first event of `tail`, 0 being the user's first event ever.
     """
 
@@ -54,16 +54,17 @@ class Fold:
             for attribute in manifest.user_attributes
         ]
 
-    def usable(self, blob: bytes, epoch: bytes, applied: int) -> bool:
-        """Whether a stored state is one of this model's and holds so many events of the epoch."""
+    def restore(self, stored: bytes, epoch: bytes, applied: int) -> bytes | None:
+        """A state as Redis has it, ready to be folded on; None if it is not this model's, or not of so many events."""
         try:
-            header = peek(blob)
+            blob = inflate(stored, self._codec.size)
         except StateFormatError:
-            return False
-        return len(blob) == self._codec.size and header.epoch == epoch and header.applied == applied
+            return None
+        header = peek(blob)
+        return blob if header.epoch == epoch and header.applied == applied else None
 
     def __call__(self, users: Sequence[Unfolded]) -> list[tuple[Header, bytes]]:
-        """The states after the tails, packed; every state given must be `usable`.
+        """The states after the tails, packed; every state given is raw, of this model.
 
         The result for a user depends on that user alone (to float noise), whoever else is in the batch.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -148,13 +148,14 @@ class Users:
         """The users as the store has them; the states that this worker holds are offered to be continued."""
         offered = [Held(own.header.epoch, own.header.applied) if own is not None else None for own in held]
         loaded = await self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS)
-        damaged = [
-            place
-            for place, user in enumerate(loaded)
-            if user.state is not None
-            and user.meta is not None
-            and not self._fold.usable(user.state, user.meta.epoch, user.tail_start)
-        ]
+        damaged = []
+        for place, user in enumerate(loaded):
+            if user.state is not None and user.meta is not None:
+                blob = self._fold.restore(user.state, user.meta.epoch, user.tail_start)
+                if blob is None:
+                    damaged.append(place)
+                else:
+                    loaded[place] = replace(user, state=blob)
         if damaged:
             log.warning("stored state cannot be continued, folding the sequence again", users=len(damaged))
             self._metrics.rebuilt.labels("damaged").inc(len(damaged))

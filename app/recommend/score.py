@@ -15,6 +15,9 @@ from app.fold import Fold
 from app.runtime.session import Array, Runtime
 
 
+_SLOTS_STEP = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """The k best items for a user.
@@ -60,6 +63,8 @@ class Scorer:
         self._item_matrix = runtime.resident(catalogue.vectors)
         self._item_bias = runtime.resident(catalogue.bias)
         self._nothing_forbidden = runtime.resident(np.zeros((1, len(catalogue)), np.float32))
+        shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
+        self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
         # On another device the event loop has something better to do than to wait for it.
         self._waits = runtime.device.name != "cpu"
 
@@ -73,7 +78,7 @@ class Scorer:
 
     def _rank(self, questions: Sequence[Question], tables: list[Array]) -> list[Ranked]:
         began = perf_counter()
-        tensors = self._fold.tensors([question.blob for question in questions])
+        tensors = self._filled(self._fold.tensors([question.blob for question in questions]))
         tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)
         tensors["platform"] = np.asarray([question.platform for question in questions], np.int64)
         interest = self._runtime.interest(tensors)
@@ -86,6 +91,15 @@ class Scorer:
             some = {name: array[places] for name, array in interest.items()}
             ranked.update(zip(places, self._score([questions[p] for p in places], some, table, interest_s), strict=True))
         return [ranked[place] for place in range(len(questions))]
+
+    def _filled(self, tensors: dict[str, Array]) -> dict[str, Array]:
+        """Leave out the slots of the own-repeat memory that are empty for all, if the graph takes any number of them."""
+        if not self._slots_are_free:
+            return tensors
+        used = np.flatnonzero(tensors["repeat_key"].any(0))
+        slots = int(used[-1]) + 1 if len(used) else 1
+        slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
+        return {name: array[:, :slots] if name.startswith("repeat_") else array for name, array in tensors.items()}
 
     def _score(
         self, questions: Sequence[Question], interest: dict[str, Array], popularity: Array, interest_s: float

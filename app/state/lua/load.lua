@@ -2,8 +2,8 @@
 --
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>               list
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>              hash    n, e, f, l, a (attributes, MessagePack), to, ms
--- KEYS[3] lw:{pp}:<tenant>:state:<model_id>:<user>  string  see codec.py: prefix 1-8, epoch 9-16, base 17-24, applied 25-32 (u64)
--- ARGV    the 8 bytes that a state of the current format begins with, epoch (or '') and applied of a state that the caller holds
+-- KEYS[3] lw:{pp}:<tenant>:state:<model_id>:<user>  string  see codec.py: prefix 1-6, epoch 9-16, base 17-24, applied 25-32 (u64), bytes behind the header 41-44
+-- ARGV    the 6 bytes that a state of the current format begins with, epoch (or '') and applied of a state that the caller holds
 --         already, most events of the tail (0: all)
 -- Returns nil for an unknown user, {-1, user id that this one was merged into, state of the merge},
 --         else {n, stored, e, f, l, a, state, index of the first tail event, tail}, where state is nil if there is none to be
@@ -27,7 +27,8 @@ if held and held >= start and held <= appended then
 else
   state = redis.call('GET', KEYS[3])
   if state then
-    local usable = #state >= 40 and string.sub(state, 1, 8) == ARGV[1] and string.sub(state, 9, 16) == meta[2]
+    local usable = #state >= 48 and string.sub(state, 1, 6) == ARGV[1] and string.sub(state, 9, 16) == meta[2]
+      and #state == 48 + struct.unpack('<I4', state, 41)
     local applied = usable and struct.unpack('<I8', state, 25)
     -- Behind `start` there would be a gap between state and tail, and past `appended` the state knows events that are not there.
     if usable and applied >= start and applied <= appended then
