@@ -14,7 +14,6 @@ from app.catalogue.popularity import LivePopularity
 from app.fold import Fold
 from app.runtime.session import Array, Runtime
 
-
 _SLOTS_STEP = 32
 
 
