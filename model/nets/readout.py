@@ -18,6 +18,7 @@ class InterestReadout(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
+        self.width = width
         self.interests = config.interests
         self.gap = GapEmbedding(config.gap_edges_s, width)
         # Without query time neither the calendar nor the gap is seen: both would say when the next event happens.
@@ -46,20 +47,22 @@ class InterestReadout(nn.Module):
         gap_ms: Tensor,
         platform: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """For n moments: last (n, D), ring (n, K, Dr), accumulated (n, M * Da), ages (n, K), now and gap (n) int64 ms, platform.
+        """For n moments: last (n, D), ring (n, K, Dr), accumulated (n, M * Da), ages (n, K), now and gap (n, 1) ms, platform (n).
+
+        A gap below 0 says that there was no event before.
 
         Returns:
             z (n, D), interests (n, J, D), repeat interest (n, D), attention (n, K), popularity weights (n, P) >= 0.
         """
         asked = last + self.platform(platform)
         if self.calendar is None:
-            age_ms = age_ms - gap_ms[:, None]
+            age_ms = age_ms - gap_ms
         else:
-            asked = asked + self.gap(gap_ms, ~filled[:, -1]) + self.calendar(now_ms)
-        mixed, weights = self.attention(asked, ring, age_ms, filled)
+            asked = asked + self.gap(gap_ms) + self.calendar(now_ms)
+        mixed, weights = self.attention(asked, ring, age_ms, filled, gap_ms >= 0)
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
-        interests = self.interest(z).view(-1, self.interests, z.shape[-1])
+        interests = self.interest(z).view(-1, self.interests, self.width)
         again = torch.zeros_like(z) if self.again is None else self.again(z)
         return z, interests, again, weights, nn.functional.softplus(self.popularity(z))
 
