@@ -208,7 +208,7 @@ class RepeatScorer(nn.Module):
             of the slot's features, (F, H), the constant's 0; the bias (H); of context, totals and visits, (H, D + C + 1 + C - 1).
         """
         halves = len(self.rates) - 1
-        share, rate, rest = self.features.weight.split([halves, halves, len(self.scale)], 1)
+        share, rate, rest = torch.split(self.features.weight, [halves, halves, len(self.scale)], 1)
         share, rate, rest = share * 0.5, rate * 0.5, rest * self.scale
         zero = torch.zeros_like(self.out.weight.t())  # (H, 1)
         # In the order of the counts: the totals of the last two play no part.
