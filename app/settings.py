@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         description="How long a stored state outlives its last commit. It is a cache; the states of replaced models go this way.",
     )
     state_cache_mb: int = Field(
-        128, ge=1, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
+        128, ge=0, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
     )
     commit_events: int = Field(
         32,
