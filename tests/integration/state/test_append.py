@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 import struct
+from collections.abc import Awaitable, Callable
 from hashlib import blake2b
 
 import pytest

@@ -118,7 +118,7 @@ def test_a_deflated_state_comes_back_bit_for_bit_with_its_header_readable(header
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda s: s[:-1], lambda s: s[:60], lambda s: s[:50] + b"???" + s[53:], lambda s: s[:40], lambda s: b""]
+    "spoil", [lambda s: s[:-1], lambda s: s[:51], lambda s: s[:50] + b"???" + s[53:], lambda s: s[:40], lambda s: b""]
 )
 def test_a_damaged_deflated_state_is_refused(spoil):
     zeros = {name: np.zeros_like(array[0]) for name, array in arrays(0, 1).items()}
