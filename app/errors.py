@@ -60,6 +60,13 @@ class UnavailableError(LongwaveError):
     retry_after_s = 1
 
 
+class NotReadyError(UnavailableError):
+    """This worker cannot serve yet, or not any more; others may."""
+
+    type = "not-ready"
+    title = "Not ready"
+
+
 class StorageError(UnavailableError):
     """Redis did not answer, or not in time."""
 

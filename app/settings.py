@@ -49,6 +49,21 @@ class Settings(BaseSettings):
     redis_wait_ms: int = Field(
         500, ge=1, le=60_000, description="How long to wait for replicas and disk; then the event is not acknowledged (503)."
     )
+    bundles_dir: Path | None = Field(
+        None,
+        description="Folder that new bundles are put into, each in a folder of its own, to be activated while the service runs. "
+        "Unset: the folder of `bundle_dir`, if that is a link such as `bundles/current`.",
+    )
+    model_poll_ms: int = Field(250, ge=10, le=1_000, description="How often a worker looks which model is active.")
+    activation_timeout_s: int = Field(
+        3_600, ge=1, le=TEN_YEARS_S, description="How long an activation may take, backfill included, before it is given up."
+    )
+    backfill_days: int = Field(
+        30, ge=0, le=3_650, description="Users with events in so many days are folded with a new model before it serves."
+    )
+    backfill_events_per_s: int = Field(
+        5_000, ge=1, le=10_000_000, description="At most so many events a second are folded by a backfill."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where the model runs. `auto` takes CUDA if ONNX Runtime offers it and it starts, else the CPU, and says "

@@ -71,7 +71,7 @@ async def post_events(request: Request) -> Response:
     repeated safely; with an `Idempotency-Key` header the same request can, whatever ids its events have. After a 200, every list
     of that user reflects the stored events. 422 if no event was good.
     """
-    service, hook = service_of(request), hook_of(request)
+    service, hook = await service_of(request), hook_of(request)
     raw_events, single = _events_of(await _read(request, hook.settings.max_body_bytes))
     accepted = await service.ingest.accept(TENANT, raw_events, now_ms(), _idempotency_key(request))
     results = accepted.events

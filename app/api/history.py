@@ -69,7 +69,7 @@ async def get_user_events(request: Request, user_id: KnownUserId, limit: Limit =
     merge, an import, other attributes): start again without one.
     """
     held = _held(cursor)
-    (loaded,) = await service_of(request).store.load(TENANT, _NO_MODEL, [user_id], [held], limit)
+    (loaded,) = await (await service_of(request)).store.load(TENANT, _NO_MODEL, [user_id], [held], limit)
     meta = loaded.meta
     if meta is None:
         raise NotFoundError(f"no event or attribute of user {user_id!r} is known")

@@ -53,7 +53,7 @@ async def delete_user(request: Request, user_id: KnownUserId) -> Response:
     A tombstone refuses events that happened before, so that no late retry brings the user back; training leaves the user out at
     once, and the archive's files are rewritten by `archive_clean_by`. Also for users that are not known; repeat it safely.
     """
-    service, at_ms = service_of(request), now_ms()
+    service, at_ms = await service_of(request), now_ms()
     erased = await service.store.erase(TENANT, user_id, at_ms)
     for identity in erased.identities:
         service.users.forget(TENANT, identity)
@@ -75,7 +75,7 @@ async def merge_user(request: Request, user_id: KnownUserId) -> Response:
     changes nothing. An identity that nothing is known of is joined, too. 409 if both are one already the other way round, or if
     the identity belongs to a third user.
     """
-    service = service_of(request)
+    service = await service_of(request)
     body = await read_json(request, hook_of(request).settings.max_body_bytes)
     holder = await service.store.merge(TENANT, user_id, source := _source_of(body))
     service.users.forget(TENANT, source)

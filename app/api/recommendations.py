@@ -28,7 +28,7 @@ async def get_recommendations(
     took, and their sum `service`, in milliseconds.
     """
     stages = Stages()
-    service = service_of(request)
+    service = await service_of(request)
     query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform)
     answer = await service.recommender.recommend(query, stages)
     hook_of(request).metrics.stages(stages)

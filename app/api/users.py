@@ -54,7 +54,7 @@ class Profile(msgspec.Struct, frozen=True):
 )
 async def get_user(request: Request, user_id: KnownUserId) -> Response:
     """Counts, times, attributes and the latest events of a user."""
-    return json_response(await _profile(service_of(request), user_id))
+    return json_response(await _profile(await service_of(request), user_id))
 
 
 @router.put(
@@ -67,7 +67,7 @@ async def get_user(request: Request, user_id: KnownUserId) -> Response:
 async def put_user(request: Request, user_id: KnownUserId) -> Response:
     """Replace the attributes of a user, known or new. They set where the user's interest starts from, so a change of them has
     the whole stored sequence folded again."""
-    service = service_of(request)
+    service = await service_of(request)
     body = await read_json(request, hook_of(request).settings.max_body_bytes)
     attributes = _attributes_of(body, [attribute.name for attribute in service.runtime.bundle.manifest.user_attributes])
     await service.store.set_attributes(TENANT, user_id, attributes)

@@ -55,14 +55,15 @@ class Commits:
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
-        await self._flush()
+        await self.flush()
 
     async def _flush_later(self) -> None:
         while self._pending:
             await asyncio.sleep(self._delay_s)
-            await self._flush()
+            await self.flush()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Store what waits now."""
         while self._pending:
             tenant = next(iter(self._pending))[0]
             users = list(islice((user for of, user in self._pending if of == tenant), _BATCH))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 PARTITIONS = 256
 """Part of the stored format: another number would look for users in the wrong place."""
@@ -44,6 +44,13 @@ MODELS_KEY = "lw:models"
 """Hash: model id -> JSON of what it is; every model that may have states."""
 
 
+MODEL_KEY = "lw:model"
+"""Hash: which model serves, see model.lua."""
+
+WORKERS_KEY = "lw:workers"
+"""Hash: who is alive, see heartbeat.lua."""
+
+
 def encode_id(identifier: str) -> str:
     """Percent-encode an id; lone surrogates too, so that every Python string has a key of its own."""
     return quote(identifier, safe="", errors="surrogatepass")
@@ -64,6 +71,15 @@ def user_keys(tenant: str, user_id: str) -> UserKeys:
     return UserKeys(
         seq=f"{head}:seq:{u}", meta=f"{head}:meta:{u}", ids=f"{head}:ids:{u}", gone=f"{head}:gone:{forgotten}", log=log_key(pp)
     )
+
+
+def user_of_meta(key: str) -> tuple[str, str] | None:
+    """Tenant and user id of the key of a meta; None for another key."""
+    parts = key.split(":")
+    if len(parts) != 5 or parts[3] != "meta":
+        return None
+    tenant, user = parts[2], parts[4]
+    return unquote(tenant, errors="surrogatepass"), unquote(user, errors="surrogatepass")
 
 
 def log_key(pp: str) -> str:

@@ -231,6 +231,13 @@ class RedisStore:
         (pairs,) = await self.all([("HGETALL", keys.MODELS_KEY)])
         return {model.decode(): about.decode() for model, about in zip(pairs[::2], pairs[1::2], strict=True)}
 
+    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """The names of all keys that match, some at a time; one may come twice."""
+        if not self._opened:
+            await self.open()
+        async for names in self._transport.scan(pattern):
+            yield [name.decode() for name in names]
+
     async def seed_popularity(
         self, tenant: str, half_lives_s: Sequence[float], items: Sequence[str], counts: Sequence[Sequence[float]], at_ms: int
     ) -> None:

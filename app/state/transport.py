@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
@@ -34,6 +34,7 @@ Command = tuple[Any, ...]
 """Name and arguments; of `EVALSHA` and `EVAL` the third argument is a key, of everything else the first."""
 
 _ELSEWHERE: Final = (MovedError, AskError, TryAgainError)
+_SCAN: Final = 1_000  # keys looked at in one go
 _TRY_AGAIN_S: Final = 0.02
 _AWAY: Final = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
 _SYNC_KEY: Final = "lw:{%s}:sync"
@@ -49,6 +50,9 @@ class Transport(Protocol):
         Raises:
             StorageError: no answer in time, or not for all, or not confirmed: what was sent may have been done or not.
         """
+
+    def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """The keys of all nodes that match, some at a time; one may come twice. Raises StorageError."""
 
     async def close(self) -> None: ...
 
@@ -125,6 +129,17 @@ class SingleTransport:
             del replies[-len(extra) :]
         return replies
 
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        cursor: bytes | int = 0
+        while True:
+            (reply,) = await self.exchange([("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN)])
+            if isinstance(reply, Exception):
+                raise reply
+            cursor, names = reply
+            yield names
+            if int(cursor) == 0:
+                return
+
     async def close(self) -> None:
         await self._client.aclose()
         await self._pool.disconnect()
@@ -163,6 +178,25 @@ class ClusterTransport:
         except (*_AWAY, RedisClusterException, SlotNotCoveredError) as error:
             self._stale = True  # a master that is gone has a successor soon
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        if self._stale:
+            await self._refresh()
+        for node in self._cluster.get_primaries():
+            cursor: bytes | int = 0
+            while True:
+                try:
+                    async with asyncio.timeout(self._timeout_s), self._connections:
+                        (reply,) = await self._on(node, [("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN)], False)
+                except _AWAY as error:
+                    self._stale = True
+                    raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
+                if isinstance(reply, Exception):
+                    raise reply
+                cursor, names = reply
+                yield names
+                if int(cursor) == 0:
+                    break
 
     async def close(self) -> None:
         await self._cluster.aclose()
