@@ -59,6 +59,13 @@ class StorageError(UnavailableError):
     title = "Storage unavailable"
 
 
+class OverloadedError(UnavailableError):
+    """More is waiting than can be answered in time; nothing was done."""
+
+    type = "overloaded"
+    title = "Overloaded"
+
+
 class LayoutError(UnavailableError):
     """Redis holds users of a version that spreads them over other keys: not an outage, and waiting will not help."""
 

@@ -58,7 +58,7 @@ def logits(
     slots, rows = memories.at(queries)
     clock = memories.clock[queries]
     now = torch.maximum(as_of, clock) if net.config.query_time else clock
-    moment = Moment(seconds(now), memories.number[queries], memories.visit_number[queries])
+    moment = Moment(seconds(now)[:, None], memories.number[queries][:, None], memories.visit_number[queries][:, None])
     visits = net.repeats.faded(memories.visits[queries], now - clock)
     repeats = net.repeats(slots, visits, readout.context, moment)
     return add_repeats(scores, rows, repeats, readout.repeat_interest, item_matrix)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -43,7 +42,7 @@ class Profile(msgspec.Struct, frozen=True):
     user_id: str
     events: Annotated[int, Meta(description="Events the user has had so far.")]
     stored_events: Annotated[int, Meta(description="How many of them are still in the stored sequence.")]
-    folded_events: Annotated[int, Meta(description="How many the stored state holds; a list reflects the rest as well.")]
+    folded_events: Annotated[int, Meta(description="How many the state holds that is at hand; a list reflects the rest as well.")]
     first_event_time: datetime | None
     last_event_time: datetime | None
     attributes: dict[str, str]
@@ -81,9 +80,8 @@ async def put_user(request: Request, user_id: UserId) -> Response:
 
 async def _profile(service: Service, user_id: str) -> Profile:
     model_id = service.runtime.bundle.manifest.model_id
-    (loaded,), recent = await asyncio.gather(
-        service.store.load(TENANT, model_id, [user_id]), service.store.recent(TENANT, user_id, _RECENT_EVENTS)
-    )
+    loaded = await service.users.peek(TENANT, user_id)
+    recent = await service.store.recent(TENANT, loaded.user_id, _RECENT_EVENTS)
     meta = loaded.meta
     if meta is None:
         raise NotFoundError(f"no event or attribute of user {user_id!r} is known")
@@ -91,7 +89,7 @@ async def _profile(service: Service, user_id: str) -> Profile:
         user_id=user_id,
         events=meta.appended,
         stored_events=meta.stored,
-        folded_events=loaded.tail_start if loaded.state is not None else 0,
+        folded_events=loaded.tail_start if loaded.held or loaded.state is not None else 0,
         first_event_time=moment(meta.first_time_ms) if meta.appended else None,
         last_event_time=moment(meta.last_time_ms) if meta.appended else None,
         attributes=dict(meta.attributes),

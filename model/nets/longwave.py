@@ -115,8 +115,8 @@ class Longwave(nn.Module):
         before = state["clock"][:, 0]
         first = state["count"][:, 0] == 0
         clock = maximum(before, event.time)  # a late event counts as now: the gap is clipped at zero
-        elapsed = torch.where(first, torch.zeros_like(clock), clock - before)
-        x = self.event(event, elapsed, first)
+        elapsed = torch.where(first, 0, clock - before)
+        x = self.event(event, torch.where(first, -1, elapsed))
         interest, h, c = self.recurrence(x[:, None], state["h"], state["c"])
         interest = interest[:, 0]
         acc, weight = self.accumulators.step(state["acc"], state["acc_weight"], interest, elapsed)
@@ -166,9 +166,9 @@ class Longwave(nn.Module):
             torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment],
             trace.ring[lane[:, None], slots],
             trace.ring_time[lane[:, None], slots],
-            state["count"][lane, 0] + moment,
+            state["count"][lane] + moment[:, None],
             acc[lane, column],
-            trace.clock[lane, moment],
+            trace.clock[lane, moment][:, None],
             as_of,
             platform,
         )
@@ -198,9 +198,9 @@ class Longwave(nn.Module):
             state["last"],
             state["ring"],
             state["ring_time"],
-            state["count"][:, 0],
+            state["count"],
             state["acc"],
-            state["clock"][:, 0],
+            state["clock"],
             as_of,
             platform,
         )
@@ -209,11 +209,12 @@ class Longwave(nn.Module):
         """Additive scores of the remembered items at `as_of`: (B, R); context is `Readout.context`."""
         if self.repeats is None:
             raise ValueError("this model has no own-repeat memory")
-        clock = state["clock"][:, 0]
-        now = maximum(as_of, clock) if self.config.query_time else clock
-        moment = Moment(seconds(now), state["count"][:, 0], state["visit"][:, 0])
+        clock = state["clock"]
+        now = maximum(as_of[:, None], clock) if self.config.query_time else clock
+        moment = Moment(seconds(now), state["count"], state["visit"])
         # Before the first event the clock is 0 and there is nothing to fade.
-        scores: Tensor = self.repeats(_slots(state), self.repeats.faded(state["visits"], now - clock), context, moment)
+        visits = self.repeats.faded(state["visits"], (now - clock)[:, 0])
+        scores: Tensor = self.repeats(_slots(state), visits, context, moment)
         return scores
 
     # Parts that both forms share.
@@ -229,11 +230,12 @@ class Longwave(nn.Module):
         as_of: Tensor,
         platform: Tensor,
     ) -> Readout:
-        now = maximum(as_of, clock)
-        age_ms = at_least(seconds(now)[:, None] - ring_time.to(torch.int64), 0) * 1000
+        """Of n moments: last (n, D), ring (n, K, Dr), ring_time (n, K), count and clock (n, 1), acc (n, M, Da), others (n)."""
+        now = maximum(as_of[:, None], clock)
+        age_ms = (seconds(now) - ring_time.to(torch.int64)) * 1000  # below 0 in empty slots alone
         # Slots fill from the end: slot K - 1 is the newest.
-        filled = torch.arange(self.config.ring, 0, -1, device=count.device)[None] <= count[:, None]
-        gap_ms = torch.where(count > 0, now - clock, torch.zeros_like(now))
+        filled = torch.arange(self.config.ring, 0, -1, device=count.device) <= count
+        gap_ms = torch.where(count > 0, now - clock, -1)
         return Readout(*self.readout(last, ring, age_ms, filled, acc.flatten(1), now, gap_ms, platform))
 
     def _visits(self, trace: _Trace, new: Tensor, state: State) -> Tensor:
@@ -249,8 +251,8 @@ class Longwave(nn.Module):
         start = state["clock"]
         clock = running_max(torch.cat([start, torch.where(valid, events.time, torch.zeros_like(events.time))], 1))
         first = (state["count"] + torch.arange(valid.shape[1], device=valid.device)) == 0
-        elapsed = torch.where(first, torch.zeros_like(clock[:, 1:]), clock[:, 1:] - clock[:, :-1])
-        x = self.event(events, elapsed, first)
+        elapsed = torch.where(first, 0, clock[:, 1:] - clock[:, :-1])
+        x = self.event(events, torch.where(first, -1, elapsed))
         interest, h, c = self.recurrence(x, state["h"], state["c"], lengths)
         events_in_row = valid.to(torch.int64).sum(1)
         some = (events_in_row > 0)[:, None, None]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.nets.config import LN_2
+from model.nets.config import DAY, LN_2
 from model.nets.integers import at_least, at_most
 
 YEAR_S = 365.2425 * 86_400
@@ -35,7 +35,8 @@ class RepeatState(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """When something happens to B users: the clock in seconds since 2000, the number of the event and of the visit, from 1."""
+    """When something happens to B users, (B) or (B, T) int64: the clock in seconds since 2000, the number of the event and of
+    the visit, from 1."""
 
     now_s: Tensor
     event: Tensor
@@ -131,15 +132,39 @@ class RepeatScorer(nn.Module):
     """
 
     rates: Tensor
+    fading: Tensor
+    channel: Tensor
+    offset: Tensor
+    scale: Tensor
+    shift: Tensor
+    radians: Tensor
+    ahead: Tensor
+    constant: Tensor
 
     def __init__(self, half_lives_s: Sequence[float], width: int, hidden: int) -> None:
         super().__init__()
-        channels = len(half_lives_s) + 1
         rates = [LN_2 / h for h in (*half_lives_s, max(half_lives_s))]
         self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
-        self.features = nn.Linear(2 * (channels - 1) + 7, hidden)
+        # For each half-life the share and the rate, then in this order: cancelled, lately, age, events and visits since, and the
+        # sine and cosine of the age.
+        self.features = nn.Linear(2 * len(half_lives_s) + 7, hidden)
         self.context = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, 1)
+        # All features of a slot but its sine and cosine are logarithms, log(x + offset), of: the counts, lately, age, and events
+        # and visits since. `scale` is what the features' weights are multiplied with, `shift` what is added to the logarithm:
+        # log(1 + 4 x) = log(x + 1/4) + log 4.
+        offset = [1e-3] * len(half_lives_s) + [0.25, 1.0, DAY, 1.0, 1.0]
+        self.register_buffer("fading", torch.tensor([*(-rate for rate in rates), 0.0])[:, None], persistent=False)
+        self.register_buffer("channel", torch.tensor([*range(len(rates)), len(rates) - 2]), persistent=False)
+        self.register_buffer("offset", torch.tensor(offset)[:, None], persistent=False)
+        self.register_buffer("scale", torch.tensor([1.0, 1.0, 0.5, 0.25, 0.5, 1.0, 1.0]), persistent=False)
+        self.register_buffer("shift", torch.tensor([math.log(4), 0, -math.log(DAY), 0, 0, 0, 0]), persistent=False)
+        # Phases of the age in a year: sine, cosine, and a sine that is always 1.
+        self.register_buffer("radians", torch.tensor([1.0, 1.0, 0.0])[:, None] * (2 * math.pi / YEAR_S), persistent=False)
+        self.register_buffer("ahead", torch.tensor([0.0, 0.5, 0.5])[:, None] * math.pi, persistent=False)
+        constant = torch.zeros(len(half_lives_s) + 8, 1)
+        constant[-1] = 1.0
+        self.register_buffer("constant", constant, persistent=False)
 
     def additions(self, weight: Tensor) -> Tensor:
         """Signed event weights (...) -> what they add to each channel (..., C)."""
@@ -151,30 +176,42 @@ class RepeatScorer(nn.Module):
         return visits * torch.exp(-(elapsed_ms.to(torch.float32) / 1000.0)[:, None] * self.rates[:-1])
 
     def forward(self, slots: RepeatState, visits: Tensor, context: Tensor, moment: Moment) -> Tensor:
-        """Scores (n, R) of slots (n, R, ...), visits (n, C - 1) faded to the moment, context (n, D), moment (n)."""
-        age = at_least(moment.now_s[:, None] - slots.time.to(torch.int64), 0).to(torch.float32)
-        since = at_least(moment.event[:, None] - slots.seen.to(torch.int64), 0).to(torch.float32)
-        visits_since = at_least(moment.visit[:, None] - slots.visit.to(torch.int64), 0).to(torch.float32)
-        counts = slots.count * torch.exp(-age[..., None] * self.rates)
-        positive = counts[..., :-1]
-        years = age[..., None] * (2 * math.pi / YEAR_S)
-        # Logarithms of two probabilities that a plain counter would give: the item's share of all that the user had, and the
-        # share of the user's visits that had it.
-        share = torch.log((positive + 1e-3) / (positive.sum(1, keepdim=True) + 1e-1))
-        rate = torch.log((positive + 1e-3) / (visits[:, None] + 1e-1))
-        features = torch.cat(
-            [
-                share * 0.5,
-                rate * 0.5,
-                torch.log1p(counts[..., -1:] * 4.0),
-                torch.log1p(slots.count[..., -2:-1]),
-                torch.log1p(age / 86_400.0)[..., None] * 0.5,
-                torch.log1p(since)[..., None] * 0.25,
-                torch.log1p(visits_since)[..., None] * 0.5,
-                torch.sin(years),
-                torch.cos(years),
-            ],
-            -1,
-        )
-        hidden = nn.functional.gelu(self.features(features) + self.context(context)[:, None])
-        return torch.where(slots.key != 0, self.out(hidden)[..., 0], torch.zeros_like(age))
+        """Scores (n, R) of slots (n, R, ...), visits (n, C - 1) faded to the moment, context (n, D), moment (n, 1).
+
+        What a plain counter would know are two probabilities: the item's share of all that the user had, count / total, and the
+        share of the user's visits that had it, count / visits. Their logarithms are differences of logarithms, of which the
+        second belongs to the user: so it goes into the hidden layer's bias, and a slot needs the logarithm of its counts once.
+
+        Everything lies feature by feature, (n, F, R), so that each operation runs along the slots.
+        """
+        now = torch.cat(moment, 1)[:, :, None]  # (n, 3, 1)
+        then = torch.stack([slots.time, slots.seen, slots.visit], 1).to(torch.int64)  # (n, 3, R)
+        since = torch.relu((now - then).to(torch.float32))
+        age = since[:, :1]
+        # The counts of every channel, and once more that of the longest half-life as it was at the last event.
+        counts = slots.count.transpose(1, 2).index_select(1, self.channel) * torch.exp(age * self.fading)  # (n, C + 1, R)
+        logs = torch.log(torch.cat([counts, since], 1) + self.offset)
+        features = torch.cat([logs, torch.sin(age * self.radians + self.ahead)], 1)  # (n, F, R), the last 1
+        to_hidden, bias, user = self._folded()
+        totals = torch.log(torch.cat([counts.sum(2), visits], 1) + 0.1)
+        about_user = nn.functional.linear(torch.cat([context, totals], 1), user, bias)
+        # A user's own matrix: the shared weights, and the bias as the weight of the constant feature.
+        weight = to_hidden + about_user[:, None] * self.constant  # (n, F, H)
+        hidden = nn.functional.gelu(torch.matmul(weight.transpose(1, 2), features))  # (n, H, R)
+        scores = torch.matmul(self.out.weight[0], hidden) + self.out.bias
+        return torch.where(slots.key == 0, 0.0, scores)
+
+    def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of `features` as the form above wants them; a graph holds them as constants.
+
+        Returns:
+            of the slot's features, (F, H), the constant's 0; the bias (H); of context, totals and visits, (H, D + C + 1 + C - 1).
+        """
+        halves = len(self.rates) - 1
+        share, rate, rest = torch.split(self.features.weight, [halves, halves, len(self.scale)], 1)
+        share, rate, rest = share * 0.5, rate * 0.5, rest * self.scale
+        zero = torch.zeros_like(self.out.weight.t())  # (H, 1)
+        # In the order of the counts: the totals of the last two play no part.
+        user = torch.cat([self.context.weight, -share, zero, zero, -rate], 1)
+        bias = self.features.bias + self.context.bias + torch.mv(rest, self.shift)
+        return torch.cat([share + rate, rest, zero], 1).t(), bias, user

@@ -110,9 +110,10 @@ def test_an_empty_slot_scores_nothing_and_a_filled_one_does_not_depend_on_its_pl
         state = buy(scorer, state, key, event * 10, event)
     turned = RepeatState(*(part.flip(1) for part in state))
     visits, context = torch.ones(1, len(HALF_LIVES_S)), torch.randn(1, 4)
-    scores = scorer(state, visits, context, moment(400, 2))
+    asked = Moment(*(part[:, None] for part in moment(400, 2)))
+    scores = scorer(state, visits, context, asked)
     assert (scores == 0).tolist() == [[False, False, True]]
-    assert torch.allclose(scorer(turned, visits, context, moment(400, 2)).flip(1), scores)
+    assert torch.allclose(scorer(turned, visits, context, asked).flip(1), scores)
 
 
 @pytest.mark.parametrize(
