@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from app.errors import LongwaveError
+from loadtests.busy import Company
 from loadtests.errors import BenchError
 from loadtests.figures import batches, footprint, freshness, history, recompute, tail, throughput, unloaded
 from loadtests.limits import missed
@@ -30,6 +31,7 @@ RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 PARTIAL: Final = BUILD / "partial.json"
 
 _USERS: Final = 500
+_MUCH_COMPANY: Final = 0.05  # of the time of both cores
 _WIDE: Final = 120  # columns of a terminal from which on the table says what each figure is
 
 ON_THE_STAND: Final = ("unloaded", "throughput", "tail", "freshness", "recompute")
@@ -120,18 +122,25 @@ def bench(
             f"bundle {setup.bundle.model_id} ({setup.bundle.source}): {setup.bundle.data}, {len(setup.bundle.items):,} items"
         )
         about, began = _about(setup), perf_counter()
-        before = load_average()
+        before, company = load_average(), Company(setup.cores)
         found = measure(setup, parts, Progress(console))
     except (BenchError, LongwaveError) as error:
         Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
         sys.exit(2)
-    load = {"load_average": {"before": before, "after": load_average()}, "seconds": perf_counter() - began}
+    others = company.share()
+    load = {
+        "load_average": {"before": before, "after": load_average()},
+        "others_share_of_the_cores": others,
+        "seconds": perf_counter() - began,
+    }
     whole = document(about | load, found)
     target = out or (RESULTS if set(parts) == set(PARTS) and scale >= 1 else PARTIAL)
     write(whole, target)
     title = f"{len(setup.bundle.items):,} items, one worker on one core; load average before: {before[0]}"
     console.print(table(whole, title, meanings=console.width >= _WIDE))
     console.print(f"-> {os.path.relpath(target)}")
+    if others > _MUCH_COMPANY:
+        console.print(f"[yellow]something else took {others:.0%} of the cores: what is no ratio is worse than it would be[/]")
     over = missed(whole)
     for line in found.void:
         console.print(f"[red]does not count:[/] {line}")

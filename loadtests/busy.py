@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
@@ -43,6 +44,32 @@ def core_seconds(core: int) -> float:
         if name == f"cpu{core}":
             return sum(int(ticks) for at, ticks in enumerate(columns[:_COLUMNS]) if at not in _IDLE) / _TICKS_PER_S
     raise OSError(f"/proc/stat knows no core {core}")
+
+
+class Company:
+    """Whether something else runs on our cores; begins when it is made.
+
+    What we start counts when it has ended and was waited for.
+    """
+
+    def __init__(self, cores: Cores) -> None:
+        self._cores = {cores.service, cores.generator}
+        self._began = (time.perf_counter(), self._busy(), self._ours())
+
+    def share(self) -> float:
+        """Of our cores' time so far, what others took."""
+        wall_s, busy_s, ours_s = (
+            now - then for now, then in zip((time.perf_counter(), self._busy(), self._ours()), self._began, strict=True)
+        )
+        return max(0.0, busy_s - ours_s) / (wall_s * len(self._cores))
+
+    def _busy(self) -> float:
+        return sum(map(core_seconds, self._cores))
+
+    @staticmethod
+    def _ours() -> float:
+        usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 @dataclass

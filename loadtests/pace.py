@@ -74,7 +74,7 @@ class Flow:
         self._requests = requests
         self._rate = rate
         self._wires = [loop.wire(port) for _ in range(connections)]
-        self._free: list[Wire] = []
+        self._free: deque[Wire] = deque()  # in turns: a server closes a connection that is idle for seconds
         self._waiting: deque[float] = deque()
         self._began = 0.0
         self._number = 0
@@ -113,7 +113,7 @@ class Flow:
         self._loop.at(self._began + self._number / self._rate, self._arrive)
         if self._free:
             self.found.late.append(perf_counter() - due)
-            self._send(self._free.pop(), due)
+            self._send(self._free.popleft(), due)
         else:
             self.found.queued += 1
             self._waiting.append(due)

@@ -24,7 +24,7 @@ POLL_GAP_S: Final = 0.0005
 
 _PROBES: Final = 600
 _CONNECTIONS: Final = 16
-_LONGEST_PAUSE_S: Final = 0.005  # a random one before each probe, so that they do not fall into step with the service's timers
+_LONGEST_PAUSE_S: Final = 0.02  # a random one before each probe: not in step with the service's timers, and little load
 _LIMIT_S: Final = 120.0
 
 
@@ -101,7 +101,8 @@ def measure(stand: Stand, users: Sequence[str], capacity_rps: float) -> Part:
         )
         background.start()
         loop.at(perf_counter() + 0.3, prober.begin)
-        loop.run(_LIMIT_S)
+        with stand.meter(stand.service) as busy:
+            loop.run(_LIMIT_S)
         background.finish()
         loop.run(_LIMIT_S)
     settle(stand.service)
@@ -111,5 +112,6 @@ def measure(stand: Stand, users: Sequence[str], capacity_rps: float) -> Part:
         "polls": prober.polls,
         "background_rps": rate,
         "background_post": latencies_ms(background.found.latencies),
+        **busy.report(),
     }
     return Part({"fold_p99_ms": percentile(prober.seen, 99) * 1e3}, {"fold_p99_ms": made_of})
