@@ -18,7 +18,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import events, health, openapi, problems, recommendations, users
+from app.api import events, health, history, identities, openapi, problems, recommendations, users
 from app.api.hot import HotPaths, HotRoute
 from app.api.measure import Measure
 from app.api.service import TENANT, Hook, Service
@@ -84,7 +84,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(HotPaths, routes=[HotRoute(route) for route in _hot_routes()], metrics=hook.metrics)
     problems.install(app)
     openapi.install(app)
-    for router in (events.router, recommendations.router, users.router, health.router):
+    # The more special paths first: a user id may hold slashes, so `/v1/users/{user_id}` would take them all.
+    for router in (
+        events.router,
+        recommendations.router,
+        history.router,
+        identities.router,
+        users.router,
+        health.router,
+    ):
         app.include_router(router)
     return app
 
@@ -219,6 +227,7 @@ def open_store(settings: Settings, url: str) -> RedisStore:
         dedupe_window=settings.dedupe_window,
         log_max_length=settings.log_max_length,
         state_ttl_s=settings.state_ttl_s,
+        tombstone_ttl_s=settings.tombstone_ttl_s,
         confirm=Confirm(settings.redis_wait_replicas, settings.redis_wait_fsync, settings.redis_wait_ms),
     )
 

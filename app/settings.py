@@ -72,8 +72,17 @@ class Settings(BaseSettings):
         le=TEN_YEARS_S,
         description="How long a stored state outlives its last commit. It is a cache; the states of replaced models go this way.",
     )
+    tombstone_ttl_s: int = Field(
+        90 * 86_400,
+        ge=60,
+        le=TEN_YEARS_S,
+        description="How long events that happened before their user was erased are refused: no late retry brings them back.",
+    )
+    archive_erase_hours: int = Field(
+        24, ge=1, le=8_760, description="Within how many hours an erasure has reached every file of the archive."
+    )
     state_cache_mb: int = Field(
-        128, ge=1, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
+        128, ge=0, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
     )
     commit_events: int = Field(
         32,

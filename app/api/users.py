@@ -8,19 +8,15 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Request, Response
 from msgspec import Meta
-from pydantic import AfterValidator
 
 from app.api.body import read_json
 from app.api.openapi import answers, attributes_body
-from app.api.parameters import UserId as AnyUserId
+from app.api.parameters import KnownUserId
 from app.api.service import TENANT, Service, hook_of, json_response, service_of
 from app.errors import InvalidRequestError, NotFoundError
-from app.ingest.schema import check_user_id
 from app.recommend.answer import moment
 
 router = APIRouter(tags=["users"])
-
-UserId = Annotated[AnyUserId, AfterValidator(check_user_id)]
 
 _RECENT_EVENTS = 20
 _MAX_VALUE_LENGTH = 256
@@ -56,7 +52,7 @@ class Profile(msgspec.Struct, frozen=True):
     responses=answers(Profile, 404, 422, 503),
     operation_id="get_user",
 )
-async def get_user(request: Request, user_id: UserId) -> Response:
+async def get_user(request: Request, user_id: KnownUserId) -> Response:
     """Counts, times, attributes and the latest events of a user."""
     return json_response(await _profile(service_of(request), user_id))
 
@@ -68,7 +64,7 @@ async def get_user(request: Request, user_id: UserId) -> Response:
     openapi_extra={"requestBody": attributes_body()},
     operation_id="put_user",
 )
-async def put_user(request: Request, user_id: UserId) -> Response:
+async def put_user(request: Request, user_id: KnownUserId) -> Response:
     """Replace the attributes of a user, known or new. They set where the user's interest starts from, so a change of them has
     the whole stored sequence folded again."""
     service = service_of(request)

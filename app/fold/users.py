@@ -93,6 +93,10 @@ class Users:
         (loaded,) = await self._store.load(tenant, self._model_id, [user_id], [held], 1)
         return loaded
 
+    def forget(self, tenant: str, user_id: str) -> None:
+        """Drop what this worker holds of a user. What others hold is of an epoch that has ended, and never used again."""
+        self._cache.drop(tenant, user_id)
+
     def keep(self, tenant: str, user_id: str, header: Header, blob: bytes, stored: int) -> CachedState:
         """Hold on to a state that was just folded, and have it stored when that is worth it."""
         state = CachedState(header, blob, stored)

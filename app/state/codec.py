@@ -147,6 +147,8 @@ def inflate(blob: bytes, size: int) -> bytes:
             body = unpacker.decompress(blob[HEADER_BYTES:], size)  # bounded: what is damaged must not fill the memory
         except zlib.error as error:
             raise StateFormatError(f"state cannot be inflated: {error}") from None
+        if not unpacker.eof:
+            raise StateFormatError("state cannot be inflated: it is cut short, or longer than this model's")
         fields[2], fields[7] = _RAW, len(body)
         blob = _HEADER.pack(*fields) + body
     if len(blob) != size:

@@ -40,6 +40,10 @@ class UserKeys:
     """Stream of the partition: everything that changed a sequence, with tenant and user, until it is archived."""
 
 
+MODELS_KEY = "lw:models"
+"""Hash: model id -> JSON of what it is; every model that may have states."""
+
+
 def encode_id(identifier: str) -> str:
     """Percent-encode an id; lone surrogates too, so that every Python string has a key of its own."""
     return quote(identifier, safe="", errors="surrogatepass")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
 from redis.exceptions import (
@@ -23,6 +24,7 @@ from app.errors import LayoutError, StorageError
 from app.state import keys
 from app.state.codec import EPOCH_BYTES, PREFIX, peek
 from app.state.events import StoredEvent, decode_event, encode_event
+from app.state.identities import PENDING, Call, Erased, Identities, NewEvent
 from app.state.ring import EMPTY_RING, remember_ids
 from app.state.scripts import Script, script
 from app.state.store import Append, Appended, CommitResult, Held, Loaded, UserMeta
@@ -34,6 +36,8 @@ DEFAULT_LOG_MAX_LENGTH: Final = 100_000
 DEFAULT_STATE_TTL_S: Final = 30 * 86_400
 
 _PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
+DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
+_PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
 _MOST_HOPS: Final = 8  # from one merged user to the next
 _MOST_TRIES: Final = 20  # of a rewrite that others keep overtaking
@@ -50,8 +54,6 @@ _random = random.Random(secrets.token_bytes(32))
 _encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
 _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 
-Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
-
 
 class RedisStore:
     """`StateStore` on a Redis at `url` (redis://, rediss:// or unix://).
@@ -67,6 +69,7 @@ class RedisStore:
         dedupe_window: an event id is known again while it is among the last so many ids of its user; 0 turns that off.
         log_max_length: about how many events each of the 256 logs keeps; 0: an archiver trims what it has taken.
         state_ttl_s: how long a stored state is kept after it was last committed.
+        tombstone_ttl_s: how long it is remembered that a user was erased, and what happened before refused.
         confirm: what must have happened to a write before it is acknowledged.
 
     Raises:
@@ -84,6 +87,7 @@ class RedisStore:
         dedupe_window: int = DEFAULT_DEDUPE_WINDOW,
         log_max_length: int = DEFAULT_LOG_MAX_LENGTH,
         state_ttl_s: int = DEFAULT_STATE_TTL_S,
+        tombstone_ttl_s: int = DEFAULT_TOMBSTONE_TTL_S,
         confirm: Confirm | None = None,
     ) -> None:
         transport = ClusterTransport if cluster else SingleTransport
@@ -95,6 +99,7 @@ class RedisStore:
         self._dedupe_window = dedupe_window
         self._log_max_length = log_max_length
         self._state_ttl_ms = state_ttl_s * 1000
+        self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
     async def open(self) -> None:
         """Check that this Redis is laid out as this version expects, or lay out an empty one.
@@ -123,7 +128,7 @@ class RedisStore:
         for _ in range(_MOST_HOPS):
             calls = [self._append_call(tenant, users[place], batches[place]) for place in waiting]
             merged = []
-            for place, reply in zip(waiting, await self._run(script("append"), calls, durable=True), strict=True):
+            for place, reply in zip(waiting, await self.run(script("append"), calls, durable=True), strict=True):
                 if reply[0] == -1:
                     users[place] = await self._merged_into(tenant, users[place], reply)
                     merged.append(place)
@@ -151,7 +156,7 @@ class RedisStore:
                 arguments = (PREFIX, own.epoch, own.applied, most) if own is not None else (PREFIX, b"", 0, most)
                 calls.append(((of_user.seq, of_user.meta, keys.state_key(tenant, model_id, users[place])), arguments))
             merged = []
-            for place, reply in zip(waiting, await self._run(script("load"), calls), strict=True):
+            for place, reply in zip(waiting, await self.run(script("load"), calls), strict=True):
                 if reply is not None and reply[0] == -1:
                     users[place] = await self._merged_into(tenant, users[place], reply)
                     merged.append(place)
@@ -172,13 +177,13 @@ class RedisStore:
             peek(blob)
             user = keys.user_keys(tenant, user_id)
             calls.append(((user.meta, keys.state_key(tenant, model_id, user_id), user.seq), (blob, self._state_ttl_ms)))
-        return [_COMMIT_RESULTS[reply] for reply in await self._run(script("commit"), calls)]
+        return [_COMMIT_RESULTS[reply] for reply in await self.run(script("commit"), calls)]
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
         if limit <= 0:
             return []  # -0 would be the first event, not none
-        (packed,) = await self._all([("LRANGE", keys.user_keys(tenant, user_id).seq, -limit, -1)])
+        (packed,) = await self.all([("LRANGE", keys.user_keys(tenant, user_id).seq, -limit, -1)])
         return [decode_event(event) for event in packed]
 
     async def set_attributes(self, tenant: str, user_id: str, attributes: Mapping[str, str]) -> None:
@@ -192,7 +197,7 @@ class RedisStore:
                 _new_epoch(),
                 self._log_max_length,
             )
-            (reply,) = await self._run(script("attributes"), [((user.meta, user.log), arguments)], durable=True)
+            (reply,) = await self.run(script("attributes"), [((user.meta, user.log), arguments)], durable=True)
             if not isinstance(reply, list):
                 return
             user_id = await self._merged_into(tenant, user_id, reply)
@@ -207,8 +212,24 @@ class RedisStore:
         the history are known to later retries. Returns False, and does nothing, if this user has had this import before.
         """
         new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, event_ids, strict=True)]
-        result = await self._rewrite(tenant, user_id, new, mark=f"i:{import_id}", origin="")
-        return result == 1
+        return await self.rewrite(tenant, user_id, new, mark=f"i:{import_id}") == 1
+
+    async def merge(self, tenant: str, target: str, source: str) -> str:
+        """Join `source` into `target`; see `Identities.merge`."""
+        return await self._identities.merge(tenant, target, source)
+
+    async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
+        """Forget a user; see `Identities.erase`."""
+        return await self._identities.erase(tenant, user_id, now_ms)
+
+    async def register_model(self, model_id: str, about: str) -> None:
+        """Say that a model may have states: an erasure must find them."""
+        await self.all([("HSET", keys.MODELS_KEY, model_id, about)])
+
+    async def models(self) -> dict[str, str]:
+        """The models that may have states, and what was said about them."""
+        (pairs,) = await self.all([("HGETALL", keys.MODELS_KEY)])
+        return {model.decode(): about.decode() for model, about in zip(pairs[::2], pairs[1::2], strict=True)}
 
     async def seed_popularity(
         self, tenant: str, half_lives_s: Sequence[float], items: Sequence[str], counts: Sequence[Sequence[float]], at_ms: int
@@ -221,7 +242,7 @@ class RedisStore:
                 raise ValueError(f"item {item!r} has {len(row)} counts for {len(half_lives_s)} half-lives")
             commands.append(("HSETNX", key, _text(item), f"{at_ms} {' '.join(f'{count:.17g}' for count in row)}"))
         for start in range(0, len(commands), _CHUNK):
-            await self._all(commands[start : start + _CHUNK])
+            await self.all(commands[start : start + _CHUNK])
 
     async def count_popularity(
         self, tenant: str, half_lives_s: Sequence[float], increments: Sequence[tuple[str, float, int]]
@@ -235,7 +256,7 @@ class RedisStore:
             for item, weight, time_ms in increments[start : start + _CHUNK]:
                 arguments += (_text(item), f"{weight:.17g}", time_ms)
             calls.append(((key,), arguments))
-        await self._run(script("popularity"), calls)
+        await self.run(script("popularity"), calls)
 
     async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
         """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""
@@ -251,7 +272,7 @@ class RedisStore:
         key = keys.popularity_key(tenant, half_lives_s)
         cursor: int | bytes = 0
         while True:
-            ((cursor, chunk),) = await self._all([("HSCAN", key, cursor, "COUNT", _PART)])
+            ((cursor, chunk),) = await self.all([("HSCAN", key, cursor, "COUNT", _PART)])
             counts: dict[str, tuple[int, tuple[float, ...]]] = {}
             for item, value in zip(chunk[::2], chunk[1::2], strict=True):
                 if not item:
@@ -264,7 +285,7 @@ class RedisStore:
 
     async def popularity_events(self, tenant: str, half_lives_s: Sequence[float]) -> int:
         """How many events were ever counted, by whomever: while it stands still, so do the counts."""
-        (found,) = await self._all([("HGET", keys.popularity_key(tenant, half_lives_s), "")])
+        (found,) = await self.all([("HGET", keys.popularity_key(tenant, half_lives_s), "")])
         return int(found or 0)
 
     async def ping(self) -> None:
@@ -296,62 +317,86 @@ class RedisStore:
         return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
 
     async def _merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
-        """Where a merged user went."""
-        target: str = reply[1].decode("utf-8", "surrogatepass")
-        return target
+        """Where a merged user went; a merge that is halfway is finished first."""
+        _, target, state = reply
+        target_id: str = target.decode("utf-8", "surrogatepass")
+        if state == PENDING:
+            await self._identities.finish(tenant, user_id, target_id)
+        return target_id
 
-    async def _rewrite(
-        self, tenant: str, user_id: str, new: Sequence[tuple[bytes, int, str]], *, mark: str, origin: str
-    ) -> Literal[1, 2]:
-        """Sort new events (packed, time, event id) into a user's sequence; 1: done, 2: it had been done before."""
-        user = keys.user_keys(tenant, user_id)
+    async def rewrite(
+        self,
+        tenant: str,
+        user_id: str,
+        new: Sequence[NewEvent],
+        *,
+        mark: str,
+        origin: str = "",
+        ids: Sequence[bytes] = (),
+        attributes: bytes = b"",
+    ) -> int:
+        """Sort new events into a user's sequence, under a new epoch; 1: done, 2: it had been done before.
+
+        Args:
+            mark: field of the user's meta that says that this was done.
+            origin: the user that the events come from, if they come from one.
+            ids: hashes of more event ids to be known again.
+            attributes: packed; names that the user has keep their values.
+        """
         for _ in range(_MOST_TRIES):
+            user = keys.user_keys(tenant, user_id)
             before: list[Command] = [
-                ("HMGET", user.meta, "n", "e", "f", "l", "to", "ms"),
+                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms"),
                 ("LRANGE", user.seq, 0, -1),
                 ("GET", user.ids),
+                ("GET", user.gone),
             ]
-            (appended, epoch, first, last, *moved), packed, ring = await self._all(before)
+            (appended, epoch, first, last, own, *moved), packed, ring, gone = await self.all(before)
             if moved[0] is not None:
                 user_id = await self._merged_into(tenant, user_id, [-1, *moved])
-                user = keys.user_keys(tenant, user_id)
+                await asyncio.sleep(_PAUSE_S)
                 continue
+            # What happened before its user was erased stays away, whoever brings it.
+            kept_new = [event for event in new if gone is None or event[1] > int(gone)]
             there = [(event, decode_event(event).time_ms) for event in packed]
             # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
-            together = sorted([*there, *((event, time) for event, time, _ in new)], key=lambda pair: pair[1])
-            times = [time for _, time, _ in new] or [0]
+            together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
+            kept = together[max(0, len(together) - self._max_sequence) :]
+            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None] or [0]
             known = ring or EMPTY_RING
             if self._dedupe_window:
-                known = remember_ids(known, [_id_hash(_text(i)) for _, _, i in new if i], self._dedupe_window)
-            kept = together[max(0, len(together) - self._max_sequence) :]
+                hashes = [*ids, *(_id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
+                known = remember_ids(known, hashes, self._dedupe_window) if hashes else known
+            if attributes and own:
+                attributes = _encode_attributes(_decode_attributes(attributes) | _decode_attributes(own))
             arguments: list[Any] = [
                 _text(tenant),
                 _text(user_id),
                 epoch or b"",
                 int(appended or 0),
                 _new_epoch(),
-                int(appended or 0) + len(new),
-                min(times) if first is None else min(int(first), *times),
-                max(times) if last is None else max(int(last), *times),
-                b"",
+                int(appended or 0) + len(kept_new),
+                min(times),
+                max(times),
+                attributes,
                 _text(mark),
                 _text(origin),
                 known if known != EMPTY_RING else b"",
                 self._log_max_length,
                 1,
                 len(kept),
-                len(new),
+                len(kept_new),
                 *(event for event, _ in kept),
             ]
-            for event, _, event_id in new:
+            for event, _, event_id in kept_new:
                 arguments += (event, _text(event_id))
             call: Call = ((user.seq, user.meta, user.ids, user.log), arguments)
-            (result,) = await self._run(script("rewrite"), [call], durable=True)
-            if result == 1 or result == 2:
-                return 1 if result == 1 else 2
+            (result,) = await self.run(script("rewrite"), [call], durable=True)
+            if result:
+                return int(result)
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
 
-    async def _run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]:
+    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]:
         """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
         commands: list[Command] = [("EVALSHA", script.sha, len(names), *names, *arguments) for names, arguments in calls]
         replies = await self._send(commands, durable=durable)
@@ -364,7 +409,7 @@ class RedisStore:
                 replies[index] = reply
         return _checked(replies)
 
-    async def _all(self, commands: Sequence[Command]) -> list[Any]:
+    async def all(self, commands: Sequence[Command]) -> list[Any]:
         return _checked(await self._send(commands))
 
     async def _send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from app.state.events import StoredEvent
+from app.state.identities import Erased
 
 STORED: Final = "1"
 DUPLICATE: Final = "0"
@@ -122,6 +123,15 @@ class StateStore(Protocol):
 
         Returns False, and does nothing, if this user has had the import `import_id` before.
         """
+
+    async def merge(self, tenant: str, target: str, source: str) -> str:
+        """Join `source` into `target`; returns who has the events of both now. Raises ConflictError."""
+
+    async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
+        """Forget a user, with every identity merged into it, and refuse from now on what happened before `now_ms`."""
+
+    async def register_model(self, model_id: str, about: str) -> None:
+        """Say that a model may have states: an erasure must find them."""
 
     async def seed_popularity(
         self, tenant: str, half_lives_s: Sequence[float], items: Sequence[str], counts: Sequence[Sequence[float]], at_ms: int
