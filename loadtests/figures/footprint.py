@@ -20,6 +20,7 @@ _USERS: Final = 60
 _BATCH: Final = 500
 _COMMITTED_S: Final = 120.0
 _REWRITE_S: Final = 60.0
+_IDLE_S: Final = 3.0
 _KINDS: Final = ("seq", "meta", "ids", "state")
 
 
@@ -92,13 +93,19 @@ def _archive(client: redis.Redis) -> None:
 
 
 def _used(client: redis.Redis) -> int:
-    """used_memory, once no rewrite of the append-only file holds buffers of its own."""
+    """used_memory without what Redis takes to talk and to write: buffers of connections and of the append-only file.
+
+    These come and go. Waits until Redis has cut and counted those of idle connections, which it does once in two seconds, and for
+    the end of a rewrite of that file, which has buffers of its own.
+    """
+    time.sleep(_IDLE_S)
     deadline = time.monotonic() + _REWRITE_S
     while client.info("persistence")["aof_rewrite_in_progress"]:
         if time.monotonic() > deadline:
             raise BenchError(f"Redis still rewrites its append-only file after {_REWRITE_S:g} s")
         time.sleep(0.1)
-    used: int = client.info("memory")["used_memory"]
+    memory = client.info("memory")
+    used: int = memory["used_memory"] - memory["mem_clients_normal"] - memory["mem_aof_buffer"]
     return used
 
 
