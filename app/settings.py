@@ -59,7 +59,7 @@ class Settings(BaseSettings):
         3_600, ge=1, le=TEN_YEARS_S, description="How long an activation may take, backfill included, before it is given up."
     )
     backfill_days: int = Field(
-        30, ge=0, le=3_650, description="Users with events in so many days are folded with a new model before it serves."
+        30, ge=0, le=36_500, description="Users with events in so many days are folded with a new model before it serves."
     )
     backfill_events_per_s: int = Field(
         5_000, ge=1, le=10_000_000, description="At most so many events a second are folded by a backfill."
