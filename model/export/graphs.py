@@ -109,11 +109,12 @@ class _Score(_Wrapper):
         repeat_scores: Tensor | None = None,
         repeat_interest: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        scores = item_scores(interests, item_matrix, item_bias, popularity, popularity_weight)
+        # An item that must not come back has a bias of -inf, and whatever else its score is made of, that remains.
+        scores = item_scores(interests, item_matrix, item_bias + bias, popularity, popularity_weight)
         if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
             scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
         # A tensor still when traced: so k stays an input of the graph.
-        top = torch.topk(scores + bias, cast(int, k[0]), dim=1)
+        top = torch.topk(scores, cast(int, k[0]), dim=1)
         return top.values, top.indices
 
 

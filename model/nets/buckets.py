@@ -31,7 +31,7 @@ class NumberEmbedding(nn.Module):
         self.register_buffer("field", torch.tensor(field, dtype=torch.int64), persistent=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """(..., F) float32 -> (..., D), the sum over the fields: what each edge that a number reaches adds to the vector before."""
+        """(..., F) float32 -> (..., D), the sum over the fields, as what each edge that a number reaches adds."""
         weights = [table.weight for table in self.tables]
         risen = torch.cat([weight[1:] - weight[:-1] for weight in weights])
         missing = torch.stack([weight[0] for weight in weights]).sum(0)
@@ -40,7 +40,7 @@ class NumberEmbedding(nn.Module):
 
 
 class GapEmbedding(nn.Module):
-    """A learned vector per logarithmic bucket of a time gap; bucket 0, of negative gaps, means that there was no earlier event."""
+    """A learned vector per logarithmic bucket of a time gap; bucket 0, of negative gaps, says that there was no earlier event."""
 
     edges_ms: Tensor
 

@@ -230,7 +230,7 @@ class Longwave(nn.Module):
         as_of: Tensor,
         platform: Tensor,
     ) -> Readout:
-        """Of n moments: last (n, D), ring (n, K, Dr) and its times (n, K), count and clock (n, 1), acc (n, M, Da), the rest (n)."""
+        """Of n moments: last (n, D), ring (n, K, Dr), ring_time (n, K), count and clock (n, 1), acc (n, M, Da), and (n)."""
         now = maximum(as_of[:, None], clock)
         age_ms = (seconds(now) - ring_time.to(torch.int64)) * 1000  # below 0 in empty slots alone
         # Slots fill from the end: slot K - 1 is the newest.

@@ -77,16 +77,21 @@ def item_scores(
     """Scores of all items without own repeats.
 
     Args:
-        interests (n, J, D), item_matrix (N, D), item_bias (N), popularity_weight (n, P).
+        interests (n, J, D), item_matrix (N, D), popularity_weight (n, P).
+        item_bias: (N), or one for each moment, (n or 1, N).
         popularity: decayed counts at the moment of asking, (N, P) or one table per moment (n, N, P).
 
     Returns:
         (n, N): the best match of the J interests, plus bias, plus the weighted logarithm of recent popularity.
     """
-    matches = torch.matmul(interests, item_matrix.t())
-    best = matches[:, 0] if matches.shape[1] == 1 else matches.amax(1)
-    trend = torch.matmul(torch.log(popularity + RARE), popularity_weight[..., None])[..., 0]
-    return best + item_bias + trend
+    recent = torch.log(popularity + RARE)
+    if recent.dim() == 2:
+        beside = torch.addmm(item_bias, popularity_weight, recent.t())
+    else:
+        beside = torch.matmul(recent, popularity_weight[..., None]).flatten(1) + item_bias
+    if interests.shape[1] == 1:
+        return torch.addmm(beside, interests[:, 0], item_matrix.t())
+    return torch.matmul(interests, item_matrix.t()).amax(1) + beside
 
 
 def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> Tensor:
@@ -97,5 +102,5 @@ def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_inte
     """
     known = rows >= 0
     index = at_least(rows, 0)
-    match = torch.matmul(item_matrix[index], repeat_interest[..., None])[..., 0]
-    return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, torch.zeros_like(repeat_scores)))
+    match = torch.matmul(item_matrix[index], repeat_interest[..., None]).flatten(1)  # by flattening nothing is copied
+    return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, 0.0))
