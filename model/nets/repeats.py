@@ -35,8 +35,7 @@ class RepeatState(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """When something happens to B users, (B) or (B, T) int64: the clock in seconds since 2000, the number of the event and of
-    the visit, from 1."""
+    """When something happens, (B, 1) or (B, T) int64: the clock in seconds since 2000, the number of the event and the visit."""
 
     now_s: Tensor
     event: Tensor
@@ -54,33 +53,37 @@ def touch(
     """Which slot one event per user touches, and what stands there afterwards.
 
     Args:
-        key: (B) int64, 0 leaves the memory as it is. add: (B, C) float32. moment: (B) int64 each. rates: (C) per second.
+        key: (B, 1) int64, 0 leaves the memory as it is. add: (B, 1, C) float32. moment: (B, 1) each. rates: (C) per second.
 
     Returns:
         slot (B, 1) int64 and its new key (B, 1), count (B, 1, C), time, seen and visit (B, 1).
 
     Which slot is given up is decided by integers alone (least recently used), so that float noise can never decide it.
     """
-    same = state.key == key[:, None]
-    found = same.any(1)
-    slot = torch.where(found, same.to(torch.int64).argmax(1), state.seen.argmin(1))[:, None]
-    write = key != 0
-    old_time = torch.gather(state.time, 1, slot)[:, 0]
-    old_seen = torch.gather(state.seen, 1, slot)[:, 0]
-    old_visit = torch.gather(state.visit, 1, slot)[:, 0]
-    old_key = torch.gather(state.key, 1, slot)[:, 0]
-    before = torch.gather(state.count, 1, slot[:, :, None].expand(-1, -1, add.shape[1]))[:, 0]
-    elapsed = at_least(moment.now_s - old_time.to(torch.int64), 0)
-    left = before * torch.exp(-elapsed.to(torch.float32)[:, None] * rates)
-    count = torch.where(found[:, None], left, torch.zeros_like(left)) + add
+    # The slot of the item, if it has one, comes before all others; empty slots (seen 0) come next.
+    slot = torch.where(state.key == key, -1, state.seen).argmin(1, keepdim=True)
+    old_key = torch.gather(state.key, 1, slot)
+    old_time = torch.gather(state.time, 1, slot)
+    old_seen = torch.gather(state.seen, 1, slot)
+    old_visit = torch.gather(state.visit, 1, slot)
+    before = torch.gather(state.count, 1, _of_channels(slot, rates))
+    found, none = old_key == key, key == 0
+    elapsed = torch.relu((moment.now_s - old_time.to(torch.int64)).to(torch.float32))
+    left = before * torch.exp(elapsed[..., None] * -rates)
+    count = torch.where(found[..., None], left, 0.0) + add
     return (
         slot,
-        torch.where(write, key, old_key)[:, None],
-        torch.where(write[:, None], count, before)[:, None],
-        torch.where(write, moment.now_s.to(torch.int32), old_time)[:, None],
-        torch.where(write, moment.event.to(torch.int32), old_seen)[:, None],
-        torch.where(write, moment.visit.to(torch.int32), old_visit)[:, None],
+        torch.where(none, old_key, key),
+        torch.where(none[..., None], before, count),
+        torch.where(none, old_time, moment.now_s.to(torch.int32)),
+        torch.where(none, old_seen, moment.event.to(torch.int32)),
+        torch.where(none, old_visit, moment.visit.to(torch.int32)),
     )
+
+
+def _of_channels(slot: Tensor, rates: Tensor) -> Tensor:
+    """Slots (B, T) as indices of their counts (B, T, C); an addition is one operator in a graph, and expand() many."""
+    return slot[..., None] + torch.zeros_like(rates, dtype=torch.int64)
 
 
 def remember(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates: Tensor) -> RepeatState:
@@ -91,7 +94,7 @@ def remember(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates
     slot, slot_key, count, time, seen, visit = touch(state, key, add, moment, rates)
     return RepeatState(
         state.key.scatter(1, slot, slot_key),
-        state.count.scatter(1, slot[:, :, None].expand(-1, -1, add.shape[1]), count),
+        state.count.scatter(1, _of_channels(slot, rates), count),
         state.time.scatter(1, slot, time),
         state.seen.scatter(1, slot, seen),
         state.visit.scatter(1, slot, visit),
@@ -120,8 +123,8 @@ def _remember_loop(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     for t in range(key.shape[1]):
         slots = RepeatState(slot_key, slot_count, slot_time, slot_seen, slot_visit)
-        moment = Moment(now_s[:, t], event[:, t], visit[:, t])
-        slot_key, slot_count, slot_time, slot_seen, slot_visit = remember(slots, key[:, t], add[:, t], moment, rates)
+        moment = Moment(now_s[:, t, None], event[:, t, None], visit[:, t, None])
+        slot_key, slot_count, slot_time, slot_seen, slot_visit = remember(slots, key[:, t, None], add[:, t, None], moment, rates)
     return slot_key, slot_count, slot_time, slot_seen, slot_visit
 
 
@@ -172,8 +175,8 @@ class RepeatScorer(nn.Module):
         return torch.cat([positive, (-weight).clamp(min=0)[..., None]], -1)
 
     def faded(self, visits: Tensor, elapsed_ms: Tensor) -> Tensor:
-        """Decayed numbers of visits (n, C - 1) after so many more milliseconds (n) int64."""
-        return visits * torch.exp(-(elapsed_ms.to(torch.float32) / 1000.0)[:, None] * self.rates[:-1])
+        """Decayed numbers of visits (n, C - 1) after so many more milliseconds (n, 1) int64."""
+        return visits * torch.exp(elapsed_ms.to(torch.float32) * (self.rates[:-1] * -1e-3))
 
     def forward(self, slots: RepeatState, visits: Tensor, context: Tensor, moment: Moment) -> Tensor:
         """Scores (n, R) of slots (n, R, ...), visits (n, C - 1) faded to the moment, context (n, D), moment (n, 1).

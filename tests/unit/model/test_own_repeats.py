@@ -21,12 +21,12 @@ def empty(slots, users=1):
 
 
 def moment(now_s, event, visit=None):
-    return Moment(*(torch.tensor([n]) for n in (now_s, event, event if visit is None else visit)))
+    return Moment(*(torch.tensor([[n]]) for n in (now_s, event, event if visit is None else visit)))
 
 
 def buy(scorer, state, key, now_s, event, weight=1.0, visit=None):
     return remember(
-        state, torch.tensor([key]), scorer.additions(torch.tensor([weight])), moment(now_s, event, visit), scorer.rates
+        state, torch.tensor([[key]]), scorer.additions(torch.tensor([[weight]])), moment(now_s, event, visit), scorer.rates
     )
 
 
@@ -99,7 +99,8 @@ def test_a_sequence_at_once_is_remembered_as_event_by_event(scorer):
     at_once = remember_all(empty(5, users), key, add, Moment(now, number, number // 2), scorer.rates)
     state = empty(5, users)
     for t in range(events):
-        state = remember(state, key[:, t], add[:, t], Moment(now[:, t], number[:, t], number[:, t] // 2), scorer.rates)
+        one = slice(t, t + 1)
+        state = remember(state, key[:, one], add[:, one], Moment(now[:, one], number[:, one], number[:, one] // 2), scorer.rates)
     assert all(torch.equal(a, b) for a, b in zip(at_once, state, strict=True))
     assert (state.key != 0).all()
 
@@ -110,7 +111,7 @@ def test_an_empty_slot_scores_nothing_and_a_filled_one_does_not_depend_on_its_pl
         state = buy(scorer, state, key, event * 10, event)
     turned = RepeatState(*(part.flip(1) for part in state))
     visits, context = torch.ones(1, len(HALF_LIVES_S)), torch.randn(1, 4)
-    asked = Moment(*(part[:, None] for part in moment(400, 2)))
+    asked = moment(400, 2)
     scores = scorer(state, visits, context, asked)
     assert (scores == 0).tolist() == [[False, False, True]]
     assert torch.allclose(scorer(turned, visits, context, asked).flip(1), scores)
