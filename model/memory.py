@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.data.sequences import Queries, Sequences
 from model.nets import Longwave
-from model.nets.repeats import Moment, RepeatState, seconds, touch
+from model.nets.repeats import seconds, touch
+from model.nets.slots import Moment, RepeatState
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from model.memory import Memories
 from model.nets import Longwave, Readout, State
 from model.nets.integers import MAX_CHUNK
 from model.nets.readout import add_repeats, item_scores
-from model.nets.repeats import Moment, seconds
+from model.nets.repeats import seconds
+from model.nets.slots import Moment
 
 
 class Carried:

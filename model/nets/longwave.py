@@ -17,7 +17,8 @@ from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
-from model.nets.repeats import Moment, RepeatScorer, RepeatState, remember, remember_all, seconds
+from model.nets.repeats import RepeatScorer, remember, remember_all, seconds
+from model.nets.slots import Moment, RepeatState
 
 State = dict[str, Tensor]
 """A user's state by tensor name, batch first; `Longwave.state_shapes` lists names, shapes and types."""
@@ -272,13 +273,12 @@ class Longwave(nn.Module):
         end = trace.lengths[:, None]
         acc, weight = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, end)
         slots = end + torch.arange(self.config.ring, device=end.device)
-        wide = slots[..., None].expand(-1, -1, trace.ring.shape[2])
         last = torch.cat([state["last"][:, None], trace.interest], 1)
         return {
             "h": trace.h,
             "c": trace.c,
-            "last": torch.gather(last, 1, end[..., None].expand(-1, -1, last.shape[2]))[:, 0],
-            "ring": torch.gather(trace.ring, 1, wide),
+            "last": _rows(last, end)[:, 0],
+            "ring": _rows(trace.ring, slots),
             "ring_time": torch.gather(trace.ring_time, 1, slots),
             "acc": acc[:, 0],
             "acc_weight": weight[:, 0],
@@ -302,6 +302,12 @@ class _Trace(NamedTuple):
     lengths: Tensor
     first: Tensor
     elapsed: Tensor
+
+
+def _rows(x: Tensor, place: Tensor) -> Tensor:
+    """Rows of each user: x (B, S, W), place (B, P) int64 -> (B, P, W), copied row by row; gather() would go number by number."""
+    start = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1)[place + start]
 
 
 def _slots(state: State) -> RepeatState:

@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from model.nets.block import BLOCK, remember_block
 from model.nets.config import DAY, LN_2
 from model.nets.integers import at_least, at_most
+from model.nets.slots import Moment, RepeatState
 
 YEAR_S = 365.2425 * 86_400
 EPOCH_S = 946_684_800  # 2000-01-01: int32 seconds from here reach from 1932 to 2068
-
-
-class RepeatState(NamedTuple):
-    """R slots per user.
-
-    Attributes:
-        key: (B, R) int64, 0 is empty.
-        count: (B, R, C) float32 decayed weights at `time`.
-        time: (B, R) int32 seconds since 2000 of the last event of the item, by the user's clock.
-        seen: (B, R) int32 number of that event; the slot with the lowest is given up first.
-        visit: (B, R) int32 number of the visit (events of one moment) that it was part of.
-    """
-
-    key: Tensor
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody counts with
-    time: Tensor
-    seen: Tensor
-    visit: Tensor
-
-
-class Moment(NamedTuple):
-    """When something happens, (B, 1) or (B, T) int64: the clock in seconds since 2000, the number of the event and the visit."""
-
-    now_s: Tensor
-    event: Tensor
-    visit: Tensor
 
 
 def seconds(time_ms: Tensor) -> Tensor:
@@ -102,13 +77,16 @@ def remember(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates
 
 
 def remember_all(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates: Tensor) -> RepeatState:
-    """`remember` for T events per user, one after another: key (B, T), add (B, T, C), moment (B, T) each."""
-    return RepeatState(*_remember_loop(*state, key, add, *moment, rates))
+    """`remember` for T events per user at once: key (B, T), add (B, T, C), moment (B, T) each; the clock never falls.
+
+    The same integers as one event after another, and the same counts but for the order of their sums.
+    """
+    return RepeatState(*_remember_blocks(*state, key, add, *moment, rates, BLOCK))
 
 
 # Scripted, so that the exporter keeps the loop, whose length is not known when exporting; it takes no tuples.
 @torch.jit.script
-def _remember_loop(
+def _remember_blocks(
     slot_key: Tensor,
     slot_count: Tensor,
     slot_time: Tensor,
@@ -120,11 +98,15 @@ def _remember_loop(
     event: Tensor,
     visit: Tensor,
     rates: Tensor,
+    block: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    for t in range(key.shape[1]):
+    for start in range(0, key.shape[1], block):
+        end = start + block
         slots = RepeatState(slot_key, slot_count, slot_time, slot_seen, slot_visit)
-        moment = Moment(now_s[:, t, None], event[:, t, None], visit[:, t, None])
-        slot_key, slot_count, slot_time, slot_seen, slot_visit = remember(slots, key[:, t, None], add[:, t, None], moment, rates)
+        moment = Moment(now_s[:, start:end], event[:, start:end], visit[:, start:end])
+        slot_key, slot_count, slot_time, slot_seen, slot_visit = remember_block(
+            slots, key[:, start:end], add[:, start:end], moment, rates
+        )
     return slot_key, slot_count, slot_time, slot_seen, slot_visit
 
 
