@@ -37,6 +37,14 @@ class NotFoundError(LongwaveError):
     title = "Not found"
 
 
+class ConflictError(LongwaveError):
+    """The request does not fit what is there; `detail` says what that is."""
+
+    status = 409
+    type = "conflict"
+    title = "Conflict"
+
+
 class TooLargeError(LongwaveError):
     status = 413
     type = "too-large"
@@ -57,6 +65,13 @@ class StorageError(UnavailableError):
 
     type = "storage-unavailable"
     title = "Storage unavailable"
+
+
+class OverloadedError(UnavailableError):
+    """More is waiting than can be answered in time; nothing was done."""
+
+    type = "overloaded"
+    title = "Overloaded"
 
 
 class LayoutError(UnavailableError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import multiprocessing
 import os
@@ -15,17 +16,20 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 
-from app.api import events, health, openapi, problems, recommendations, users
+from app.api import events, health, history, identities, openapi, problems, recommendations, users
+from app.api.hot import HotPaths, HotRoute
 from app.api.measure import Measure
 from app.api.service import TENANT, Hook, Service
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import BundleError, DeviceError, LayoutError, StorageAddressError, StorageError
-from app.fold import Commits, Fold, Users
+from app.fold import Commits, Fold, StateCache, Users
 from app.fold.tensors import EventTensors
 from app.ingest.advance import Advance
-from app.ingest.append import Increment
+from app.ingest.append import Increment, UserEvents
+from app.ingest.count import PopularityCounter
 from app.ingest.pipeline import Ingest
 from app.recommend.follow import PopularityFollower
 from app.recommend.pipeline import Recommender
@@ -38,11 +42,13 @@ from app.settings import Settings, load_settings
 from app.state.codec import StateCodec
 from app.state.embedded import EMBEDDED_URL, EmbeddedRedis, die_with_parent
 from app.state.redis import RedisStore
+from app.state.transport import Confirm
 from app.telemetry import Metrics, configure_logs
 
 _DESCRIPTION = "Tell what users do; ask what each of them would want next."
 
 _STOP_AGAIN_S = 0.05
+_COUNT_DELAY_S = 0.05  # popularity on its way to Redis; other workers read it every few seconds
 
 log = structlog.get_logger()
 
@@ -62,6 +68,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         async with AsyncExitStack() as stack:
             try:
                 hook.service = await _start(settings, hook.metrics, load_model(settings), stack)
+                # What is there now stays: the collector need not walk through it again and again.
+                gc.collect()
+                gc.freeze()
             except (BundleError, DeviceError, LayoutError, StorageAddressError) as error:
                 # Stay up and unready: a probe can then read why, where a dead process would only be restarted.
                 hook.problem = error.detail
@@ -72,11 +81,26 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="Longwave", version=version("longwave"), description=_DESCRIPTION, lifespan=lifespan)
     app.state.hook = hook
     app.add_middleware(Measure, metrics=hook.metrics)
+    app.add_middleware(HotPaths, routes=[HotRoute(route) for route in _hot_routes()], metrics=hook.metrics)
     problems.install(app)
     openapi.install(app)
-    for router in (events.router, recommendations.router, users.router, health.router):
+    # The more special paths first: a user id may hold slashes, so `/v1/users/{user_id}` would take them all.
+    for router in (
+        events.router,
+        recommendations.router,
+        history.router,
+        identities.router,
+        users.router,
+        health.router,
+    ):
         app.include_router(router)
     return app
+
+
+def _hot_routes() -> list[APIRoute]:
+    """POST of events, and GET of recommendations."""
+    routes = [*events.router.routes, *recommendations.router.routes]
+    return [route for route in routes if isinstance(route, APIRoute)]
 
 
 def load_model(settings: Settings) -> Runtime:
@@ -99,13 +123,7 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
     """
     bundle, manifest = runtime.bundle, runtime.bundle.manifest
     url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
-    store = RedisStore(
-        url,
-        timeout_ms=settings.redis_timeout_ms,
-        max_sequence=settings.max_sequence,
-        dedupe_window=settings.dedupe_window,
-        log_max_length=settings.log_max_length,
-    )
+    store = open_store(settings, url)
     stack.push_async_callback(store.close)
     catalogue = Catalogue(
         [item.id for item in bundle.items],
@@ -119,21 +137,40 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         manifest.popularity.half_lives_s,
         bundle.popularity,
         manifest.popularity.as_of_ms,
-        in_flight_s=settings.redis_timeout_ms / 1000,
+        in_flight_s=_COUNT_DELAY_S + settings.redis_timeout_ms / 1000,
     )
     text = TextEncoder(bundle, runtime.device, settings.intra_op_threads) if manifest.text is not None else None
     tensors = EventTensors(manifest, catalogue, text)
     fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
-    known = Users(store, fold, manifest.model_id, metrics)
-    delay_s = settings.fold_delay_ms / 1000
-    commits = Commits(store, fold, manifest.model_id, metrics, delay_s)
+    cache = StateCache(settings.state_cache_mb * 2**20)
+    commits = Commits(
+        store, cache, manifest.model_id, metrics, every=settings.commit_events, delay_s=settings.commit_delay_ms / 1000
+    )
     stack.push_async_callback(commits.close)
-    advance = Advance(known, commits, delay_s, settings.fold_batch_users)
+    known = Users(store, fold, cache, commits, manifest.model_id, metrics)
+    advance = Advance(
+        known,
+        fold,
+        cache,
+        metrics,
+        delay_s=settings.fold_delay_ms / 1000,
+        batch_users=settings.fold_batch_users,
+        batch_events=settings.fold_batch_events,
+        most_events=settings.max_unfolded_events,
+    )
+    counter = PopularityCounter(store, manifest.popularity.half_lives_s, _COUNT_DELAY_S)
+    stack.push_async_callback(counter.close)
 
-    def on_stored(tenant: str, user_ids: Sequence[str], increments: Sequence[Increment]) -> None:
+    def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
         popularity.add(increments, monotonic())
+        counter.add(tenant, increments)
         if settings.background_fold:
-            advance.mark(tenant, user_ids)
+            for user in users:
+                appended = user.appended
+                advance.mark(tenant, appended.user_id, appended.epoch, appended.attributes, appended.total, user.events)
+
+    async def room() -> None:
+        await advance.room(settings.write_wait_ms / 1000)
 
     service = Service(
         runtime=runtime,
@@ -142,25 +179,24 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         ingest=Ingest(
             store,
             manifest.event_types,
-            manifest.popularity.half_lives_s,
             on_stored,
+            room=room,
             max_future_s=settings.max_future_s,
             max_events=settings.max_batch_events,
         ),
         recommender=Recommender(
-            runtime,
+            bundle,
             catalogue,
             popularity,
-            Scorer(runtime, catalogue, popularity),
+            Scorer(runtime, catalogue, popularity, fold),
             tensors,
             store,
             known,
-            commits,
             metrics,
-            settings.max_sequence,
         ),
+        users=known,
     )
-    following = PopularityFollower(store, popularity, catalogue, bundle, TENANT)
+    following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.counted[TENANT])
     try:
         await following.refresh()
     except StorageError as error:
@@ -179,6 +215,21 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         redis="embedded" if settings.redis_url in (None, os.environ.get(EMBEDDED_URL)) else "external",
     )
     return service
+
+
+def open_store(settings: Settings, url: str) -> RedisStore:
+    """The store as the settings want it. Raises StorageAddressError if `url` is no address."""
+    return RedisStore(
+        url,
+        cluster=settings.redis_cluster,
+        timeout_ms=settings.redis_timeout_ms,
+        max_sequence=settings.max_sequence,
+        dedupe_window=settings.dedupe_window,
+        log_max_length=settings.log_max_length,
+        state_ttl_s=settings.state_ttl_s,
+        tombstone_ttl_s=settings.tombstone_ttl_s,
+        confirm=Confirm(settings.redis_wait_replicas, settings.redis_wait_fsync, settings.redis_wait_ms),
+    )
 
 
 def _run(work: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:

@@ -9,6 +9,7 @@ from fastapi import Request, Response
 
 from app.catalogue.catalogue import Catalogue
 from app.errors import UnavailableError
+from app.fold import Users
 from app.ingest.pipeline import Ingest
 from app.recommend.pipeline import Recommender
 from app.runtime.session import Runtime
@@ -28,6 +29,7 @@ class Service:
     store: StateStore
     ingest: Ingest
     recommender: Recommender
+    users: Users
 
 
 @dataclass

@@ -142,6 +142,11 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     config = net.config
     state = example_state(net, 2)
     state_in = {name: (tensor, ["B", *tensor.shape[1:]]) for name, tensor in state.items()}
+    # Readers may leave out slots at the end that are empty for all users of a batch.
+    read_in = {
+        name: (tensor, ["B", "R", *tensor.shape[2:]] if name.startswith("repeat_") else shape)
+        for name, (tensor, shape) in state_in.items()
+    }
     state_out = {f"{name}_out": ["B", *tensor.shape[1:]] for name, tensor in state.items()}
 
     def events(*shape: int, dims: list[int | str]) -> dict[str, tuple[Tensor, list[int | str]]]:
@@ -160,7 +165,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     }
     if net.repeats is not None:
         interest_out |= {"repeat_interest": ["B", config.width]}
-        interest_out |= {"repeat_keys": ["B", config.repeats], "repeat_scores": ["B", config.repeats]}
+        interest_out |= {"repeat_keys": ["B", "R"], "repeat_scores": ["B", "R"]}
     halves = len(config.popularity_half_lives_s)
     score_in: dict[str, tuple[Tensor, list[int | str]]] = {
         "interests": (torch.randn(2, config.interests, config.width), ["B", config.interests, config.width]),
@@ -173,8 +178,8 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     }
     if net.repeats is not None:
         score_in |= {
-            "repeat_rows": (torch.full((2, config.repeats), -1), ["B", config.repeats]),
-            "repeat_scores": (torch.zeros(2, config.repeats), ["B", config.repeats]),
+            "repeat_rows": (torch.full((2, config.repeats), -1), ["B", "R"]),
+            "repeat_scores": (torch.zeros(2, config.repeats), ["B", "R"]),
             "repeat_interest": (torch.zeros(2, config.width), ["B", config.width]),
         }
     graphs = {
@@ -185,7 +190,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
             state_in | events(2, 5, dims=["B", "T"]) | {"valid": (torch.ones(2, 5, dtype=torch.bool), ["B", "T"])},
             state_out,
         ),
-        "interest": _export(_Interest(net), state_in | asked, interest_out),
+        "interest": _export(_Interest(net), read_in | asked, interest_out),
         "score": _export(_Score(net), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}),
     }
     content: dict[str, tuple[Tensor, list[int | str]]] = {}

@@ -32,7 +32,7 @@ class NumberEmbedding(nn.Module):
 
     def forward(self, numbers: Tensor) -> Tensor:
         """(..., F) float32 -> (..., D), the sum over the fields, as what each edge that a number reaches adds."""
-        weights = [table.weight for table in self.tables]
+        weights = [table.get_parameter("weight") for table in self.tables]
         risen = torch.cat([weight[1:] - weight[:-1] for weight in weights])
         missing = torch.stack([weight[0] for weight in weights]).sum(0)
         reached = numbers[..., self.field] >= self.edges

@@ -59,4 +59,4 @@ class Recurrence(nn.Module):
 
 def _by_layer(state: Tensor) -> tuple[Tensor, ...]:
     """(B, L, D) -> L of (1, B, D)."""
-    return state.transpose(0, 1).contiguous().split(1)
+    return torch.split(state.transpose(0, 1).contiguous(), 1)

@@ -147,8 +147,8 @@ class RepeatScorer(nn.Module):
         # Phases of the age in a year: sine, cosine, and a sine that is always 1.
         self.register_buffer("radians", torch.tensor([1.0, 1.0, 0.0])[:, None] * (2 * math.pi / YEAR_S), persistent=False)
         self.register_buffer("ahead", torch.tensor([0.0, 0.5, 0.5])[:, None] * math.pi, persistent=False)
-        constant = torch.zeros(len(half_lives_s) + 8, 1)
-        constant[-1] = 1.0
+        constant = torch.zeros(len(half_lives_s) + 9, 1)
+        constant[-2] = 1.0
         self.register_buffer("constant", constant, persistent=False)
 
     def additions(self, weight: Tensor) -> Tensor:
@@ -180,23 +180,26 @@ class RepeatScorer(nn.Module):
         to_hidden, bias, user = self._folded()
         totals = torch.log(torch.cat([counts.sum(2), visits], 1) + 0.1)
         about_user = nn.functional.linear(torch.cat([context, totals], 1), user, bias)
-        # A user's own matrix: the shared weights, and the bias as the weight of the constant feature.
-        weight = to_hidden + about_user[:, None] * self.constant  # (n, F, H)
+        # A user's own matrices: the shared weights, and the bias as the weight of the constant feature. (The output's weights go
+        # along, since a matrix of its own for each user is what torch multiplies fastest, above all backwards.)
+        weights = to_hidden + about_user[:, None] * self.constant  # (n, F + 1, H)
+        weight, out = torch.split(weights, [len(self.constant) - 1, 1], 1)
         hidden = nn.functional.gelu(torch.matmul(weight.transpose(1, 2), features))  # (n, H, R)
-        scores = torch.matmul(self.out.weight[0], hidden) + self.out.bias
+        scores = torch.matmul(out, hidden).flatten(1) + self.out.bias
         return torch.where(slots.key == 0, 0.0, scores)
 
     def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
         """The weights of `features` as the form above wants them; a graph holds them as constants.
 
         Returns:
-            of the slot's features, (F, H), the constant's 0; the bias (H); of context, totals and visits, (H, D + C + 1 + C - 1).
+            of the slot's features, the constant's 0, and the output's, (F + 1, H); the bias (H); of context, totals and visits,
+            (H, D + C + 1 + C - 1).
         """
         halves = len(self.rates) - 1
-        share, rate, rest = self.features.weight.split([halves, halves, len(self.scale)], 1)
+        share, rate, rest = torch.split(self.features.weight, [halves, halves, len(self.scale)], 1)
         share, rate, rest = share * 0.5, rate * 0.5, rest * self.scale
         zero = torch.zeros_like(self.out.weight.t())  # (H, 1)
         # In the order of the counts: the totals of the last two play no part.
         user = torch.cat([self.context.weight, -share, zero, zero, -rate], 1)
         bias = self.features.bias + self.context.bias + torch.mv(rest, self.shift)
-        return torch.cat([share + rate, rest, zero], 1).t(), bias, user
+        return torch.cat([share + rate, rest, zero, self.out.weight.t()], 1).t(), bias, user

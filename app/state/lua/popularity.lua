@@ -1,6 +1,7 @@
 -- Add events to the decayed counts of their items: count(t) = sum over events of weight * 2 ^ -((t - t_e) / half_life), t_e <= t.
 --
 -- KEYS[1] lw:<tenant>:popularity:<half-lives>  hash  item id -> "time count count ...": unix ms, then one count per half-life (%.17g)
+--                                                      the empty id: how many events were ever counted
 -- ARGV    number of half-lives H, H half-lives (seconds), then per event: item id, weight, time (unix ms)
 -- Returns the number of events counted
 
@@ -26,4 +27,5 @@ for at = 2 + #half_lives, #ARGV, 3 do
   redis.call('HSET', KEYS[1], item, table.concat(out, ' '))
   counted = counted + 1
 end
+redis.call('HINCRBY', KEYS[1], '', counted)
 return counted
