@@ -21,10 +21,6 @@ from model.nets.readout import add_repeats, item_scores
 
 OPSET = 18
 
-# Up to so many items the repeat interest is matched with all of them, and what is remembered is picked from the result: at 4,529
-# items that takes 8 us a user instead of 34 us for gathering the vectors of 256 items. The one grows with the catalogue.
-MATCHED_WHOLE = 16_000
-
 _ONNX_TYPES = {
     onnx.TensorProto.FLOAT: "float32",
     onnx.TensorProto.INT32: "int32",
@@ -100,10 +96,6 @@ class _Item(_Wrapper):
 
 
 class _Score(_Wrapper):
-    def __init__(self, net: Longwave, items: int) -> None:
-        super().__init__(net)
-        self.whole = items < MATCHED_WHOLE
-
     def forward(
         self,
         interests: Tensor,
@@ -117,10 +109,10 @@ class _Score(_Wrapper):
         repeat_scores: Tensor | None = None,
         repeat_interest: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        # An item that must not come back has a bias of -inf, which no other part of its score changes.
+        # An item that must not come back has a bias of -inf, and whatever else its score is made of, that remains.
         scores = item_scores(interests, item_matrix, item_bias + bias, popularity, popularity_weight)
         if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
-            scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix, self.whole)
+            scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
         # A tensor still when traced: so k stays an input of the graph.
         top = torch.topk(scores, cast(int, k[0]), dim=1)
         return top.values, top.indices
@@ -144,12 +136,8 @@ def example_events(net: Longwave, *shape: int) -> EventBatch:
     )
 
 
-def export_graphs(net: Longwave, items: int | None = None) -> dict[str, ExportedGraph]:
-    """Every graph of the bundle by name (`item` only where the model understands content).
-
-    Args:
-        items: size of the catalogue that score.onnx is made to be fast for (any other will do too); None: the vocabulary.
-    """
+def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
+    """Every graph of the bundle by name (`item` only where the model understands content)."""
     net = net.eval()
     config = net.config
     state = example_state(net, 2)
@@ -203,9 +191,7 @@ def export_graphs(net: Longwave, items: int | None = None) -> dict[str, Exported
             state_out,
         ),
         "interest": _export(_Interest(net), read_in | asked, interest_out),
-        "score": _export(
-            _Score(net, config.items if items is None else items), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}
-        ),
+        "score": _export(_Score(net), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}),
     }
     content: dict[str, tuple[Tensor, list[int | str]]] = {}
     if config.text_width:

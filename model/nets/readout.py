@@ -88,25 +88,19 @@ def item_scores(
     if recent.dim() == 2:
         beside = torch.addmm(item_bias, popularity_weight, recent.t())
     else:
-        beside = torch.matmul(recent, popularity_weight[..., None])[..., 0] + item_bias
+        beside = torch.matmul(recent, popularity_weight[..., None]).flatten(1) + item_bias
     if interests.shape[1] == 1:
         return torch.addmm(beside, interests[:, 0], item_matrix.t())
     return torch.matmul(interests, item_matrix.t()).amax(1) + beside
 
 
-def add_repeats(
-    scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor, whole: bool = False
-) -> Tensor:
+def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> Tensor:
     """Add to each remembered item its slot's score and its match with the repeat interest.
 
     Args:
         scores (n, N), rows (n, R) int64 with -1 for no item, repeat_scores (n, R), repeat_interest (n, D), item_matrix (N, D).
-        whole: match all N items and pick R numbers of each user, instead of picking R items' vectors and matching those.
     """
     known = rows >= 0
     index = at_least(rows, 0)
-    if whole:
-        match = torch.gather(torch.matmul(repeat_interest, item_matrix.t()), 1, index)
-    else:
-        match = torch.matmul(item_matrix[index], repeat_interest[..., None])[..., 0]
+    match = torch.matmul(item_matrix[index], repeat_interest[..., None]).flatten(1)  # by flattening nothing is copied
     return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, 0.0))
