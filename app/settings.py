@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         24, ge=1, le=8_760, description="Within how many hours an erasure has reached every file of the archive."
     )
     state_cache_mb: int = Field(
-        128, ge=0, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
+        256, ge=0, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
     )
     commit_events: int = Field(
         32,

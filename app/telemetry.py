@@ -84,6 +84,12 @@ class Metrics:
         )
         self.events = Counter("longwave_events_total", "Events by what became of them.", ["result"], registry=r)
         self.folded = Counter("longwave_folded_events_total", "Events folded into states, by who did it.", ["by"], registry=r)
+        self.unfolded_users = Gauge(
+            "longwave_unfolded_users",
+            "Users with events that wait for the background fold.",
+            registry=r,
+            multiprocess_mode="livesum",
+        )
         self.rebuilt = Counter("longwave_rebuilt_states_total", "States folded from the start again.", ["reason"], registry=r)
         self.commits = Counter("longwave_commits_total", "State commits by result.", ["result"], registry=r)
         self.fold_lag_seconds = Histogram(

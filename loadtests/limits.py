@@ -43,7 +43,7 @@ TABLE: Final = (
     Limit("batch_events_per_second", ">=", 10_000, 30_000, "POSTs of 500 events, until every state is folded"),
     Limit("fold_p99_ms", "<=", 20, 5, "from acknowledgement to folded state, p99, at half of the POST capacity"),
     Limit("history_ratio", "<=", 1.10, 1.02, "GET time of a user with 100,000 events / one with 10"),
-    Limit("recompute_ratio", ">=", 5, 15, "SASRec over 200 events in ONNX Runtime / one read"),
+    Limit("recompute_ratio", ">=", 5, 15, "core time of SASRec over 200 events / of one read"),
     Limit("user_bytes", "<=", 65_536, 32_768, "Redis memory of a user with 1,000 events, two models live"),
 )
 """The table of the requirements, in its order."""

@@ -32,10 +32,10 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, T, D), mask (T, T) additive -> (B, T, D)."""
-        b, t, d = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(b, t, 3, HEADS, d // HEADS).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
+        _, t, d = x.shape
+        q, k, v = self.qkv(self.norm(x)).view(-1, t, 3, HEADS, d // HEADS).permute(2, 0, 3, 1, 4)  # each (B, H, T, D/H)
         weights = functional.softmax(q @ k.transpose(-1, -2) * (d // HEADS) ** -0.5 + mask, -1)  # (B, H, T, T)
-        x = x + self.out((weights @ v).transpose(1, 2).reshape(b, t, d))
+        x = x + self.out((weights @ v).transpose(1, 2).reshape(-1, t, d))
         return x + self.feed(x)
 
 
@@ -64,17 +64,18 @@ class SASRec(nn.Module):
 
 
 def export(out: Path, width: int, layers: int, items: int) -> None:
-    """Write the graph, for one user at a time."""
+    """Write the graph, for any number of users."""
     torch.manual_seed(0)
     net = SASRec(items, width, layers).eval()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that docs/adr/0002-exporter.md chose
         torch.onnx.export(
             net,
-            (torch.zeros(1, POSITIONS, dtype=torch.int64),),
+            (torch.zeros(2, POSITIONS, dtype=torch.int64),),
             str(out),
             input_names=["rows"],
             output_names=["scores", "best"],
+            dynamic_axes={name: {0: "B"} for name in ("rows", "scores", "best")},
             opset_version=_OPSET,
             dynamo=False,
         )

@@ -90,6 +90,8 @@ class Advance:
         """The last events of this user, of whom there are `total` now, are these."""
         start = total - len(events)
         dirty = self._dirty.get((tenant, user_id))
+        if not self._dirty:
+            self._metrics.unfolded_users.set(1)  # how many exactly is told with every fold
         if dirty is None:
             self._dirty[tenant, user_id] = _Dirty(epoch, attributes, start, list(events), monotonic())
         elif dirty.events is not None:
@@ -114,6 +116,7 @@ class Advance:
             self._wake.clear()
             while self._dirty:
                 await self._fold_some()
+                self._metrics.unfolded_users.set(len(self._dirty))
                 await asyncio.sleep(0)  # requests go in between
 
     async def _fold_some(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 
 import structlog
@@ -25,8 +24,8 @@ class PopularityCounter:
         self._half_lives_s = tuple(half_lives_s)
         self._delay_s = delay_s
         self._waiting: dict[str, list[Increment]] = {}
-        self.counted: Counter[str] = Counter()
-        """Tenant -> events that this worker has counted in the store."""
+        self._total: dict[str, int] = {}  # events that were ever counted, as this worker last heard
+        self._others: set[str] = set()  # tenants for whom somebody else has counted since then
         self._flushing: asyncio.Task[None] | None = None
 
     def add(self, tenant: str, increments: Sequence[Increment]) -> None:
@@ -46,13 +45,27 @@ class PopularityCounter:
             await asyncio.gather(self._flushing, return_exceptions=True)
         await self.flush()
 
+    async def others_counted(self, tenant: str) -> bool:
+        """Whether somebody else has counted since this was asked last. Raises StorageError."""
+        before = self._total.get(tenant)
+        total = await self._store.popularity_events(tenant, self._half_lives_s)
+        if self._total.get(tenant) == before != total:  # otherwise a flush came in between, and has looked itself
+            self._others.add(tenant)
+            self._total[tenant] = total
+        if tenant in self._others:
+            self._others.discard(tenant)
+            return True
+        return False
+
     async def flush(self) -> None:
         """Count what is waiting now."""
         while self._waiting:
             tenant, increments = self._waiting.popitem()
             try:
-                await self._store.count_popularity(tenant, self._half_lives_s, increments)
-                self.counted[tenant] += len(increments)
+                total = await self._store.count_popularity(tenant, self._half_lives_s, increments)
+                if total - len(increments) != self._total.get(tenant):
+                    self._others.add(tenant)
+                self._total[tenant] = total
             except StorageError:
                 # The events are stored; a count is not worth refusing them, nor counting some twice.
                 log.warning("popularity not counted", tenant=tenant, events=len(increments))

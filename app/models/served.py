@@ -92,7 +92,7 @@ class ServedModel:
             most_events=settings.max_unfolded_events,
         )
         self._counter = counter = PopularityCounter(store, half_lives_s, _COUNT_DELAY_S)
-        self._following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.counted[TENANT])
+        self._following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.others_counted(TENANT))
 
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
             popularity.add(increments, monotonic())

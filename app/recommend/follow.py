@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol
 
@@ -34,16 +34,15 @@ class PopularityFollower:
         catalogue: Catalogue,
         bundle: Bundle,
         tenant: str,
-        own_events: Callable[[], int],
+        others_counted: Callable[[], Awaitable[bool]],
     ) -> None:
-        """`own_events` says how many events this worker has counted in the store itself."""
+        """`others_counted` says whether another worker has counted since it was asked last."""
         self._store = store
         self._popularity = popularity
         self._catalogue = catalogue
         self._bundle = bundle
         self._tenant = tenant
-        self._own_events = own_events
-        self._others: int | None = None
+        self._others_counted = others_counted
         self._opened = False
 
     async def refresh(self) -> None:
@@ -57,14 +56,11 @@ class PopularityFollower:
             await self._seed()
             self._opened = True
         # What this worker counts it knows; the table, of every item, is read again only when others have counted.
-        own = self._own_events()
-        others = await self._store.popularity_events(self._tenant, self._popularity.half_lives_s) - own
-        if others == self._others:
+        if not await self._others_counted():
             return
         began_s = monotonic()
         async for some in self._store.popularity_parts(self._tenant, self._popularity.half_lives_s):
             self._popularity.refresh(some, began_s)
-        self._others = others
 
     async def follow(self, period_s: float) -> None:
         """Refresh until cancelled; a store that is away is asked again."""

@@ -253,8 +253,8 @@ class RedisStore:
 
     async def count_popularity(
         self, tenant: str, half_lives_s: Sequence[float], increments: Sequence[tuple[str, float, int]]
-    ) -> None:
-        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip."""
+    ) -> int:
+        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted."""
         key = keys.popularity_key(tenant, half_lives_s)
         head = [len(half_lives_s), *(f"{half_life:.17g}" for half_life in half_lives_s)]
         calls: list[Call] = []
@@ -263,7 +263,8 @@ class RedisStore:
             for item, weight, time_ms in increments[start : start + _CHUNK]:
                 arguments += (_text(item), f"{weight:.17g}", time_ms)
             calls.append(((key,), arguments))
-        await self.run(script("popularity"), calls)
+        totals = await self.run(script("popularity"), calls)
+        return int(totals[-1]) if totals else await self.popularity_events(tenant, half_lives_s)
 
     async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
         """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""

@@ -140,8 +140,8 @@ class StateStore(Protocol):
 
     async def count_popularity(
         self, tenant: str, half_lives_s: Sequence[float], increments: Sequence[tuple[str, float, int]]
-    ) -> None:
-        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip."""
+    ) -> int:
+        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted."""
 
     async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
         """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""

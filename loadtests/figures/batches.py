@@ -77,6 +77,7 @@ def measure(setup: Setup) -> Part:
         requests = deque(traffic.batches(batches, _BATCH))
         with Client(running.service) as client:
             before = client.metrics()
+        written = _append_only_bytes(running.redis)
         began = perf_counter()
         with running.meter(running.service) as busy:
             upload = _upload(running, requests)
@@ -86,6 +87,7 @@ def measure(setup: Setup) -> Part:
             folded_s = perf_counter() - began
         with Client(running.service) as client:
             committed_s = _await_committed(client, running.redis, setup.bundle.model_id, users, began, after)
+        written = _append_only_bytes(running.redis) - written
         met = _with_events(running.redis, users)
         late = behind(running.redis, setup.bundle.model_id, met)
         questions = setup.traffic(met, exponent=_EXPONENT, seed=8).questions()
@@ -98,6 +100,7 @@ def measure(setup: Setup) -> Part:
         "acknowledged_s": acknowledged_s,
         "folded_s": folded_s,
         "committed_s": committed_s,
+        "append_only_bytes_per_event": written / upload.stored,
         "states_behind_at_the_end": len(late),
         "folds_counted": after.get(FOLDED, 0.0) - before.get(FOLDED, 0.0),
         "unfolded_users_known": UNFOLDED_USERS in after,
@@ -119,6 +122,11 @@ def _upload(running: Stand, requests: deque[bytes]) -> Upload:
         upload = Upload(loop, running.service.port, requests)
         upload.run(_FOLD_LIMIT_S)
     return upload
+
+
+def _append_only_bytes(store: redis.Redis) -> int:
+    """Size of the append-only file; it is not rewritten while it is this short."""
+    return int(store.info("persistence")["aof_current_size"])
 
 
 def _await_folded(client: Client, target: float) -> dict[str, float]:

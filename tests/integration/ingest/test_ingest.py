@@ -122,7 +122,25 @@ async def test_popularity_is_counted_behind_the_requests_each_event_once(store: 
     counter.add("default", [])
     await counter.close()
     assert await store.popularity("default", HALF_LIVES) == {"a": (NOW, (3.0,)), "d": (NOW - 1_000, (2.0,))}
-    assert await store.popularity_events("default", HALF_LIVES) == counter.counted["default"] == 3
+    assert await store.popularity_events("default", HALF_LIVES) == 3
+
+
+async def test_a_worker_knows_when_others_have_counted(store: RedisStore):
+    ours, theirs = (PopularityCounter(store, HALF_LIVES, 0.001) for _ in range(2))
+    assert await ours.others_counted("default")  # whatever was there before
+    assert not await ours.others_counted("default")
+    ours.add("default", [("a", 2.0, NOW)])
+    await ours.close()
+    assert not await ours.others_counted("default")
+    theirs.add("default", [("b", 2.0, NOW)])
+    await theirs.close()
+    assert await ours.others_counted("default")
+    theirs.add("default", [("b", 2.0, NOW)])
+    await theirs.close()
+    ours.add("default", [("a", 2.0, NOW)])  # hears of the others by its own count
+    await ours.close()
+    assert await ours.others_counted("default")
+    assert not await ours.others_counted("default")
 
 
 class CountsFail(RedisStore):
