@@ -56,7 +56,7 @@ class Worker:
         self.counter = PopularityCounter(self.store, HALF_LIVES_S, 0.0)
         bundle: Any = SimpleNamespace(popularity=counts, manifest=SimpleNamespace(popularity=SimpleNamespace(as_of_ms=NOW)))
         self.follower = PopularityFollower(
-            self.store, self.live, catalogue, bundle, "default", lambda: self.counter.counted["default"]
+            self.store, self.live, catalogue, bundle, "default", lambda: self.counter.others_counted("default")
         )
 
     async def count(self, item: str, weight: float = 1.0) -> None:
