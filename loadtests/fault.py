@@ -55,7 +55,10 @@ WRONG: Final = (
 
 _CLIENTS: Final = 8
 _JOIN_S: Final = 30.0
-_REDIS_TIMEOUT_MS: Final = 700
+_SETTINGS: Final = {
+    "LONGWAVE_REDIS_TIMEOUT_MS": "700",
+    "LONGWAVE_COMMIT_EVENTS": "4",  # states of short histories are stored too, and compared
+}
 
 
 def run_faults(
@@ -80,7 +83,7 @@ def run_faults(
         CannotCutError: this machine cannot tell what Redis has synced.
     """
     types, items = _vocabulary(bundle)
-    environment = {"LONGWAVE_REDIS_TIMEOUT_MS": str(_REDIS_TIMEOUT_MS)} | (settings or {})
+    environment = _SETTINGS | (settings or {})
     began_s = time.monotonic()
     with ExitStack() as stack:
         store = stack.enter_context(_crashing_redis(folder / "redis", fsync))

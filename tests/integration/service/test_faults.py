@@ -15,9 +15,10 @@ ROOT = Path(__file__).parents[3]
 if str(ROOT) not in sys.path:  # the load tests are part of the checkout, not of the package
     sys.path.insert(0, str(ROOT))
 
-from app.state.codec import HEADER_BYTES  # noqa: E402
 from loadtests.fault import WRONG, run_faults  # noqa: E402
 from loadtests.fault_check import difference  # noqa: E402
+
+_LENGTH_AT = 40  # in a state's header: here follow the length of the tensors and the tensors themselves (app/state/codec.py)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds the workers under /proc")
 
@@ -66,8 +67,8 @@ def exchange_states(store: redis.Redis) -> None:
     """Give two users each the other's memory under their own header."""
     one, other = sorted(store.keys("lw:*:state:*own*"))[-2:]
     first, second = store.get(one), store.get(other)
-    store.set(one, first[:HEADER_BYTES] + second[HEADER_BYTES:])
-    store.set(other, second[:HEADER_BYTES] + first[HEADER_BYTES:])
+    store.set(one, first[:_LENGTH_AT] + second[_LENGTH_AT:])
+    store.set(other, second[:_LENGTH_AT] + first[_LENGTH_AT:])
 
 
 def test_each_kind_of_damage_is_found(tiny_bundle, tmp_path):
@@ -76,6 +77,7 @@ def test_each_kind_of_damage_is_found(tiny_bundle, tmp_path):
         lost, doubled, swapped = sequences[0], sequences[1], sequences[2]
         store.rpop(lost)
         store.rpush(doubled, store.lindex(doubled, 0))
+        store.hincrby(doubled.replace(b":seq:", b":meta:"), "n", 1)
         first, second = store.lrange(swapped, 0, 1)
         store.lset(swapped, 0, second)
         store.lset(swapped, 1, first)
@@ -87,6 +89,6 @@ def test_each_kind_of_damage_is_found(tiny_bundle, tmp_path):
     figures = run(tiny_bundle, tmp_path, workers=1, afterwards=spoil)
     assert (figures["lost"], figures["doubled"]) == (1, 1)
     assert figures["lost_from_log"] == 1
-    assert figures["miscounted"] == 2
+    assert figures["miscounted"] == 1
     assert figures["reordered"] == 1
     assert figures["states_wrong"] >= 2
