@@ -25,6 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import redis
 from redis.crc import key_slot
 from redis_process import client, spawn, until, words_of
 
@@ -247,6 +248,12 @@ class RedisCluster:
     def owner(self, slot: int) -> Node | None:
         """The slot's master as the first living node sees it, dead or alive; None if it has none."""
         return self._owner_seen_by(self._living()[0], slot)
+
+    def client_of(self, key: str | bytes) -> redis.Redis:
+        """A client of the master that has a key."""
+        owner = self.owner(slot_of(key))
+        assert owner is not None
+        return owner.client
 
     def replica(self, slot: int) -> Node:
         """A living replica of the slot's master."""

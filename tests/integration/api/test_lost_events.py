@@ -35,7 +35,7 @@ async def tell_until_stored(client: httpx.AsyncClient, some: list[dict[str, Any]
         pass
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="states that a worker holds are recognised by epoch and number of events alone")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="held states are known by epoch and number alone")
 async def test_a_worker_does_not_go_on_from_events_that_redis_has_lost(start: Start, tmp_path: Path):
     with CrashingRedis(tmp_path, fsync="everysec") as server:
         async with start(redis_url=server.url) as client:
