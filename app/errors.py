@@ -101,3 +101,10 @@ class StateFormatError(LongwaveError):
 
     type = "state-format"
     title = "State format"
+
+
+class ArchiveError(LongwaveError):
+    """The archive or the log cannot be read or written; the message names the file or the record."""
+
+    type = "bad-archive"
+    title = "Bad archive"
