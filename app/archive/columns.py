@@ -19,7 +19,7 @@ from app.state.events import StoredEvent
 ODD: Final = "\ufffe"
 """How an id begins that is no valid Unicode (half a surrogate pair), or that begins so itself: the rest is its bytes in hex."""
 
-_encode_json = msgspec.json.Encoder(order="sorted").encode
+_encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
 _ARROW: Final = {str: pa.large_string(), int: pa.int64(), float: pa.float64(), dict: pa.large_string()}

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from app.archive.archive import Archive
-from app.archive.columns import ORDER, to_records
+from app.archive.columns import ORDER, from_text, to_records
 from app.archive.compaction import canonical
 from app.archive.files import read_file
 from app.archive.manifest import Manifest
+from app.archive.record import ERASED
 from app.archive.replay import Replay
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
@@ -53,6 +54,7 @@ class ArchivedUser:
     ids: Sequence[str]
     marks: Sequence[str]
     moved_to: str | None
+    moved_ms: int
 
 
 def histories(archive: Archive, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[History]:
@@ -73,10 +75,17 @@ def users(archive: Archive, manifest: Manifest, window: int = 0, rows_at_once: i
         window: how many of a user's last event ids to give.
         rows_at_once: about how many rows may be in memory; the files are read once for each such portion of the partitions.
     """
+    erased_ms: dict[tuple[str, str], int] = {}
+    for removal in manifest.removals:
+        if removal.kind == ERASED:
+            erased_ms[from_text(removal.tenant), from_text(removal.user_id)] = removal.ms
     portions = min(PARTITIONS, max(1, -(-manifest.rows // rows_at_once)))
     for portion in range(portions):
         partitions = range(PARTITIONS * portion // portions, PARTITIONS * (portion + 1) // portions)
-        yield from _users(_rows(archive, manifest, partitions), window)
+        for user in _users(_rows(archive, manifest, partitions), window):
+            # Compaction drops the alias of a user who was erased later: until then it is passed over here.
+            if user.moved_to is None or user.moved_ms > erased_ms.get((user.tenant, user.moved_to), -1):
+                yield user
 
 
 def _rows(archive: Archive, manifest: Manifest, partitions: range) -> pa.Table:
@@ -113,4 +122,5 @@ def _users(rows: pa.Table, window: int) -> Iterator[ArchivedUser]:
                 ids=list(life.ids),
                 marks=life.marks,
                 moved_to=life.moved_to,
+                moved_ms=life.moved_ms,
             )

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from app.state import keys
 from app.state.keys import encode_id
+
+LAYOUT_KEY: str = getattr(keys, "LAYOUT_KEY", "lw:partitions")
+LAYOUT: str = getattr(keys, "LAYOUT", "256")
 
 MAINTENANCE_KEY = "lw:archive:maintenance"
 """String: token of the archiver that compacts and erases; with expiry."""

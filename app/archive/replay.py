@@ -20,7 +20,7 @@ class Life:
         events: the effective sequence, unbounded, in the order in which it is folded; each with its id.
         ids: the last event ids in order of arrival; the values mean nothing.
         marks: of the imports and merges that were done.
-        moved_to: the user that this one is an alias of, else None.
+        moved_to: the user that this one is an alias of, else None; `moved_ms` is since when.
     """
 
     epoch: bytes = b""
@@ -30,6 +30,7 @@ class Life:
     ids: dict[str, None] = field(default_factory=dict)
     marks: list[str] = field(default_factory=list)
     moved_to: str | None = None
+    moved_ms: int = 0
     counted: bool = False  # whether n is Redis' own count, and not only the number of events
 
 
@@ -68,7 +69,7 @@ class Replay:
         elif record.kind == ERASED:
             self.life = Life()
         elif record.kind == MOVED:
-            self.life = Life(moved_to=record.other)
+            self.life = Life(moved_to=record.other, moved_ms=record.ms)
 
     def finish(self) -> None:
         """The records end here. Raises ArchiveError like `apply`."""

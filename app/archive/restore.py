@@ -21,15 +21,15 @@ from app.archive.archive import Archive
 from app.archive.columns import from_text
 from app.archive.files import verify
 from app.archive.histories import ROWS_AT_ONCE, ArchivedUser, users
-from app.archive.keys import gone_key, log_key, user_hash
+from app.archive.keys import LAYOUT, LAYOUT_KEY, gone_key, log_key, user_hash
 from app.archive.manifest import Manifest
 from app.archive.record import ERASED
 from app.errors import ArchiveError, StorageError
 from app.state.events import StoredEvent, encode_event
-from app.state.keys import PARTITIONS, PARTITIONS_KEY, partition, user_keys
+from app.state.keys import partition, user_keys
 
-RESTORING: Final = "a restore that is not finished, so 0"
-"""Value of the partitions key meanwhile: a service that looks refuses this Redis, and a second restore knows what it found."""
+RESTORING: Final = "half of a restore"
+"""Value of the layout key meanwhile: a service that looks refuses this Redis, and a second restore knows what it found."""
 
 _CHUNK: Final = 1_000  # events per command
 _PIPELINE: Final = 500  # commands per round trip
@@ -77,7 +77,7 @@ def restore(
     with _storage_errors():
         _demand_empty(client)
         verify(archive, manifest)
-        client.set(PARTITIONS_KEY, RESTORING)
+        client.set(LAYOUT_KEY, RESTORING)
         writer = _Writer(client)
         found = aliases = events = 0
         for user in users(archive, manifest, dedupe_window, rows_at_once):
@@ -100,7 +100,7 @@ def restore(
             writer.add("XADD", key, cursor, "k", "restored")
             writer.add("XTRIM", key, "MAXLEN", "0")
         writer.flush()
-        client.set(PARTITIONS_KEY, PARTITIONS)
+        client.set(LAYOUT_KEY, LAYOUT)
     return Restored(users=found, aliases=aliases, events=events, tombstones=tombstones)
 
 
@@ -112,10 +112,10 @@ def dedupe_ring(capacity: int, event_ids: Sequence[str]) -> bytes:
 
 
 def _demand_empty(client: Any) -> None:
-    layout = client.get(PARTITIONS_KEY)
+    layout = client.get(LAYOUT_KEY)
     if layout == RESTORING.encode():
         raise ArchiveError("a restore into this Redis was broken off: empty it (FLUSHDB) and run this again")
-    # A service that has looked at an empty Redis leaves the number of its partitions there.
+    # A service that has looked at an empty Redis leaves its layout there.
     expected = 0 if layout is None else 1
     size = client.dbsize()
     if size > expected:
