@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from app.archive.commands import register
 from app.errors import LongwaveError, StorageAddressError
 from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import MULTIPROCESS_DIR, configure_logs
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from app.runtime.bundle import Bundle as OpenedBundle
 
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Longwave, a recommender.")
+
+register(cli)
 
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)]
 StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]

@@ -108,3 +108,10 @@ class ArchiveError(LongwaveError):
 
     type = "bad-archive"
     title = "Bad archive"
+
+
+class ImportFileError(LongwaveError):
+    """A file to import cannot be read, or has rows that cannot be stored; the message names the file and the row."""
+
+    type = "bad-import"
+    title = "Bad import file"

@@ -52,6 +52,25 @@ class Settings(BaseSettings):
     dedupe_window: int = Field(
         1_000, ge=0, le=100_000, description="How many of a user's latest event ids are remembered to recognise a retry."
     )
+    archive_dir: Path = Field(Path(".longwave/archive"), description="Folder of the event log's archive.")
+    archive_interval_s: float = Field(
+        60.0, ge=0.1, le=86_400, description="Longest that events wait in the log before they are archived."
+    )
+    archive_batch_rows: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="About how many events one commit of the archive takes; it does not wait when full.",
+    )
+    archive_lease_ms: int = Field(
+        60_000, ge=100, le=3_600_000, description="How long a partition stays an archiver's own without a sign of life from it."
+    )
+    archive_erase_within_s: int = Field(
+        86_400,
+        ge=60,
+        le=TEN_YEARS_S,
+        description="How soon after its arrival an erasure is carried out in the archive's files, too.",
+    )
     max_batch_events: int = Field(1_000, ge=1, le=100_000, description="Most events in one request.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body, checked while it is read.")
     max_future_s: int = Field(
