@@ -158,6 +158,8 @@ def import_(
 def _url(settings: Settings, stack: ExitStack) -> str:
     """The Redis of the settings; without one, the embedded server of the running service, or else one of our own."""
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     from app.state.embedded import EmbeddedRedis
 
@@ -165,7 +167,7 @@ def _url(settings: Settings, stack: ExitStack) -> str:
         return settings.redis_url
     socket = settings.storage_dir.absolute() / "redis.sock"
     try:
-        with redis.Redis(unix_socket_path=str(socket)) as client:
+        with redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0)) as client:
             client.ping()
         return f"unix://{socket}"
     except redis.RedisError:

@@ -107,7 +107,7 @@ class Compaction:
             )
 
         if self._exchange(replaced, written, forget):
-            for file in replaced:
+            for file in replaced:  # without asking how old they are: their times may be another machine's
                 (self._archive.folder / file.path).unlink(missing_ok=True)
             # What earlier merges left for their readers, or killed writers behind them, may hold the same rows.
             sweep(self._archive, age_s=0)

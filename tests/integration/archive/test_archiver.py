@@ -98,6 +98,21 @@ def test_small_commits_never_end_within_a_rewritten_sequence(archive: Archive, m
     assert history.events == [e for e, _ in world.users["default", "a"].events]
 
 
+def test_half_a_rewritten_sequence_is_not_archived(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    before = add(raw, world.event("a", event(1)))
+    script = world.rewrite("a", [(event(2), None), (event(3), None)])
+    add(raw, script[:2])
+    with pytest.raises(ArchiveError, match="1 events are missing at its end"):
+        make_archiver().once()
+    assert places(archive) == before
+    add(raw, world.event("a", event(4)))
+    with pytest.raises(ArchiveError, match="1 events are missing at"):
+        make_archiver().once()
+    assert places(archive) == before
+    assert raw.xlen(place(script[0])[1]) == 3
+
+
 def test_an_unknown_kind_stops_its_partition_before_it_and_no_other(
     archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis
 ):
