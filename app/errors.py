@@ -123,3 +123,17 @@ class StateFormatError(LongwaveError):
 
     type = "state-format"
     title = "State format"
+
+
+class ArchiveError(LongwaveError):
+    """The archive or the log cannot be read or written; the message names the file or the record."""
+
+    type = "bad-archive"
+    title = "Bad archive"
+
+
+class ImportFileError(LongwaveError):
+    """A file to import cannot be read, or has rows that cannot be stored; the message names the file and the row."""
+
+    type = "bad-import"
+    title = "Bad import file"

@@ -128,7 +128,7 @@ def open_store(settings: Settings, url: str) -> RedisStore:
         timeout_ms=settings.redis_timeout_ms,
         max_sequence=settings.max_sequence,
         dedupe_window=settings.dedupe_window,
-        log_max_length=settings.log_max_length,
+        log_max_length=settings.log_bound,
         state_ttl_s=settings.state_ttl_s,
         tombstone_ttl_s=settings.tombstone_ttl_s,
         confirm=Confirm(settings.redis_wait_replicas, settings.redis_wait_fsync, settings.redis_wait_ms),

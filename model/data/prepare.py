@@ -7,7 +7,7 @@ from pathlib import Path
 from model.data.dataset import Dataset, check_replaceable, write_dataset
 from model.data.errors import DataError
 from model.data.fetch import REMOTES, fetch, find_data
-from model.data.importers import table
+from model.data.importers import archive, table
 from model.data.importers.registry import SOURCES, importer_for
 from model.data.synthetic import SIZES, synthetic_world
 
@@ -46,6 +46,8 @@ def _read(what: str, data: Path | None, columns: list[str], mapping: Path | None
     if columns or mapping is not None:
         if what in SOURCES or what in SYNTHETIC:
             raise DataError(f"{what}: has known columns; --column and --mapping are for the path of a table")
+        if archive.recognise(Path(what)) and not columns:
+            return archive.read(Path(what), table.read_meaning(mapping))
         return table.read(Path(what), table.read_mapping(mapping, columns))
     if what in SYNTHETIC:
         return synthetic_world(SYNTHETIC[what], seed).dataset

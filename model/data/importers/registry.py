@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.data.build import Dataset
 from model.data.errors import DataError
-from model.data.importers import amazon, movielens, online_retail, recbole
+from model.data.importers import amazon, archive, movielens, online_retail, recbole
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ SOURCES: dict[str, Source] = {
 
 # In this order: a folder with MovieLens' own files and RecBole's copy of them is read from the originals.
 _BY_CONTENT: list[tuple[Callable[[Path], bool], Callable[[Path], Dataset]]] = [
+    (archive.recognise, archive.read),
     (movielens.recognise, movielens.read),
     (amazon.recognise, amazon.read),
     (recbole.recognise, recbole.read),
@@ -49,6 +50,6 @@ def importer_for(path: Path) -> Callable[[Path], Dataset]:
         if recognise(path):
             return read
     raise DataError(
-        f"{path}: not recognised as Online Retail, MovieLens, RecBole or Amazon Beauty; "
+        f"{path}: not recognised as an archive of the service, Online Retail, MovieLens, RecBole or Amazon Beauty; "
         "for any other CSV or Parquet file say which column is what (--column user=... --column item=... --column time=...)"
     )

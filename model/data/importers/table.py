@@ -79,23 +79,13 @@ def read_mapping(path: Path | None, columns: list[str]) -> Mapping:
     Raises:
         DataError: the file is missing or not TOML, an unknown key, a key given twice, or no user, item or text column.
     """
-    raw: dict[str, object] = {}
-    if path is not None:
-        try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise DataError(f"{path}: cannot be read as TOML: {error}") from error
     given: dict[str, str] = {}
     for option in columns:
         key, sign, column = option.partition("=")
         if not sign or not column:
             raise DataError(f"column option {option!r}: expected key=column, for instance user=customer_id")
         _add(given, key.strip(), column)
-    try:
-        mapping = Mapping.model_validate({"columns": {}, **raw})
-    except ValidationError as error:
-        said = error.errors()[0]
-        raise DataError(f"{path or 'mapping'}: {'.'.join(map(str, said['loc']))}: {said['msg']}") from error
+    mapping = read_meaning(path)
     stated: dict[str, str] = {}
     for key, column in mapping.columns.items():
         _add(stated, key, column)
@@ -105,6 +95,21 @@ def read_mapping(path: Path | None, columns: list[str]) -> Mapping:
             "mapping: a table needs at least the columns user, and item or text (--column user=... --column item=...)"
         )
     return mapping
+
+
+def read_meaning(path: Path | None) -> Mapping:
+    """A TOML file's mapping as it stands, for a source whose columns are known. Raises DataError like `read_mapping`."""
+    raw: dict[str, object] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise DataError(f"{path}: cannot be read as TOML: {error}") from error
+    try:
+        return Mapping.model_validate({"columns": {}, **raw})
+    except ValidationError as error:
+        said = error.errors()[0]
+        raise DataError(f"{path or 'mapping'}: {'.'.join(map(str, said['loc']))}: {said['msg']}") from error
 
 
 def _add(columns: dict[str, str], key: str, column: str) -> None:
@@ -121,7 +126,19 @@ def read(path: Path, mapping: Mapping, now_ms: int | None = None) -> Dataset:
     Raises:
         DataError: the file is missing, damaged or of another format, or a mapped column is not in it.
     """
-    rows = _scan(path, mapping)
+    return build(_scan(path, mapping), mapping, path.stem, now_ms)
+
+
+def build(
+    rows: pl.DataFrame, mapping: Mapping, name: str, now_ms: int | None = None, users: pl.DataFrame | None = None
+) -> Dataset:
+    """A data set of rows with canonical column names, cleaned by the rules for data that nothing is known about.
+
+    Args:
+        mapping: its event types and options count.
+        name: where the mapping has none.
+        users: attributes, where they are known; of users that have events left.
+    """
     timed = "timestamp" in rows.columns
     events = rows.with_columns(
         *[pl.col(c).cast(pl.Float32, strict=False).fill_nan(None) for c in NUMBERS if c in rows.columns],
@@ -152,14 +169,17 @@ def read(path: Path, mapping: Mapping, now_ms: int | None = None) -> Dataset:
         pl.struct("user_id", "item_id").is_first_distinct().not_().mean()
     )
     repeats = mapping.options.repeats
+    if users is not None:
+        users = users.join(events.select(pl.col("user_id").unique()), on="user_id", how="semi")
     return build_dataset(
         events,
         cleaning.report(),
-        name=mapping.options.name or path.stem,
+        name=mapping.options.name or name,
         source=mapping.options.source,
         licence=mapping.options.licence,
         event_types=[*mapping.event_types, *(EventType(name=name) for name in others)],
         items=_items(events),
+        users=users,
         baskets="basket_id" in events.columns,
         timed=timed,
         repeats=(repeated.item() or 0.0) >= REPEATS_FROM if repeats is None else repeats,

@@ -1,0 +1,283 @@
+"""Event log -> archive: read the partitions from where the archive ends, write files, commit, trim."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from threading import Event
+from typing import Final
+
+import msgspec
+import structlog
+
+from app.archive.archive import Archive
+from app.archive.columns import to_table, to_text
+from app.archive.compaction import Compaction
+from app.archive.files import day_of, write_file
+from app.archive.log import Log
+from app.archive.manifest import File, Manifest, Removal
+from app.archive.record import ERASED, HISTORY, MOVED, SEQUENCE, Record, parse
+from app.errors import ArchiveError, StorageError
+from app.state.keys import PARTITIONS
+
+_PAGE: Final = 2_000  # entries per XRANGE: a stall of Redis of a few milliseconds
+_POLL_S: Final = 5.0
+_BACK_OFF_S: Final = 5.0
+_ELSEWHERE_S: Final = 0.2
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What was read of a partition: records after `start`, the last of them at `end`."""
+
+    start: str
+    end: str
+    records: list[Record] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cycle:
+    """One commit: the rows in it, whether there is more to read, partitions that others hold, and a record nobody understood."""
+
+    rows: int
+    more: bool
+    elsewhere: int
+    refused: ArchiveError | None
+
+
+class Archiver:
+    """Moves the log into the archive. Several may run: what one commits, none commits again.
+
+    Args:
+        log: the log to read and trim.
+        batch_rows: about how many records one commit takes; they are in memory meanwhile.
+        interval_s: in `follow`, the longest that records wait for a commit; a full batch does not wait.
+        lease_ms: how long a partition stays ours without a sign of life; only saves double work, nothing depends on it.
+        erase_within_s: how soon after its arrival an erasure is carried out in the files too; begun at half that time.
+    """
+
+    def __init__(
+        self,
+        archive: Archive,
+        log: Log,
+        *,
+        batch_rows: int = 100_000,
+        interval_s: float = 60.0,
+        lease_ms: int = 60_000,
+        erase_within_s: float = 86_400.0,
+    ) -> None:
+        self._archive = archive
+        self._log = log
+        self._batch_rows = batch_rows
+        self._interval_s = interval_s
+        self._lease_ms = lease_ms
+        self._token = secrets.token_hex(8)
+        self._compaction = Compaction(archive, erase_within_s)
+        self._next = 0  # the partition to begin with, so that a busy one does not starve those behind it
+
+    def once(self, erase_now: bool = False) -> int:
+        """Archive what is in the log, then compact and erase what is due; returns the number of records archived.
+
+        Raises:
+            ArchiveError: a record cannot be understood, or a file not be written. Everything before it is archived.
+            StorageError: Redis is away.
+        """
+        deadline_s = time.monotonic() + 2 * self._lease_ms / 1000
+        total = 0
+        while True:
+            cycle = self._drain()
+            total += cycle.rows
+            if not cycle.elsewhere or cycle.refused is not None:
+                break
+            if time.monotonic() > deadline_s:
+                raise ArchiveError(f"{cycle.elsewhere} partitions are being archived by another archiver")
+            time.sleep(_ELSEWHERE_S)
+        self._maintain(erase_now)
+        if cycle.refused is not None:
+            raise cycle.refused
+        return total
+
+    def follow(self, stop: Event) -> None:
+        """Archive until `stop` is set; errors are logged and tried again."""
+        last_s = 0.0
+        while not stop.is_set():
+            try:
+                pending = sum(self._log.length(partition) for partition in range(PARTITIONS))
+                due = time.monotonic() - last_s >= self._interval_s
+                if pending >= self._batch_rows or due:
+                    last_s = time.monotonic()
+                    refused = self._drain().refused if pending else None
+                    self._maintain()
+                    if refused is not None:
+                        raise refused
+            except StorageError as error:
+                log.warning("storage is away, the archiver waits", error=error.detail)
+                stop.wait(_BACK_OFF_S)
+            except ArchiveError as error:
+                log.error("cannot archive", error=error.detail)
+                stop.wait(max(_BACK_OFF_S, self._interval_s))
+            stop.wait(min(_POLL_S, self._interval_s))
+
+    def _drain(self) -> _Cycle:
+        """Commit until the log is read to its end."""
+        rows = 0
+        while True:
+            cycle = self._commit_some()
+            rows += cycle.rows
+            if not cycle.more:
+                return replace(cycle, rows=rows)
+
+    def _commit_some(self) -> _Cycle:
+        leased: list[int] = []
+        elsewhere = 0
+        try:
+            for offset in range(PARTITIONS):
+                partition = (self._next + offset) % PARTITIONS
+                if self._log.length(partition):
+                    if self._log.take(partition, self._token, self._lease_ms):
+                        leased.append(partition)
+                    else:
+                        elsewhere += 1
+            # After the leases: what their last holders committed is in it.
+            batches, refused, more = self._read(leased, self._archive.latest())
+            rows = self._commit(batches) if batches else 0
+            return _Cycle(rows, more or (bool(batches) and not rows), elsewhere, refused)
+        finally:
+            for partition in leased:
+                self._log.release(partition, self._token)
+
+    def _read(self, leased: list[int], manifest: Manifest) -> tuple[dict[int, _Batch], ArchiveError | None, bool]:
+        """New records of the leased partitions, the first error met, and whether there is more than the batch may hold."""
+        batches: dict[int, _Batch] = {}
+        refused: ArchiveError | None = None
+        room = self._batch_rows
+        for partition in leased:
+            self._log.take(partition, self._token, self._lease_ms)
+            batch = _Batch(manifest.cursor(partition), manifest.cursor(partition))
+            try:
+                more = _fill(self._log, partition, batch, room)
+            except ArchiveError as error:
+                refused, more = refused or error, False
+            if batch.records:
+                batches[partition] = batch
+                room -= len(batch.records)
+            elif refused is None and self._log.length(partition):
+                # Archived, but its archiver was killed before it trimmed.
+                self._log.trim(partition, batch.start)
+            if more or room <= 0:
+                self._next = partition + 1
+                return batches, refused, True
+        return batches, refused, False
+
+    def _commit(self, batches: dict[int, _Batch]) -> int:
+        records = [record for partition in sorted(batches) for record in batches[partition].records]
+        files = self._write(records)
+        removals = [_removal(record) for record in records if record.kind in (ERASED, MOVED)]
+
+        def add(manifest: Manifest) -> Manifest | None:
+            if any(manifest.cursor(partition) != batch.start for partition, batch in batches.items()):
+                return None  # another archiver, which took us for dead, was faster
+            cursors = manifest.cursors | {f"{partition:02x}": batch.end for partition, batch in batches.items()}
+            return msgspec.structs.replace(
+                manifest,
+                files=(*manifest.files, *files),
+                cursors=dict(sorted(cursors.items())),
+                removals=(*manifest.removals, *removals),
+            )
+
+        committed = self._archive.publish(files, add)
+        if committed is None:
+            log.warning("another archiver has committed these partitions", partitions=len(batches), rows=len(records))
+            return 0
+        for partition, batch in batches.items():
+            self._log.trim(partition, batch.end)
+        log.info(
+            "archived",
+            number=committed.number,
+            rows=len(records),
+            partitions=len(batches),
+            files=len(files),
+            bytes=sum(file.bytes for file in files),
+            lag_s=round(time.time() - min(record.ms for record in records) / 1000, 3),
+        )
+        return len(records)
+
+    def _write(self, records: list[Record]) -> list[File]:
+        """One file per tenant and day; `records` are in order."""
+        groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
+        for record in records:
+            groups[to_text(record.tenant), day_of(record.ms)].append(record)
+        return [write_file(self._archive, tenant, day, [to_table(group)]) for (tenant, day), group in groups.items()]
+
+    def _maintain(self, erase_now: bool = False) -> None:
+        """Compact, erase and sweep, unless another archiver is at it."""
+        if not self._log.take(None, self._token, self._lease_ms):
+            if erase_now:
+                raise ArchiveError("another archiver is compacting this archive: try again when it is done")
+            return
+        try:
+            self._compaction.run(erase_now, self._still_ours)
+        finally:
+            self._log.release(None, self._token)
+
+    @property
+    def _still_ours(self) -> Callable[[], object]:
+        return lambda: self._log.take(None, self._token, self._lease_ms)
+
+
+def _fill(source: Log, partition: int, batch: _Batch, room: int) -> bool:
+    """Read up to `room` records, never ending within a rewritten sequence; True if there may be more.
+
+    Raises:
+        ArchiveError: a record cannot be understood; the batch has those before it.
+    """
+    awaited = 0  # HISTORY records of the last SEQUENCE that are still to come: one script wrote them all
+    whole = 0  # records up to the last complete sequence
+    try:
+        while True:
+            size = min(_PAGE, max(room - len(batch.records), awaited))
+            if size <= 0:
+                return True
+            entries = source.read(partition, batch.end, size)
+            for entry_id, fields in entries:
+                record = parse(partition, entry_id, fields)
+                if record.kind == HISTORY:
+                    awaited = max(0, awaited - 1)
+                elif awaited:
+                    raise ArchiveError(
+                        f"the log of partition {partition:02x} is damaged: {awaited} events are missing at {entry_id.decode()}"
+                    )
+                else:
+                    awaited = record.count if record.kind == SEQUENCE else 0
+                batch.records.append(record)
+                batch.end = entry_id.decode()
+                if not awaited:
+                    whole = len(batch.records)
+            if len(entries) < size:
+                if awaited:
+                    raise ArchiveError(
+                        f"the log of partition {partition:02x} is damaged: {awaited} events are missing at its end"
+                    )
+                return False
+    finally:
+        if awaited:
+            del batch.records[whole:]
+            last = batch.records[-1] if batch.records else None
+            batch.end = f"{last.ms}-{last.seq}" if last else batch.start
+
+
+def _removal(record: Record) -> Removal:
+    return Removal(
+        kind="x" if record.kind == ERASED else "m",
+        tenant=to_text(record.tenant),
+        user_id=to_text(record.user_id),
+        partition=record.partition,
+        ms=record.ms,
+        seq=record.seq,
+        gone_ms=record.gone_ms or 0,
+    )

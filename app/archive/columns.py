@@ -1,0 +1,134 @@
+"""Records <-> Arrow tables: the columns of the archive's Parquet files.
+
+Every field of `StoredEvent` is a column of its own name; a field that is added there is a column here, and older files read as
+having none. Strings are `large_string`: in memory, a column of texts may pass 2 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import UnionType
+from typing import Any, Final, get_args, get_type_hints
+
+import msgspec
+import pyarrow as pa
+
+from app.archive.record import Record
+from app.state.events import StoredEvent
+
+ODD: Final = "\ufffe"
+"""How an id begins that is no valid Unicode (half a surrogate pair), or that begins so itself: the rest is its bytes in hex."""
+
+_encode_json = msgspec.json.Encoder().encode
+_decode_json = msgspec.json.Decoder().decode
+
+_ARROW: Final = {str: pa.large_string(), int: pa.int64(), float: pa.float64(), dict: pa.large_string()}
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    """The column type of a field: `str | None` and the like; a dict is JSON text."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    (kind,) = [option for option in options if option is not type(None)]
+    return _ARROW[getattr(kind, "__origin__", kind)]
+
+
+_EVENT_TYPES: Final = {name: _arrow_type(hint) for name, hint in get_type_hints(StoredEvent).items()}
+EVENT_FIELDS: Final = tuple(name for name in StoredEvent.__struct_fields__ if name != "event_id")
+
+SCHEMA: Final = pa.schema(
+    [
+        pa.field("partition", pa.int16(), nullable=False),
+        pa.field("ms", pa.int64(), nullable=False),  # of the stream id: arrival, unix ms
+        pa.field("seq", pa.int64(), nullable=False),
+        pa.field("kind", pa.large_string(), nullable=False),
+        pa.field("tenant", pa.large_string(), nullable=False),
+        pa.field("user_id", pa.large_string(), nullable=False),
+        pa.field("epoch", pa.large_binary()),
+        pa.field("n", pa.int64()),
+        pa.field("count", pa.int64()),
+        pa.field("other", pa.large_string()),
+        pa.field("attributes", pa.large_string()),
+        pa.field("gone_ms", pa.int64()),
+        pa.field("extra", pa.large_string()),
+        pa.field("event_id", pa.large_string()),
+        *(pa.field(name, _EVENT_TYPES[name]) for name in EVENT_FIELDS),
+    ]
+)
+ORDER: Final = [("partition", "ascending"), ("ms", "ascending"), ("seq", "ascending")]
+
+
+def to_table(records: Sequence[Record]) -> pa.Table:
+    """Records as rows, in their order."""
+    columns: dict[str, list[Any]] = {
+        "partition": [r.partition for r in records],
+        "ms": [r.ms for r in records],
+        "seq": [r.seq for r in records],
+        "kind": [r.kind for r in records],
+        "tenant": [to_text(r.tenant) for r in records],
+        "user_id": [to_text(r.user_id) for r in records],
+        "epoch": [r.epoch or None for r in records],
+        "n": [r.n or None for r in records],
+        "count": [r.count if r.kind == "s" else None for r in records],
+        "other": [to_text(r.other) if r.other else None for r in records],
+        "attributes": [None if r.attributes is None else _json(r.attributes) for r in records],
+        "gone_ms": [r.gone_ms for r in records],
+        "extra": [None if r.extra is None else _json(r.extra) for r in records],
+        "event_id": [None if r.event_id is None else to_text(r.event_id) for r in records],
+    }
+    for name in EVENT_FIELDS:
+        columns[name] = [None if r.event is None else getattr(r.event, name) for r in records]
+    columns["context"] = [None if context is None else _json(context) for context in columns["context"]]
+    return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
+
+
+def to_records(table: pa.Table) -> Iterator[Record]:
+    """Rows as records, in their order; a column that the file did not have yet is empty."""
+    for batch in table.to_batches(max_chunksize=8_192):
+        rows = {name: batch.column(name).to_pylist() for name in batch.schema.names}
+        absent: list[Any] = [None] * batch.num_rows
+        values = [rows.get(name, absent) for name in SCHEMA.names]
+        for partition, ms, seq, kind, tenant, user, epoch, n, count, other, attributes, gone_ms, extra, event_id, *event in zip(
+            *values, strict=True
+        ):
+            yield Record(
+                kind=kind,
+                tenant=from_text(tenant),
+                user_id=from_text(user),
+                partition=partition,
+                ms=ms,
+                seq=seq,
+                epoch=epoch or b"",
+                n=n or 0,
+                event=None if event[0] is None else _event(event),
+                event_id=None if event_id is None else from_text(event_id),
+                count=count or 0,
+                other=from_text(other or ""),
+                attributes=None if attributes is None else _decode_json(attributes),
+                gone_ms=gone_ms,
+                extra=None if extra is None else _decode_json(extra),
+            )
+
+
+def to_text(identifier: str) -> str:
+    """An id as a column can hold it; `from_text` gives it back."""
+    raw = identifier.encode("utf-8", "surrogatepass")
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return ODD + raw.hex()
+    return ODD + raw.hex() if identifier.startswith(ODD) else identifier
+
+
+def from_text(text: str) -> str:
+    return bytes.fromhex(text[1:]).decode("utf-8", "surrogatepass") if text.startswith(ODD) else text
+
+
+def _event(values: list[Any]) -> StoredEvent:
+    fields = dict(zip(EVENT_FIELDS, values, strict=True))
+    if fields["context"] is not None:
+        fields["context"] = _decode_json(fields["context"])
+    return StoredEvent(**fields)
+
+
+def _json(value: Any) -> str:
+    return _encode_json(value).decode()

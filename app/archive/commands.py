@@ -1,0 +1,223 @@
+"""`longwave archive`, `longwave restore`, `longwave import`. pyarrow is imported when one of them runs, and not before."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from app.errors import LongwaveError, StorageError
+from app.settings import Settings, SettingsError, load_settings
+from app.telemetry import configure_logs
+
+if TYPE_CHECKING:
+    from app.archive.imports import HistoryWriter
+
+TENANT = "default"
+BAD_INPUT = 2
+
+ArchiveDir = Annotated[Path | None, typer.Option(help="Folder of the archive.", show_default=False)]
+StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]
+
+
+def register(cli: typer.Typer) -> None:
+    """Add the commands to `longwave`."""
+    cli.command()(archive)
+    cli.command()(restore)
+    cli.command("import")(import_)
+
+
+def archive(
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Archive what is there, and end (the default).")] = False,
+    erase_now: Annotated[bool, typer.Option("--erase-now", help="Carry out erasures in the files at once.")] = False,
+    archive_dir: ArchiveDir = None,
+    storage_dir: StorageDir = None,
+) -> None:
+    """Move the event log into Parquet files, and compact them."""
+    if follow and (once or erase_now):
+        raise typer.BadParameter("--follow goes with neither --once nor --erase-now")
+    with _one_line_errors(), ExitStack() as stack:
+        from app.archive.archive import Archive
+        from app.archive.archiver import Archiver
+        from app.archive.log import RedisLog
+
+        settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
+        configure_logs(settings.log_level, settings.log_format)
+        archiver = Archiver(
+            Archive(settings.archive_folder),
+            RedisLog(_client(settings, stack)),
+            batch_rows=settings.archive_batch_rows,
+            interval_s=settings.archive_interval_s,
+            lease_ms=settings.archive_lease_ms,
+            erase_within_s=settings.archive_erase_within_s,
+        )
+        if not follow:
+            rows = archiver.once(erase_now)
+            Console().print(f"{rows:,} records -> {settings.archive_folder}", soft_wrap=True, highlight=False)
+            return
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        archiver.follow(stop)
+
+
+def restore(
+    archive_dir: ArchiveDir = None,
+    storage_dir: StorageDir = None,
+) -> None:
+    """Rebuild an empty Redis from the archive."""
+    with _one_line_errors(), ExitStack() as stack:
+        from app.archive.archive import Archive
+        from app.archive.restore import restore as run
+
+        settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
+        with _bar() as bar:
+            task = bar.add_task("restoring", total=None)
+            done = run(
+                Archive(settings.archive_folder),
+                _client(settings, stack),
+                max_sequence=settings.max_sequence,
+                dedupe_window=settings.dedupe_window,
+                tombstone_ttl_s=settings.tombstone_ttl_s,
+                on_user=lambda: bar.advance(task),
+            )
+    Console().print(
+        f"{done.users:,} users with {done.events:,} events, {done.aliases:,} aliases, {done.tombstones:,} tombstones",
+        highlight=False,
+    )
+
+
+def import_(
+    files: Annotated[list[Path], typer.Argument(help="Parquet, .csv or .tsv files.", show_default=False)],
+    column: Annotated[list[str] | None, typer.Option(help="key=column, for instance user=customer_id.")] = None,
+    event_type: Annotated[str | None, typer.Option("--type", help="Type of all events, where no column says it.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle with the event types.", show_default=False)] = None,
+    import_id: Annotated[str | None, typer.Option(help="Default: a hash of the files.", show_default=False)] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Pass over rows that cannot be stored.")] = False,
+    storage_dir: StorageDir = None,
+) -> None:
+    """Load histories into users' sequences; what was killed is run again. Popularity is left alone."""
+    with _one_line_errors(), ExitStack() as stack:
+        from app.archive.imports import import_files, import_id_of
+        from app.archive.tables import read_mapping
+        from app.runtime.bundle import read_bundle
+        from app.state.redis import RedisStore
+
+        settings = _settings(bundle_dir=bundle, storage_dir=storage_dir)
+        mapping = read_mapping(column or [])
+        types = [declared.name for declared in read_bundle(settings.bundle_dir).manifest.event_types]
+        url = _url(settings, stack)
+        same = import_id or import_id_of(files, mapping)
+
+        async def run() -> Any:
+            store = RedisStore(
+                url,
+                timeout_ms=60_000,  # a long history is one call
+                max_sequence=settings.max_sequence,
+                dedupe_window=settings.dedupe_window,
+            )
+            try:
+                with _bar() as bar:
+                    tasks = {what: bar.add_task(what, total=1.0) for what in ("reading", "writing")}
+                    return await import_files(
+                        files,
+                        cast("HistoryWriter", store),
+                        tenant=TENANT,
+                        import_id=same,
+                        known_types=types,
+                        mapping=mapping,
+                        event_type=event_type,
+                        skip_bad=skip_bad,
+                        max_future_s=settings.max_future_s,
+                        on_progress=lambda what, done: bar.update(tasks[what], completed=done),
+                    )
+            finally:
+                await store.close()
+
+        done = asyncio.run(run())
+    console = Console(stderr=True)
+    for reason in done.reasons:
+        console.print(reason, markup=False, highlight=False, soft_wrap=True)
+    passed = f", {done.refused:,} rows passed over" if done.refused else ""
+    Console().print(
+        f"import {same}: {done.rows:,} events of {done.users:,} users; {done.again:,} users had it already{passed}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _url(settings: Settings, stack: ExitStack) -> str:
+    """The Redis of the settings; without one, the embedded server of the running service, or else one of our own."""
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    from app.state.embedded import EmbeddedRedis
+
+    if settings.redis_url is not None:
+        return settings.redis_url
+    socket = settings.storage_dir.absolute() / "redis.sock"
+    try:
+        with redis.Redis(unix_socket_path=str(socket), retry=Retry(NoBackoff(), 0)) as client:
+            client.ping()
+        return f"unix://{socket}"
+    except redis.RedisError:
+        return stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+
+
+def _client(settings: Settings, stack: ExitStack) -> Any:
+    import redis
+
+    timeout_s = max(settings.redis_timeout_ms / 1000, 10)  # reads thousands of records a call
+    client = redis.Redis.from_url(_url(settings, stack), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    stack.enter_context(client)
+    try:
+        client.ping()
+    except redis.RedisError as error:
+        raise StorageError(f"Redis does not answer: {error}") from error
+    return client
+
+
+def _settings(**options: Any) -> Settings:
+    return load_settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.completed:,.0f}"))
+    return Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True))
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What people can mend is said without a traceback, and exit code 2."""
+    errors = Console(stderr=True)
+    try:
+        yield
+        return
+    except LongwaveError as error:
+        said = error.detail
+    except SettingsError as error:
+        said = str(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "pyarrow":
+            raise
+        said = "pyarrow is not installed: this command needs the extra `archive`"
+    except BaseExceptionGroup as group:  # of the tasks that write an import
+        found = group.subgroup(LongwaveError)
+        if found is None:
+            raise
+        first: BaseException = found
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        said = str(first)
+    errors.print("error:", said, soft_wrap=True, highlight=False, markup=False)
+    raise typer.Exit(BAD_INPUT)

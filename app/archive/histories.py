@@ -1,0 +1,126 @@
+"""Every user of an archive, with the whole effective sequence: erased and moved applied, imports and merges merged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from app.archive.archive import Archive
+from app.archive.columns import ORDER, from_text, to_records
+from app.archive.compaction import canonical
+from app.archive.files import read_file
+from app.archive.manifest import Manifest
+from app.archive.record import ERASED
+from app.archive.replay import Replay
+from app.errors import ArchiveError
+from app.state.events import StoredEvent
+from app.state.keys import PARTITIONS
+
+ROWS_AT_ONCE: Final = 1_000_000
+
+
+class History(NamedTuple):
+    """A live user. `n` events are counted in `epoch`; `events` has the last of them, all unless the archive began later.
+
+    `events` is unbounded, in the order of the fold.
+    """
+
+    tenant: str
+    user_id: str
+    epoch: bytes
+    n: int
+    events: Sequence[StoredEvent]
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedUser:
+    """A user as the archive leaves it: live, or an alias (`moved_to`, and then without anything else).
+
+    `ids` are the last event ids in order of arrival, `marks` those of the imports and merges that were done.
+    """
+
+    partition: int
+    tenant: str
+    user_id: str
+    epoch: bytes
+    n: int
+    events: Sequence[StoredEvent]
+    attributes: Mapping[str, str]
+    ids: Sequence[str]
+    marks: Sequence[str]
+    moved_to: str | None
+    moved_ms: int
+
+
+def histories(archive: Archive, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[History]:
+    """Each live user once, with attributes alone too, ordered by partition, tenant and user.
+
+    Raises:
+        ArchiveError: there is no archive, or it is damaged, or it was rewritten meanwhile.
+    """
+    for user in users(archive, archive.existing(), rows_at_once=rows_at_once):
+        if user.moved_to is None:
+            yield History(user.tenant, user.user_id, user.epoch, user.n, user.events)
+
+
+def users(archive: Archive, manifest: Manifest, window: int = 0, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[ArchivedUser]:
+    """Live users and aliases at a manifest, like `histories`.
+
+    Args:
+        window: how many of a user's last event ids to give.
+        rows_at_once: about how many rows may be in memory; the files are read once for each such portion of the partitions.
+    """
+    erased_ms: dict[tuple[str, str], int] = {}
+    for removal in manifest.removals:
+        if removal.kind == ERASED:
+            erased_ms[from_text(removal.tenant), from_text(removal.user_id)] = removal.ms
+    portions = min(PARTITIONS, max(1, -(-manifest.rows // rows_at_once)))
+    for portion in range(portions):
+        partitions = range(PARTITIONS * portion // portions, PARTITIONS * (portion + 1) // portions)
+        for user in _users(_rows(archive, manifest, partitions), window):
+            # Compaction drops the alias of a user who was erased later: until then it is passed over here.
+            if user.moved_to is None or user.moved_ms > erased_ms.get((user.tenant, user.moved_to), -1):
+                yield user
+
+
+def _rows(archive: Archive, manifest: Manifest, partitions: range) -> pa.Table:
+    """The rows of these partitions, each user's together and in the order of the log."""
+    wanted = pa.array(partitions, pa.int16())
+    parts = (
+        table.filter(pc.is_in(table.column("partition"), value_set=wanted))
+        for file in manifest.files
+        for table in read_file(archive, file, partitions=partitions)
+    )
+    partition, *place = ORDER
+    return canonical(parts).sort_by([partition, ("tenant", "ascending"), ("user_id", "ascending"), *place])
+
+
+def _users(rows: pa.Table, window: int) -> Iterator[ArchivedUser]:
+    for (partition, tenant, user_id), records in groupby(to_records(rows), lambda r: (r.partition, r.tenant, r.user_id)):
+        replay = Replay(window)
+        try:
+            for record in records:
+                replay.apply(record)
+            replay.finish()
+        except ArchiveError as error:
+            raise ArchiveError(f"user {user_id!r} of tenant {tenant!r}, partition {partition:02x}: {error.detail}") from error
+        life = replay.life
+        if life.epoch or life.moved_to is not None:
+            yield ArchivedUser(
+                partition=partition,
+                tenant=tenant,
+                user_id=user_id,
+                epoch=life.epoch,
+                n=life.n,
+                events=[event for event, _ in life.events],
+                attributes=life.attributes,
+                ids=list(life.ids),
+                marks=life.marks,
+                moved_to=life.moved_to,
+                moved_ms=life.moved_ms,
+            )

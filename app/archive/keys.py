@@ -1,0 +1,30 @@
+"""The keys of Redis that the archive touches beside those of a user."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from app.state.keys import encode_id
+
+MAINTENANCE_KEY = "lw:archive:maintenance"
+"""String: token of the archiver that compacts and erases; with expiry."""
+
+
+def log_key(partition: int) -> str:
+    """Stream: the event log of a partition."""
+    return f"lw:{{{partition:02x}}}:log"
+
+
+def lease_key(partition: int) -> str:
+    """String: token of the archiver that reads this partition; with expiry."""
+    return f"lw:{{{partition:02x}}}:archive"
+
+
+def user_hash(user_id: str) -> str:
+    """What is remembered of an erased user: 16 hex digits, as in the key of the tombstone."""
+    return blake2b(encode_id(user_id).encode("ascii"), digest_size=8).hexdigest()
+
+
+def gone_key(partition: int, tenant: str, hashed_user: str) -> str:
+    """String with expiry: unix ms of the user's erasure. Built from the hash, because the archive knows no more."""
+    return f"lw:{{{partition:02x}}}:{encode_id(tenant)}:gone:{hashed_user}"

@@ -1,0 +1,71 @@
+"""What an archive is: a number, the files that count, and how far each partition's log has been read."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+FORMAT: Final = 1
+
+
+class File(msgspec.Struct, frozen=True):
+    """A Parquet file, by its path below the archive's folder; `tenant` is as `columns.to_text` writes it."""
+
+    path: str
+    tenant: str
+    day: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+class Removal(msgspec.Struct, frozen=True):
+    """Rows of a user up to the record at (ms, seq) that must go: an erasure (`x`) or a move (`m`). Ids as in the files."""
+
+    kind: Literal["x", "m"]
+    tenant: str
+    user_id: str
+    partition: int
+    ms: int
+    seq: int
+    gone_ms: int = 0
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What is kept of a removal once the rows are gone: no name, only the hash by which Redis keeps a tombstone.
+
+    `ms` is when it arrived, `gone_ms` up to which time events of the user are refused, `done_ms` when the rows were gone.
+    """
+
+    kind: Literal["x", "m"]
+    tenant: str
+    user_hash: str
+    partition: int
+    ms: int
+    gone_ms: int
+    done_ms: int
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """One commit. `cursors` has the stream id of the last archived record of each partition (two hex digits).
+
+    `swept` are files that are being deleted: nobody may commit them any more.
+    """
+
+    number: int = 0
+    format: int = FORMAT
+    token: str = ""  # random: tells a manifest from another that had the same number
+    created_ms: int = 0
+    files: tuple[File, ...] = ()
+    cursors: dict[str, str] = msgspec.field(default_factory=dict)
+    removals: tuple[Removal, ...] = ()
+    removed: tuple[Removed, ...] = ()
+    swept: tuple[str, ...] = ()
+
+    def cursor(self, partition: int) -> str:
+        return self.cursors.get(f"{partition:02x}", "0-0")
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)

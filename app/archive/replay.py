@@ -1,0 +1,117 @@
+"""What the records of one user mean: the sequence, counted, and what else Redis knows of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.archive.record import ATTRIBUTES, ERASED, EVENT, HISTORY, MOVED, SEQUENCE, Record
+from app.errors import ArchiveError
+from app.state.events import StoredEvent
+
+
+@dataclass(slots=True)
+class Life:
+    """A user between two erasures.
+
+    Attributes:
+        epoch: empty for a user with neither events nor attributes.
+        n: how many events Redis has counted in this epoch; more than there are here where the archive began later.
+        events: the effective sequence, unbounded, in the order in which it is folded; each with its id.
+        ids: the last event ids in order of arrival; the values mean nothing.
+        marks: of the imports and merges that were done.
+        moved_to: the user that this one is an alias of, else None; `moved_ms` is since when.
+    """
+
+    epoch: bytes = b""
+    n: int = 0
+    events: list[tuple[StoredEvent, str | None]] = field(default_factory=list)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    ids: dict[str, None] = field(default_factory=dict)
+    marks: list[str] = field(default_factory=list)
+    moved_to: str | None = None
+    moved_ms: int = 0
+    counted: bool = False  # whether n is Redis' own count, and not only the number of events
+
+
+class Replay:
+    """Folds the records of one user, in the order of the log, into a `Life`.
+
+    Args:
+        window: how many event ids to remember.
+    """
+
+    def __init__(self, window: int = 0) -> None:
+        self._window = window
+        self.life = Life()
+        self._awaited = 0  # events of a rewritten sequence that are still to come
+        self._arrived: list[tuple[StoredEvent, str | None]] = []
+
+    def apply(self, record: Record) -> None:
+        """Raises ArchiveError where the events of a rewritten sequence are not all there, or nothing announced them."""
+        if record.kind == HISTORY:
+            self._history(record)
+            return
+        self.finish()
+        if record.kind == EVENT:
+            self._event(record)
+        elif record.kind == SEQUENCE:
+            self.life.moved_to = None
+            self.life.epoch = record.epoch
+            if record.event_id is not None:
+                self.life.marks.append(record.event_id)
+            self._awaited = record.count
+            self._settle()
+        elif record.kind == ATTRIBUTES:
+            self.life.moved_to = None
+            self.life.epoch = record.epoch
+            self.life.attributes = record.attributes or {}
+        elif record.kind == ERASED:
+            self.life = Life()
+        elif record.kind == MOVED:
+            self.life = Life(moved_to=record.other, moved_ms=record.ms)
+
+    def finish(self) -> None:
+        """The records end here. Raises ArchiveError like `apply`."""
+        if self._awaited:
+            raise ArchiveError(f"{self._awaited} events of a rewritten sequence are missing")
+
+    def _event(self, record: Record) -> None:
+        assert record.event is not None
+        life = self.life
+        life.moved_to = None
+        if life.counted and record.epoch == life.epoch and record.n <= life.n:
+            # Redis was killed, lost the end of its log, which the archive had, and has counted on from there: so do we.
+            self._forget(life.n - record.n + 1)
+        life.events.append((record.event, record.event_id))
+        self._remember(record.event_id)
+        life.epoch, life.n, life.counted = record.epoch, record.n, True
+
+    def _history(self, record: Record) -> None:
+        assert record.event is not None
+        if not self._awaited:
+            raise ArchiveError("an event of a rewritten sequence has no sequence that announced it")
+        self._arrived.append((record.event, record.event_id))
+        self._remember(record.event_id)
+        self._awaited -= 1
+        self._settle()
+
+    def _settle(self) -> None:
+        if not self._awaited:
+            # Stable: of the same time, what was there comes first, and each part keeps its order.
+            self.life.events = sorted([*self.life.events, *self._arrived], key=lambda pair: pair[0].time_ms)
+            self.life.n, self.life.counted, self._arrived = len(self.life.events), False, []
+
+    def _remember(self, event_id: str | None) -> None:
+        ids = self.life.ids
+        if event_id is not None and self._window:
+            ids.pop(event_id, None)
+            ids[event_id] = None
+            if len(ids) > self._window:
+                del ids[next(iter(ids))]
+
+    def _forget(self, count: int) -> None:
+        for _, event_id in self.life.events[-count:]:
+            if event_id is not None:
+                self.life.ids.pop(event_id, None)
+        del self.life.events[-count:]

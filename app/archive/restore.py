@@ -1,0 +1,206 @@
+"""Archive -> an empty Redis: what it held of users when the archive was last committed.
+
+States are not restored: they are a cache, and are folded again. Popularity is not either, it needs a
+bundle's weights: see `on_event`.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, Final
+
+import msgspec
+from redis.exceptions import RedisError
+
+from app.archive.archive import Archive
+from app.archive.columns import from_text
+from app.archive.files import verify
+from app.archive.histories import ROWS_AT_ONCE, ArchivedUser, users
+from app.archive.keys import gone_key, log_key, user_hash
+from app.archive.manifest import Manifest
+from app.archive.record import ERASED
+from app.errors import ArchiveError, StorageError
+from app.state.events import StoredEvent, encode_event
+from app.state.keys import LAYOUT, LAYOUT_KEY, partition, user_keys
+
+RESTORING: Final = "half of a restore"
+"""Value of the layout key meanwhile: a service that looks refuses this Redis, and a second restore knows what it found."""
+
+_CHUNK: Final = 1_000  # events per command
+_PIPELINE: Final = 500  # commands per round trip
+
+_encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How much was written. `events` counts those in Redis, bounded per user."""
+
+    users: int
+    aliases: int
+    events: int
+    tombstones: int
+
+
+def restore(
+    archive: Archive,
+    client: Any,
+    *,
+    max_sequence: int,
+    dedupe_window: int,
+    tombstone_ttl_s: float,
+    on_event: Callable[[str, StoredEvent], None] | None = None,
+    on_user: Callable[[], None] | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+    now_ms: int | None = None,
+) -> Restored:
+    """Rebuild what Redis held when the archive was last committed.
+
+    Args:
+        client: of redis-py, plain or of a Cluster, that does not decode responses; its Redis must be empty.
+        max_sequence, dedupe_window: of the service that will use it.
+        tombstone_ttl_s: how long after the erasure a tombstone lives.
+        on_event: called with tenant and event for each event of the restored users; the hook for popularity counts, which
+            need the weights and half-lives of a bundle.
+        on_user: called after each user, for a progress bar.
+
+    Raises:
+        ArchiveError: Redis is not empty; there is no archive; a file is missing or damaged (noticed before anything is written).
+        StorageError: Redis is away; empty it and run this again.
+    """
+    manifest = archive.existing()
+    with _storage_errors():
+        _demand_empty(client)
+        verify(archive, manifest)
+        client.set(LAYOUT_KEY, RESTORING)
+        writer = _Writer(client)
+        found = aliases = events = 0
+        for user in users(archive, manifest, dedupe_window, rows_at_once):
+            _check_partition(user)
+            kept = user.events[max(0, len(user.events) - max_sequence) :]
+            _write(writer, user, kept, dedupe_window)
+            aliases += user.moved_to is not None
+            found += user.moved_to is None
+            events += len(kept)
+            for event in user.events if on_event is not None else ():
+                on_event(user.tenant, event)  # type: ignore[misc]  # not None in this loop
+            if on_user is not None:
+                on_user()
+        tombstones = _write_tombstones(
+            writer, manifest, tombstone_ttl_s, time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        )
+        for pp, cursor in manifest.cursors.items():
+            # New records must come after the archived ones, whatever this machine's clock says; a stream keeps its last id.
+            key = log_key(int(pp, 16))
+            writer.add("XADD", key, cursor, "k", "restored")
+            writer.add("XTRIM", key, "MAXLEN", "0")
+        writer.flush()
+        client.set(LAYOUT_KEY, LAYOUT)
+    return Restored(users=found, aliases=aliases, events=events, tombstones=tombstones)
+
+
+def dedupe_ring(capacity: int, event_ids: Sequence[str]) -> bytes:
+    """The `ids` string of a user after these ids, oldest first: u32 capacity, u32 0, u64 count, then 8 bytes each."""
+    last = event_ids[max(0, len(event_ids) - capacity) :]
+    slots = b"".join(blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in last)
+    return struct.pack("<IIQ", capacity, 0, len(last)) + slots
+
+
+def _demand_empty(client: Any) -> None:
+    layout = client.get(LAYOUT_KEY)
+    if layout == RESTORING.encode():
+        raise ArchiveError("a restore into this Redis was broken off: empty it (FLUSHDB) and run this again")
+    # A service that has looked at an empty Redis leaves its layout there.
+    expected = 0 if layout is None else 1
+    size = client.dbsize()
+    if size > expected:
+        raise ArchiveError(f"this Redis is not empty, it has {size} keys: restore writes into an empty one only")
+
+
+def _check_partition(user: ArchivedUser) -> None:
+    if int(partition(user.tenant, user.user_id), 16) != user.partition:
+        raise ArchiveError(
+            f"user {user.user_id!r} of tenant {user.tenant!r} was archived from partition {user.partition:02x}, "
+            f"where this version does not look for them"
+        )
+
+
+def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], window: int) -> None:
+    key = user_keys(user.tenant, user.user_id)
+    if user.moved_to is not None:
+        writer.add("HSET", key.meta, "to", user.moved_to.encode("utf-8", "surrogatepass"))
+        return
+    for start in range(0, len(kept), _CHUNK):
+        writer.add("RPUSH", key.seq, *(encode_event(_compact(event)) for event in kept[start : start + _CHUNK]))
+    meta: dict[str, bytes | int] = {"n": user.n, "e": user.epoch}
+    if user.events:
+        times = [event.time_ms for event in user.events]
+        meta |= {"f": min(times), "l": max(times)}
+    if user.attributes:
+        meta["a"] = _encode_attributes(dict(user.attributes))
+    meta |= dict.fromkeys(user.marks, 1)
+    writer.add("HSET", key.meta, *(part for pair in meta.items() for part in pair))
+    if user.ids:
+        writer.add("SET", key.ids, dedupe_ring(window, user.ids))
+
+
+def _compact(event: StoredEvent) -> StoredEvent:
+    """The event as the service packs it: whole numbers without a fraction, in one byte instead of nine."""
+    numbers = {name: getattr(event, name) for name in ("value", "quantity", "price")}
+    whole = {name: int(number) for name, number in numbers.items() if number is not None and _is_whole(number)}
+    return msgspec.structs.replace(event, **whole) if whole else event
+
+
+def _is_whole(number: float) -> bool:
+    return number.is_integer() and abs(number) < 2**53
+
+
+def _write_tombstones(writer: _Writer, manifest: Manifest, ttl_s: float, now_ms: int) -> int:
+    gone = [(r.partition, r.tenant, r.user_hash, r.ms, r.gone_ms) for r in manifest.removed if r.kind == ERASED]
+    waiting = [r for r in manifest.removals if r.kind == ERASED]
+    gone += [(r.partition, r.tenant, user_hash(from_text(r.user_id)), r.ms, r.gone_ms) for r in waiting]
+    latest: dict[str, tuple[int, int]] = {}
+    for number, tenant, hashed, arrived_ms, gone_ms in gone:
+        key = gone_key(number, from_text(tenant), hashed)
+        latest[key] = max(latest.get(key, (0, 0)), (arrived_ms, gone_ms))
+    written = 0
+    for key, (arrived_ms, gone_ms) in latest.items():
+        left_ms = int(arrived_ms + ttl_s * 1000 - now_ms)
+        if left_ms > 0:
+            writer.add("SET", key, gone_ms, "PX", left_ms)
+            written += 1
+    return written
+
+
+class _Writer:
+    """Commands gathered into pipelines; on a Cluster redis-py sends each to its node."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._commands: list[tuple[Any, ...]] = []
+
+    def add(self, *command: Any) -> None:
+        self._commands.append(command)
+        if len(self._commands) >= _PIPELINE:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._commands:
+            pipeline = self._client.pipeline(transaction=False)
+            for command in self._commands:
+                pipeline.execute_command(*command)
+            self._commands = []
+            pipeline.execute()
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except RedisError as error:
+        raise StorageError(f"Redis did not do it: {error}; empty it (FLUSHDB) and run this again") from error

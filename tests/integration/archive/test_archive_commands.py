@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import structlog
+from log_world import LogWorld, add
+from typer.testing import CliRunner
+
+from app.archive.archive import Archive
+from app.archive.histories import histories
+from app.cli import cli
+from app.state.embedded import EmbeddedRedis
+from app.state.events import StoredEvent
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("LONGWAVE_REDIS_URL", redis_url)
+    monkeypatch.setenv("LONGWAVE_ARCHIVE_DIR", str(tmp_path / "archive"))
+    monkeypatch.setenv("LONGWAVE_LOG_LEVEL", "error")
+    yield
+    structlog.reset_defaults()  # a command sends the logs to where its own output goes
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, words)
+    return result.exit_code, result.output
+
+
+def event(n: int) -> StoredEvent:
+    return StoredEvent("view", 1_000 + n, f"item {n}")
+
+
+def test_archive_and_restore_say_what_they_did(raw: redis.Redis, tmp_path: Path):
+    world = LogWorld()
+    for n in range(3):
+        add(raw, world.event("a", event(n)))
+    assert run("archive") == (0, f"3 records -> {tmp_path / 'archive'}\n")
+    code, said = run("restore")
+    assert code == 2
+    assert "error: this Redis is not empty, it has 1 keys" in said
+    raw.flushall()
+    code, said = run("restore")
+    assert code == 0
+    assert "1 users with 3 events, 0 aliases, 0 tombstones" in said
+
+
+def test_erase_now_erases(raw: redis.Redis, tmp_path: Path):
+    world = LogWorld()
+    add(raw, world.event("a", event(1)))
+    add(raw, world.erase("a"))
+    assert run("archive", "--once", "--erase-now")[0] == 0
+    assert Archive(tmp_path / "archive").latest().files == ()
+    assert run("archive", "--follow", "--erase-now")[0] == 2
+
+
+def test_what_is_wrong_is_one_line_and_exit_code_2(raw: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code, said = run("restore")
+    assert (code, said.splitlines()[-1]) == (2, f"error: {tmp_path / 'archive'}: no archive is there (no _manifests/*.json)")
+    monkeypatch.setenv("LONGWAVE_REDIS_URL", f"unix://{tmp_path}/nothing.sock")
+    code, said = run("archive")
+    assert code == 2
+    assert said.startswith("error: Redis does not answer")
+    monkeypatch.setenv("LONGWAVE_ARCHIVE_INTERVAL_S", "0")
+    code, said = run("archive")
+    assert code == 2
+    assert said.startswith("error: LONGWAVE_ARCHIVE_INTERVAL_S: ")
+
+
+def test_the_embedded_redis_is_archived_beside_its_service_and_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("LONGWAVE_REDIS_URL")
+    world = LogWorld()
+    folder = ["--storage-dir", str(tmp_path / "storage")]
+    with EmbeddedRedis(tmp_path / "storage") as server, redis.Redis.from_url(server.url) as client:
+        add(client, world.event("a", event(1)))
+        assert run("archive", *folder)[1].startswith("1 records")
+        add(client, world.event("a", event(2)))
+    assert run("archive", *folder)[1].startswith("1 records")
+    assert [len(h.events) for h in histories(Archive(tmp_path / "archive"))] == [2]
+
+
+def test_following_ends_on_sigterm_with_everything_committed(raw: redis.Redis, tmp_path: Path):
+    world = LogWorld()
+    command = [sys.executable, "-c", "from app.cli import main; main()", "archive", "--follow"]
+    environment = os.environ | {"LONGWAVE_ARCHIVE_INTERVAL_S": "0.1", "LONGWAVE_LOG_FORMAT": "json", "LONGWAVE_LOG_LEVEL": "info"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        archive = Archive(tmp_path / "archive")
+        for n in range(3):
+            add(raw, world.event("a", event(n)))
+            deadline_s = time.monotonic() + 20
+            while archive.latest().rows <= n and time.monotonic() < deadline_s:
+                time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert archive.latest().rows == 3
+    assert said.count('"archived"') == 3
+    assert '"lag_s"' in said
+
+
+def test_an_import_names_a_bundle_that_is_missing(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("user_id,item_id,type,timestamp\n")
+    code, said = run("import", str(tmp_path / "a.csv"), "--bundle", str(tmp_path / "none"))
+    assert code == 2
+    assert "none" in said

@@ -1,0 +1,73 @@
+"""The archive on a Redis Cluster: one node with all slots refuses what crosses slots just as several do."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from log_world import LogWorld, add
+
+from app.archive.archive import Archive
+from app.archive.archiver import Archiver
+from app.archive.histories import histories
+from app.archive.log import RedisLog
+from app.archive.restore import restore
+from app.errors import ArchiveError
+from app.state.embedded import find_redis_server
+
+
+def free_port() -> int:
+    """A port that is free, and 10,000 above it one for the cluster's own talk."""
+    for port in range(21_000, 30_000):
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[redis.RedisCluster]:
+    port = free_port()
+    options = {"port": port, "cluster-enabled": "yes", "save": "", "dir": tmp_path, "bind": "127.0.0.1"}
+    command = [str(find_redis_server()), *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        with redis.Redis(port=port) as node:
+            while True:
+                try:
+                    node.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+                    break
+                except redis.ConnectionError:
+                    assert server.poll() is None
+                    time.sleep(0.01)
+            while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
+                time.sleep(0.01)
+        with redis.RedisCluster(host="127.0.0.1", port=port) as client:
+            yield client
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_cluster_is_archived_and_restored(cluster: redis.RedisCluster, archive: Archive):
+    world = LogWorld(1)
+    for _ in range(200):
+        for script in world.step():
+            add(cluster, script)
+    Archiver(archive, RedisLog(cluster)).once(erase_now=True)
+    expected = {key: (*key, user.epoch, user.n, [e for e, _ in user.events]) for key, user in world.live().items()}
+    assert {history[:2]: history for history in histories(archive)} == expected
+    with pytest.raises(ArchiveError, match="is not empty"):
+        restore(archive, cluster, max_sequence=100, dedupe_window=100, tombstone_ttl_s=10**9)
+    cluster.flushall()
+    done = restore(archive, cluster, max_sequence=100, dedupe_window=100, tombstone_ttl_s=10**9)
+    assert (done.users, done.tombstones) == (len(expected), len(world.gone))

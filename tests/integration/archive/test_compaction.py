@@ -1,0 +1,225 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+import redis
+from archived import archive_until_killed, files_on_disk, is_written_anywhere, places, rows
+from log_world import LogWorld, add, place
+
+from app.archive import compaction
+from app.archive.archive import Archive
+from app.archive.archiver import Archiver
+from app.archive.compaction import Compaction
+from app.archive.files import sweep
+from app.archive.histories import histories
+from app.archive.keys import user_hash
+from app.errors import ArchiveError
+from app.state.events import StoredEvent
+
+MakeArchiver = Callable[..., Archiver]
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["app.archive.archiver", "redis"])  # a child then starts in milliseconds
+YESTERDAY_MS = 1_700_000_000_000
+
+
+def event(n: int, text: str | None = None) -> StoredEvent:
+    return StoredEvent("view", 1_000 + n, f"item {n}", text=text)
+
+
+def add_at(raw: redis.Redis, script: list, ms: int) -> None:
+    for seq, record in enumerate(script):
+        raw.xadd(place(record)[1], record, id=f"{ms}-{seq}")
+
+
+def test_small_files_of_a_closed_day_become_one_with_the_same_rows(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis
+):
+    world = LogWorld()
+    for n in range(5):
+        for user in range(10):
+            add_at(raw, world.event(f"user {user}", event(n)), YESTERDAY_MS + n)
+        Archiver._drain(make_archiver())
+    before, small = rows(archive), archive.latest().files
+    assert len(small) == 5
+    Compaction(archive).run()
+    (large,) = archive.latest().files
+    assert large.rows == 50
+    assert sorted(rows(archive), key=str) == sorted(before, key=str)
+    in_order = [(row["partition"], row["ms"], row["seq"]) for row in rows(archive)]
+    assert in_order == sorted(in_order)
+    # Who has opened the old files may read them to the end; a later sweep takes them.
+    assert files_on_disk(archive) == {file.path for file in (large, *small)}
+    assert sweep(archive, age_s=0) == 5
+    assert files_on_disk(archive) == {large.path}
+
+
+def test_files_that_are_large_and_those_of_today_stay(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    for n in range(3):
+        add_at(raw, [*world.event("a", event(n)), *world.event("a", event(n))], YESTERDAY_MS + n)
+        make_archiver()._drain()
+    now_ms = int(time.time() * 1000)
+    for n in range(2):
+        add_at(raw, world.event("a", event(n)), now_ms + n)
+        make_archiver()._drain()
+    files = archive.latest().files
+    Compaction(archive, target_rows=4).run()
+    assert archive.latest().files == files
+
+
+def test_an_open_day_is_compacted_when_it_has_many_files(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(compaction, "_MOST_SMALL", 3)
+    for n in range(3):
+        add(raw, LogWorld().event("a", event(n)))
+        make_archiver()._drain()
+        if n < 2:
+            Compaction(archive).run()
+            assert len(archive.latest().files) == n + 1
+    Compaction(archive).run()
+    assert len(archive.latest().files) == 1
+
+
+def test_an_erased_user_is_in_no_byte_of_the_archive(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    archiver = make_archiver()
+    for n in range(3):
+        add(raw, world.event("unforgettable", event(n, text=f"secret {n}"), f"id {n}"))
+        add(raw, world.event("stays", event(n)))
+        archiver.once()
+    add(raw, world.attributes("unforgettable", {"name": "secret"}))
+    # Two identities that went into the erased one, and one that it was thought to be part of.
+    for script in (*world.merge("alias", "unforgettable"), *world.merge("unforgettable", "stays")):
+        add(raw, script)
+    raw_after = world.event("unforgettable", event(7), "new life")
+    add(raw, world.erase("unforgettable"))
+    archiver.once()
+    assert is_written_anywhere(archive, "unforgettable")
+    assert "unforgettable" not in {history.user_id for history in histories(archive)}
+    before = {history.user_id: history for history in histories(archive)}
+    archiver.once(erase_now=True)
+    assert not is_written_anywhere(archive, "unforgettable")
+    assert not is_written_anywhere(archive, "alias")
+    assert {history.user_id: history for history in histories(archive)} == before
+    manifest = archive.latest()
+    assert manifest.removals == ()
+    assert {(r.kind, r.user_hash) for r in manifest.removed} == {
+        ("x", user_hash("unforgettable")),
+        ("m", user_hash("unforgettable")),
+        ("m", user_hash("alias")),
+    }
+    assert files_on_disk(archive) == {file.path for file in manifest.files}
+    # Whoever comes back is somebody new, and stays.
+    add(raw, raw_after)
+    archiver.once(erase_now=True)
+    assert [h.events for h in histories(archive) if h.user_id == "unforgettable"] == [[event(7)]]
+
+
+def test_what_a_merge_left_for_its_readers_is_erased_too(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    for n in range(3):
+        add_at(raw, world.event("unforgettable", event(n)), YESTERDAY_MS + n)
+        make_archiver()._drain()
+    Compaction(archive).run()
+    assert len(files_on_disk(archive)) == 4
+    add(raw, world.erase("unforgettable"))
+    make_archiver().once(erase_now=True)
+    assert not is_written_anywhere(archive, "unforgettable")
+    assert archive.latest().files == ()
+
+
+def test_a_moved_user_leaves_the_alias_alone(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    add(raw, world.event("source", event(2, text="theirs")))
+    add(raw, world.event("target", event(1)))
+    for script in world.merge("source", "target"):
+        add(raw, script)
+    make_archiver().once()
+    before = list(histories(archive))
+    make_archiver().once(erase_now=True)
+    assert list(histories(archive)) == before
+    assert [(h.user_id, [e.time_ms for e in h.events]) for h in before] == [("target", [1_001, 1_002])]
+    assert [(row["kind"], row["other"]) for row in rows(archive) if row["user_id"] == "source"] == [("m", "target")]
+    assert [(row["kind"], row["other"]) for row in rows(archive) if row["kind"] == "s"] == [("s", "source")]
+
+
+def test_a_removal_waits_until_half_its_deadline(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    add(raw, world.event("a", event(1)))
+    add(raw, world.erase("a"))
+    make_archiver(erase_within_s=3_600).once()
+    assert len(archive.latest().removals) == 1
+    time.sleep(0.06)
+    make_archiver(erase_within_s=0.1).once()
+    assert archive.latest().removals == ()
+
+
+@pytest.mark.parametrize("written_first", [True, False])
+def test_a_compaction_that_was_overtaken_changes_nothing(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, written_first: bool
+):
+    world = LogWorld()
+    for n in range(3):
+        add_at(raw, [*world.event("unforgettable", event(n)), *world.event("unforgettable", event(n))], YESTERDAY_MS + n)
+        add_at(raw, world.event("stays", event(n)), YESTERDAY_MS + n)
+        make_archiver()._drain()
+    add(raw, world.erase("unforgettable"))
+    make_archiver()._drain()
+    true_write = compaction.write_file
+
+    def write_late(*arguments):
+        monkeypatch.setattr(compaction, "write_file", true_write)
+        # The others erase while this one stands still, with the rows in memory and its file written or not.
+        written = true_write(*arguments) if written_first else None
+        make_archiver().once(erase_now=True)
+        return written or true_write(*arguments)
+
+    monkeypatch.setattr(compaction, "write_file", write_late)
+    Compaction(archive).run()
+    assert not is_written_anywhere(archive, "unforgettable")
+    assert [(h.user_id, len(h.events)) for h in histories(archive)] == [("stays", 3)]
+
+
+def test_a_compaction_killed_anywhere_loses_and_doubles_nothing(archive: Archive, redis_url: str, raw: redis.Redis):
+    world = LogWorld(5)
+    died: list[tuple[bool, bool]] = []  # whether the erasure was committed, and whether the user was gone from the disk
+    for kill_at in [30, 50, *range(56, 90, 2), 10**9]:
+        for n in range(4):
+            add(raw, world.event(f"user {n}", event(n)))
+        if kill_at % 10 == 0:
+            add(raw, world.event("unforgettable", event(1)))
+            add(raw, world.erase("unforgettable"))
+        process = FORKS.Process(target=archive_until_killed, args=(archive.folder, redis_url, kill_at, True))
+        process.start()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        assert len(set(places(archive))) == len(places(archive))
+        if process.exitcode:
+            died.append((archive.latest().removals == (), not is_written_anywhere(archive, "unforgettable")))
+            time.sleep(0.05)  # its leases run out
+    assert process.exitcode == 0
+    assert {(False, False), (True, False)} <= set(died)
+    assert not is_written_anywhere(archive, "unforgettable")
+    expected = {user_id: [e for e, _ in user.events] for (_, user_id), user in world.live().items()}
+    assert {h.user_id: h.events for h in histories(archive)} == expected
+
+
+def test_a_damaged_file_is_named(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    add(raw, LogWorld().event("a", event(1)))
+    make_archiver().once()
+    (file,) = archive.latest().files
+    path = archive.folder / file.path
+    whole = path.read_bytes()
+    os.truncate(path, len(whole) // 2)
+    with pytest.raises(ArchiveError, match=f"{file.path}: damaged"):
+        list(histories(archive))
+    path.unlink()
+    with pytest.raises(ArchiveError, match=f"{file.path}: is not there"):
+        list(histories(archive))
