@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,9 +17,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from app.errors import LongwaveError, StorageError
 from app.settings import Settings, SettingsError, load_settings
 from app.telemetry import configure_logs
-
-if TYPE_CHECKING:
-    from app.archive.imports import HistoryWriter
 
 TENANT = "default"
 BAD_INPUT = 2
@@ -32,6 +29,7 @@ def register(cli: typer.Typer) -> None:
     """Add the commands to `longwave`."""
     cli.command()(archive)
     cli.command()(restore)
+    cli.command()(rebuild)
     cli.command("import")(import_)
 
 
@@ -96,6 +94,46 @@ def restore(
     )
 
 
+def rebuild(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle of the model.", show_default=False)] = None,
+    archive_dir: ArchiveDir = None,
+    storage_dir: StorageDir = None,
+) -> None:
+    """Fold every user's state from the archive's first event on, beyond what the stored sequences hold."""
+    with _one_line_errors(), ExitStack() as stack:
+        from app.archive.archive import Archive
+        from app.archive.histories import histories
+        from app.archive.rebuild import rebuild as run
+        from app.models.served import fold_of
+        from app.models.shelf import load_model
+        from app.state.opening import open_store
+
+        settings = _settings(bundle_dir=bundle, archive_dir=archive_dir, storage_dir=storage_dir)
+        runtime = load_model(settings.bundle_dir, settings.device, settings.intra_op_threads)
+        url = _url(settings, stack)
+
+        async def work() -> Any:
+            store = open_store(settings, url, timeout_ms=60_000)
+            try:
+                with _bar() as bar:
+                    task = bar.add_task("folding", total=None)
+                    return await run(
+                        histories(Archive(settings.archive_folder)),
+                        store,
+                        fold_of(runtime, settings),
+                        runtime.bundle.manifest.model_id,
+                        lambda users: bar.advance(task, users),
+                    )
+            finally:
+                await store.close()
+
+        done = asyncio.run(work())
+    Console().print(
+        f"{done.stored:,} states stored, {done.current:,} were as good, {done.differs:,} users differ from the archive",
+        highlight=False,
+    )
+
+
 def import_(
     files: Annotated[list[Path], typer.Argument(help="Parquet, .csv or .tsv files.", show_default=False)],
     column: Annotated[list[str] | None, typer.Option(help="key=column, for instance user=customer_id.")] = None,
@@ -110,7 +148,7 @@ def import_(
         from app.archive.imports import import_files, import_id_of
         from app.archive.tables import read_mapping
         from app.runtime.bundle import read_bundle
-        from app.state.redis import RedisStore
+        from app.state.opening import open_store
 
         settings = _settings(bundle_dir=bundle, storage_dir=storage_dir)
         mapping = read_mapping(column or [])
@@ -119,18 +157,13 @@ def import_(
         same = import_id or import_id_of(files, mapping)
 
         async def run() -> Any:
-            store = RedisStore(
-                url,
-                timeout_ms=60_000,  # a long history is one call
-                max_sequence=settings.max_sequence,
-                dedupe_window=settings.dedupe_window,
-            )
+            store = open_store(settings, url, timeout_ms=60_000)  # a long history is one call
             try:
                 with _bar() as bar:
                     tasks = {what: bar.add_task(what, total=1.0) for what in ("reading", "writing")}
                     return await import_files(
                         files,
-                        cast("HistoryWriter", store),
+                        store,
                         tenant=TENANT,
                         import_id=same,
                         known_types=types,
@@ -178,7 +211,8 @@ def _client(settings: Settings, stack: ExitStack) -> Any:
     import redis
 
     timeout_s = max(settings.redis_timeout_ms / 1000, 10)  # reads thousands of records a call
-    client = redis.Redis.from_url(_url(settings, stack), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    kind = redis.RedisCluster if settings.redis_cluster else redis.Redis
+    client = kind.from_url(_url(settings, stack), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
     stack.enter_context(client)
     try:
         client.ping()
@@ -188,7 +222,7 @@ def _client(settings: Settings, stack: ExitStack) -> Any:
 
 
 def _settings(**options: Any) -> Settings:
-    return load_settings(**{name: value for name, value in options.items() if value is not None})
+    return load_settings(**{name: value for name, value in options.items() if value is not None}).resolved()
 
 
 def _bar() -> Progress:
