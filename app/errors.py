@@ -81,6 +81,10 @@ class OverloadedError(UnavailableError):
     title = "Overloaded"
 
 
+class StorageChangedError(StorageError):
+    """Another server answers than before (a restart, a failover): it may have lost what was seen of the last one."""
+
+
 class LayoutError(UnavailableError):
     """Redis holds users of a version that spreads them over other keys: not an outage, and waiting will not help."""
 

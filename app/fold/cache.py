@@ -12,11 +12,17 @@ _ENTRY_BYTES = 600  # of an entry beside its state: keys, header, dictionary
 
 @dataclass(frozen=True, slots=True)
 class CachedState:
-    """A user's state as bytes. `stored` is how many events the state in Redis has, as far as this worker knows."""
+    """A user's state as bytes.
+
+    Attributes:
+        stored: how many events the state in Redis has, as far as this worker knows.
+        generation: of the store when the state's events were seen there; in another one it says nothing.
+    """
 
     header: Header
     blob: bytes
     stored: int
+    generation: int
 
 
 class StateCache:
@@ -45,7 +51,11 @@ class StateCache:
         key = (tenant, user_id)
         there = self._states.get(key)
         if there is not None:
-            same_fold = there.header.epoch == state.header.epoch and there.header.base == state.header.base
+            same_fold = (there.header.epoch, there.header.base, there.generation) == (
+                state.header.epoch,
+                state.header.base,
+                state.generation,
+            )
             if same_fold and there.header.applied > state.header.applied:
                 return
             self._bytes -= len(there.blob) + _ENTRY_BYTES

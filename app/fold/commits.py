@@ -67,10 +67,13 @@ class Commits:
         while self._pending:
             tenant = next(iter(self._pending))[0]
             users = list(islice((user for of, user in self._pending if of == tenant), _BATCH))
+            generation = self._store.generation
             states = [self._pending.pop((tenant, user)) for user in users]
-            blobs = [(user, deflate(state.blob)) for user, state in zip(users, states, strict=True)]
+            # A state of events that another server had is of no use to this one.
+            fresh = [(user, state) for user, state in zip(users, states, strict=True) if state.generation == generation]
+            blobs = [(user, deflate(state.blob)) for user, state in fresh]
             try:
-                results = await self._store.commit_many(tenant, self._model_id, blobs)
+                results = await self._store.commit_many(tenant, self._model_id, blobs, generation)
             except StorageError as error:
                 # Nothing is lost: the events are stored, and the next read or fold tries again.
                 self._metrics.commits.labels("failed").inc(len(blobs))
@@ -80,7 +83,7 @@ class Commits:
                 self._metrics.commits.labels("failed").inc(len(blobs))
                 log.exception("states not committed", users=users[:10])
                 return
-            for user, state, result in zip(users, states, results, strict=True):
+            for (user, state), result in zip(fresh, results, strict=True):
                 self._metrics.commits.labels(result).inc()
                 if result == "refused":
                     self._cache.drop(tenant, user)
@@ -91,4 +94,4 @@ class Commits:
         """Remember with the cached state, which may have gone on, that this one is stored."""
         held = self._cache.get(tenant, user_id)
         if held is not None and held.header.epoch == stored.header.epoch and held.stored < stored.header.applied:
-            self._cache.put(tenant, user_id, CachedState(held.header, held.blob, stored.header.applied))
+            self._cache.put(tenant, user_id, CachedState(held.header, held.blob, stored.header.applied, held.generation))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from app.errors import StorageChangedError
 from app.fold.cache import CachedState, StateCache
 from app.fold.commits import Commits
 from app.fold.fold import Fold, Unfolded
@@ -99,17 +100,24 @@ class Users:
         Raises StorageError if the store did not answer.
         """
         own = self._cache.get(tenant, user_id)
+        if own is not None and own.generation != self.generation:
+            own = None
         held = Held(own.header.epoch, own.header.applied) if own is not None else None
         (loaded,) = await self._store.load(tenant, self._model_id, [user_id], [held], 1)
         return loaded
+
+    @property
+    def generation(self) -> int:
+        """Of the store: what was seen of users in another one says nothing any more."""
+        return self._store.generation
 
     def forget(self, tenant: str, user_id: str) -> None:
         """Drop what this worker holds of a user. What others hold is of an epoch that has ended, and never used again."""
         self._cache.drop(tenant, user_id)
 
-    def keep(self, tenant: str, user_id: str, header: Header, blob: bytes, stored: int) -> CachedState:
+    def keep(self, tenant: str, user_id: str, header: Header, blob: bytes, stored: int, generation: int) -> CachedState:
         """Hold on to a state that was just folded, and have it stored when that is worth it."""
-        state = CachedState(header, blob, stored)
+        state = CachedState(header, blob, stored, generation)
         self._cache.put(tenant, user_id, state)
         self._commits.submit(tenant, user_id, state)
         return state
@@ -137,7 +145,7 @@ class Users:
     async def _load_and_fold(
         self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None]
     ) -> list[UserState | LongTail | None]:
-        loaded = await self._load(tenant, users, held)
+        loaded, held, generation = await self._load(tenant, users, held)
         result: list[UserState | LongTail | None] = [None] * len(users)
         short = []
         budget = _INLINE_BATCH_EVENTS
@@ -148,7 +156,7 @@ class Users:
             if user.tail_start == user.meta.appended and blob is not None:
                 # Nothing to fold.
                 own = held[place]
-                header = own.header if user.held and own is not None else self._keep_loaded(tenant, user, blob)
+                header = own.header if user.held and own is not None else self._keep_loaded(tenant, user, blob, generation)
                 result[place] = UserState(user.user_id, user.meta, header, blob)
             elif len(user.tail) <= min(budget, _INLINE_EVENTS) and user.tail_start + len(user.tail) == user.meta.appended:
                 budget -= len(user.tail)
@@ -159,15 +167,27 @@ class Users:
             folded = self._fold([_unfolded(user, blob) for _, user, blob in short])
             self._metrics.folded.labels("read").inc(sum(len(user.tail) for _, user, _ in short))
             for (place, user, _), (header, blob) in zip(short, folded, strict=True):
-                self.keep(tenant, user.user_id, header, blob, _stored(user, held[place]))
+                self.keep(tenant, user.user_id, header, blob, _stored(user, held[place]), generation)
                 assert user.meta is not None
                 result[place] = UserState(user.user_id, user.meta, header, blob)
         return result
 
-    async def _load(self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None]) -> list[Loaded]:
-        """The users as the store has them; the states that this worker holds are offered to be continued."""
-        offered = [Held(own.header.epoch, own.header.applied) if own is not None else None for own in held]
-        loaded = await self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS)
+    async def _load(
+        self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None]
+    ) -> tuple[list[Loaded], Sequence[CachedState | None], int]:
+        """The users as the store has them; the states that this worker holds are offered to be continued.
+
+        Returns the users, the states that were offered, and the generation of the store that both are of.
+        """
+        while True:
+            generation = self.generation
+            held = [own if own is not None and own.generation == generation else None for own in held]
+            offered = [Held(own.header.epoch, own.header.applied) if own is not None else None for own in held]
+            try:
+                loaded = await self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS, generation)
+                break
+            except StorageChangedError:
+                log.warning("another Redis answers than before; states held from before it are not used")
         damaged = []
         for place, user in enumerate(loaded):
             if user.state is not None and user.meta is not None:
@@ -182,12 +202,12 @@ class Users:
             whole = await self._store.load(tenant, _NO_MODEL, [users[place] for place in damaged], None, _MOST_EVENTS)
             for place, user in zip(damaged, whole, strict=True):
                 loaded[place] = user
-        return loaded
+        return loaded, held, generation
 
-    def _keep_loaded(self, tenant: str, user: Loaded, blob: bytes) -> Header:
+    def _keep_loaded(self, tenant: str, user: Loaded, blob: bytes, generation: int) -> Header:
         """Hold on to a state as it came from the store."""
         header = peek(blob)
-        self._cache.put(tenant, user.user_id, CachedState(header, blob, user.tail_start))
+        self._cache.put(tenant, user.user_id, CachedState(header, blob, user.tail_start, generation))
         return header
 
     def _fold_long(self, tenant: str, user_id: str) -> asyncio.Task[CachedState | None]:
@@ -209,7 +229,7 @@ class Users:
         """Fold a long tail in a thread, part by part, until little of it is left; returns the state."""
         own = self._cache.get(tenant, user_id)
         while True:
-            (user,) = await self._load(tenant, [user_id], [own])
+            (user,), (own,), generation = await self._load(tenant, [user_id], [own])
             if user.meta is None or len(user.tail) <= _INLINE_EVENTS:
                 return own
             state = _state_of(user, own)
@@ -217,7 +237,7 @@ class Users:
                 self._metrics.rebuilt.labels("no_state").inc()
             ((header, blob),) = await asyncio.to_thread(self._fold, [_unfolded(user, state)])
             self._metrics.folded.labels("read").inc(len(user.tail))
-            own = self.keep(tenant, user.user_id, header, blob, _stored(user, own))
+            own = self.keep(tenant, user.user_id, header, blob, _stored(user, own), generation)
 
 
 def _state_of(user: Loaded, own: CachedState | None) -> bytes | None:

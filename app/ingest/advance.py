@@ -28,6 +28,7 @@ class _Dirty:
         events: those that this worker stored, [start, start + len(events)) of the epoch; None if it does not know all of them,
             because another worker stores events of this user too: then the store is asked.
         since_s: when the first of them was acknowledged, on time.monotonic().
+        generation: of the store that has the events.
     """
 
     epoch: bytes
@@ -35,6 +36,7 @@ class _Dirty:
     start: int
     events: list[StoredEvent] | None
     since_s: float
+    generation: int
 
 
 class Advance:
@@ -88,14 +90,14 @@ class Advance:
         self, tenant: str, user_id: str, epoch: bytes, attributes: Mapping[str, str], total: int, events: Sequence[StoredEvent]
     ) -> None:
         """The last events of this user, of whom there are `total` now, are these."""
-        start = total - len(events)
+        start, generation = total - len(events), self._users.generation
         dirty = self._dirty.get((tenant, user_id))
         if not self._dirty:
             self._metrics.unfolded_users.set(1)  # how many exactly is told with every fold
         if dirty is None:
-            self._dirty[tenant, user_id] = _Dirty(epoch, attributes, start, list(events), monotonic())
+            self._dirty[tenant, user_id] = _Dirty(epoch, attributes, start, list(events), monotonic(), generation)
         elif dirty.events is not None:
-            if dirty.epoch == epoch and dirty.start + len(dirty.events) == start:
+            if (dirty.epoch, dirty.generation) == (epoch, generation) and dirty.start + len(dirty.events) == start:
                 dirty.events.extend(events)
             else:
                 self._waiting -= len(dirty.events)
@@ -158,11 +160,11 @@ class Advance:
         work: list[Unfolded] = []
         stored: list[int] = []
         for user_id, dirty in batch:
-            if dirty.events is None:
+            if dirty.events is None or dirty.generation != self._users.generation:
                 unknown.append(user_id)
                 continue
             state = self._cache.get(tenant, user_id)
-            if state is not None and state.header.epoch == dirty.epoch:
+            if state is not None and (state.header.epoch, state.generation) == (dirty.epoch, dirty.generation):
                 behind = dirty.start + len(dirty.events) - state.header.applied
                 if behind <= 0:
                     continue  # a read was faster
@@ -180,6 +182,6 @@ class Advance:
             unknown.append(user_id)
         if work:
             for user_id, (header, blob), before in zip(users, self._fold(work), stored, strict=True):
-                self._users.keep(tenant, user_id, header, blob, before)
+                self._users.keep(tenant, user_id, header, blob, before, self._users.generation)
             self._metrics.folded.labels("background").inc(sum(len(one.tail) for one in work))
         return unknown

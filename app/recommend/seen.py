@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 from app.catalogue.catalogue import Catalogue
+from app.errors import StorageChangedError
 from app.fold import UserState
 from app.state.store import Held, StateStore
 
@@ -18,6 +19,7 @@ class _Seen:
     """The rows of the events [end - len(rows), end) of a user's sequence, None for an item that this model does not know."""
 
     epoch: bytes
+    generation: int
     end: int
     rows: deque[int | None] = field(default_factory=deque)
     times: Counter[int] = field(default_factory=Counter)
@@ -39,6 +41,8 @@ class SeenItems:
         """The rows of a user as loaded; also those of events that came since, if there are any."""
         key = (tenant, user.user_id)
         seen = self._take(key)
+        if seen is not None and seen.generation != self._store.generation:
+            seen = None  # another server, which may have lost some of these events
         if seen is None or seen.epoch != user.meta.epoch or seen.end < user.meta.appended:
             seen = await self._go_on(tenant, user, seen)
         while len(seen.rows) > user.meta.stored and seen.end == user.meta.appended:
@@ -63,9 +67,13 @@ class SeenItems:
 
     async def _go_on(self, tenant: str, user: UserState, seen: _Seen | None) -> _Seen:
         held = Held(seen.epoch, seen.end) if seen is not None else None
-        (loaded,) = await self._store.load(tenant, _NO_MODEL, [user.user_id], [held])
+        generation = self._store.generation
+        try:
+            (loaded,) = await self._store.load(tenant, _NO_MODEL, [user.user_id], [held], 0, generation)
+        except StorageChangedError:
+            return await self._go_on(tenant, user, None)
         if seen is None or not loaded.held:
-            seen = _Seen(loaded.meta.epoch if loaded.meta is not None else b"", 0)
+            seen = _Seen(loaded.meta.epoch if loaded.meta is not None else b"", generation, 0)
         for event in loaded.tail:
             row = self._catalogue.row(event.item_id) if event.item_id is not None else None
             seen.rows.append(row)

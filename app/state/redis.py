@@ -142,7 +142,13 @@ class RedisStore:
         raise StorageError(f"{users[waiting[0]]!r} was merged more than {_MOST_HOPS} times in a row")
 
     async def load(
-        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None = None, most: int = 0
+        self,
+        tenant: str,
+        model_id: str,
+        user_ids: Sequence[str],
+        held: Sequence[Held | None] | None = None,
+        most: int = 0,
+        only: int | None = None,
     ) -> list[Loaded]:
         """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all)."""
         found: list[Loaded | None] = [None] * len(user_ids)
@@ -156,7 +162,7 @@ class RedisStore:
                 arguments = (PREFIX, own.epoch, own.applied, most) if own is not None else (PREFIX, b"", 0, most)
                 calls.append(((of_user.seq, of_user.meta, keys.state_key(tenant, model_id, users[place])), arguments))
             merged = []
-            for place, reply in zip(waiting, await self.run(script("load"), calls), strict=True):
+            for place, reply in zip(waiting, await self.run(script("load"), calls, only=only), strict=True):
                 if reply is not None and reply[0] == -1:
                     users[place] = await self._merged_into(tenant, users[place], reply)
                     merged.append(place)
@@ -167,7 +173,9 @@ class RedisStore:
                 return [loaded for loaded in found if loaded is not None]
         raise StorageError(f"{users[waiting[0]]!r} was merged more than {_MOST_HOPS} times in a row")
 
-    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[CommitResult]:
+    async def commit_many(
+        self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]], only: int | None = None
+    ) -> list[CommitResult]:
         """Store each (user_id, blob) if its epoch matches and it is ahead of what is stored; all in one round trip.
 
         Raises StateFormatError if a blob has no valid header.
@@ -177,7 +185,7 @@ class RedisStore:
             peek(blob)
             user = keys.user_keys(tenant, user_id)
             calls.append(((user.meta, keys.state_key(tenant, model_id, user_id), user.seq), (blob, self._state_ttl_ms)))
-        return [_COMMIT_RESULTS[reply] for reply in await self.run(script("commit"), calls)]
+        return [_COMMIT_RESULTS[reply] for reply in await self.run(script("commit"), calls, only=only)]
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
@@ -404,29 +412,34 @@ class RedisStore:
                 return int(result)
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
 
-    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]:
+    @property
+    def generation(self) -> int:
+        """Grows whenever another server answers than before; see `Transport`."""
+        return self._transport.generation
+
+    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
         commands: list[Command] = [("EVALSHA", script.sha, len(names), *names, *arguments) for names, arguments in calls]
-        replies = await self._send(commands, durable=durable)
+        replies = await self._send(commands, durable=durable, only=only)
         # Only what Redis refused with NOSCRIPT did not run; the others must not run twice. EVAL, not SCRIPT LOAD and EVALSHA:
         # on a Cluster each node has its own scripts.
         unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
             again: list[Command] = [("EVAL", script.source, *commands[index][2:]) for index in unknown]
-            for index, reply in zip(unknown, await self._send(again, durable=durable), strict=True):
+            for index, reply in zip(unknown, await self._send(again, durable=durable, only=only), strict=True):
                 replies[index] = reply
         return _checked(replies)
 
     async def all(self, commands: Sequence[Command]) -> list[Any]:
         return _checked(await self._send(commands))
 
-    async def _send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """The replies to `commands`, in one round trip; an error reply is returned in its place. Opens first if need be."""
         if not commands:
             return []
         if not self._opened:
             await self.open()
-        return await self._transport.exchange(commands, durable=durable)
+        return await self._transport.exchange(commands, durable=durable, only=only)
 
 
 def _check_layout(found: bytes) -> None:

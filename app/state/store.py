@@ -94,7 +94,14 @@ CommitResult = Literal["stored", "overtaken", "refused"]
 
 
 class StateStore(Protocol):
-    """Every method raises `StorageError` when Redis does not answer; nothing is half-done then."""
+    """Attributes:
+    generation: grows whenever another server answers than before. It may have lost events that were acknowledged, so what a
+        worker remembers of users from before says nothing any more.
+
+    Every method raises `StorageError` when Redis does not answer; nothing is half-done then."""
+
+    @property
+    def generation(self) -> int: ...
 
     async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
         """Append each batch atomically: dedupe, sequence, counters, event log. All in one round trip, in this order.
@@ -103,12 +110,26 @@ class StateStore(Protocol):
         """
 
     async def load(
-        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None = None, most: int = 0
+        self,
+        tenant: str,
+        model_id: str,
+        user_ids: Sequence[str],
+        held: Sequence[Held | None] | None = None,
+        most: int = 0,
+        only: int | None = None,
     ) -> list[Loaded]:
-        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all)."""
+        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all).
 
-    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[CommitResult]:
-        """Store each (user_id, blob) if its epoch matches and it is ahead of what is stored; all in one round trip."""
+        Raises StorageChangedError if `only` is given and is not the store's generation.
+        """
+
+    async def commit_many(
+        self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]], only: int | None = None
+    ) -> list[CommitResult]:
+        """Store each (user_id, blob) if its epoch matches and it is ahead of what is stored; all in one round trip.
+
+        Raises StorageChangedError if `only` is given and is not the store's generation.
+        """
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol
 
@@ -28,27 +30,37 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.errors import StorageAddressError, StorageError
+from app.errors import StorageAddressError, StorageChangedError, StorageError
 
 Command = tuple[Any, ...]
 """Name and arguments; of `EVALSHA` and `EVAL` the third argument is a key, of everything else the first."""
 
 _ELSEWHERE: Final = (MovedError, AskError, TryAgainError)
 _SCAN: Final = 1_000  # keys looked at in one go
+_RUN_ID: Final = re.compile(rb"run_id:(\w+)")
 _TRY_AGAIN_S: Final = 0.02
 _AWAY: Final = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
 _SYNC_KEY: Final = "lw:{%s}:sync"
 
 
 class Transport(Protocol):
-    async def exchange(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+    """Attributes:
+    generation: grows whenever another server answers than before: after a restart, a failover, a slot that moved. What was
+        seen of the last one may be gone there, so nothing that was concluded from it holds.
+    """
+
+    generation: int
+
+    async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """The replies to `commands`, in their order, in one round trip to each node; an error reply is returned in its place.
 
         Args:
             durable: what was written must be confirmed as the settings demand before this returns.
+            only: the generation that the commands were made for; in another one they are not sent.
 
         Raises:
             StorageError: no answer in time, or not for all, or not confirmed: what was sent may have been done or not.
+            StorageChangedError: it is not `only` any more; nothing was done.
         """
 
     def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
@@ -85,7 +97,35 @@ class Confirm:
             raise StorageError(f"stored, but confirmed by {replicas} of {self.replicas} replicas only{where}")
 
 
-class SingleTransport:
+class _Servers:
+    """Knows servers by their run ids, which every start of one makes anew."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._run_ids: dict[str, bytes] = {}
+
+    async def connected(self, connection: AbstractConnection) -> None:
+        """What every new connection begins with."""
+        await connection.on_connect()
+        await connection.send_command("INFO", "server", check_health=False)
+        try:
+            found = _RUN_ID.search(await connection.read_response())
+        except ResponseError:
+            found = None  # forbidden there: then every new connection may be to another server
+        run_id = found[1] if found else secrets.token_bytes(8)
+        address = repr(connection.repr_pieces()[:2])  # type: ignore[no-untyped-call]
+        if self._run_ids.get(address) != run_id:
+            if address in self._run_ids:
+                self.generation += 1
+            self._run_ids[address] = run_id
+
+    def check(self, only: int | None) -> None:
+        """Raise StorageChangedError unless `only` is None or the present generation."""
+        if only is not None and only != self.generation:
+            raise StorageChangedError("Redis was started again, or another server has taken over")
+
+
+class SingleTransport(_Servers):
     """One server at `url` (redis://, rediss:// or unix://).
 
     Args:
@@ -97,6 +137,7 @@ class SingleTransport:
     """
 
     def __init__(self, url: str, *, timeout_ms: int, max_connections: int, confirm: Confirm) -> None:
+        super().__init__()
         try:
             self._pool = BlockingConnectionPool.from_url(
                 url,
@@ -105,6 +146,7 @@ class SingleTransport:
                 socket_connect_timeout=timeout_ms / 1000,
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
+                redis_connect_func=self.connected,
             )
             self._pool.make_connection()  # type: ignore[no-untyped-call]  # connects to nothing yet, but reads the options in the address
         except (ValueError, TypeError) as error:
@@ -113,12 +155,13 @@ class SingleTransport:
         self._timeout_s = timeout_ms / 1000
         self._confirm = confirm
 
-    async def exchange(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         extra = self._confirm.commands("00") if durable and self._confirm.wanted else []
         try:
             async with asyncio.timeout(self._timeout_s + (self._confirm.timeout_ms / 1000 if extra else 0)):
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
+                    self.check(only)
                     replies = await _pipeline(connection, [*commands, *extra])
                 finally:
                     await self._pool.release(connection)
@@ -145,13 +188,14 @@ class SingleTransport:
         await self._pool.disconnect()
 
 
-class ClusterTransport:
+class ClusterTransport(_Servers):
     """A Redis Cluster, one of whose nodes is at `url`. Arguments and errors as for one server.
 
     The replies of different nodes are independent: if one node is away, the commands to the others have been done.
     """
 
     def __init__(self, url: str, *, timeout_ms: int, max_connections: int, confirm: Confirm) -> None:
+        super().__init__()
         try:
             self._cluster: RedisCluster = RedisCluster.from_url(
                 url,
@@ -164,17 +208,21 @@ class ClusterTransport:
             )
         except (ValueError, TypeError, RedisClusterException) as error:
             raise StorageAddressError(f"not an address of a Redis Cluster: {error}") from None
+        self._nodes = self._cluster.nodes_manager
+        # RedisCluster has no argument for what a connection begins with, but its nodes have.
+        for kwargs in (self._nodes.connection_kwargs, *(node.connection_kwargs for node in self._nodes.startup_nodes.values())):
+            kwargs["redis_connect_func"] = self.connected
         self._timeout_s = timeout_ms / 1000
         self._confirm = confirm
         self._refreshing = asyncio.Lock()
         self._stale = True  # the topology, unknown at first
         self._connections = asyncio.Semaphore(max_connections)  # of each node: beyond it redis-py would refuse, not wait
 
-    async def exchange(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+    async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         deadline_s = self._timeout_s + (self._confirm.timeout_ms / 1000 if durable and self._confirm.wanted else 0)
         try:
             async with asyncio.timeout(deadline_s), self._connections:
-                return await self._exchange(commands, durable and self._confirm.wanted)
+                return await self._exchange(commands, durable and self._confirm.wanted, only)
         except (*_AWAY, RedisClusterException, SlotNotCoveredError) as error:
             self._stale = True  # a master that is gone has a successor soon
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
@@ -201,7 +249,7 @@ class ClusterTransport:
     async def close(self) -> None:
         await self._cluster.aclose()
 
-    async def _exchange(self, commands: Sequence[Command], confirm: bool) -> list[Any]:
+    async def _exchange(self, commands: Sequence[Command], confirm: bool, only: int | None) -> list[Any]:
         if self._stale:
             await self._refresh()
         replies: list[Any] = [None] * len(commands)
@@ -209,7 +257,7 @@ class ClusterTransport:
         for index, command in enumerate(commands):
             node = self._node(command)
             by_node.setdefault(node.name, (node, []))[1].append(index)
-        waiting = [self._ask(node, commands, places, replies, confirm) for node, places in by_node.values()]
+        waiting = [self._ask(node, commands, places, replies, confirm, only) for node, places in by_node.values()]
         if len(waiting) == 1:
             await waiting[0]
         else:
@@ -221,11 +269,17 @@ class ClusterTransport:
         return replies
 
     async def _ask(
-        self, node: ClusterNode, commands: Sequence[Command], places: list[int], replies: list[Any], confirm: bool
+        self,
+        node: ClusterNode,
+        commands: Sequence[Command],
+        places: list[int],
+        replies: list[Any],
+        confirm: bool,
+        only: int | None,
     ) -> None:
         """Have a node do the commands at `places`, and follow those that it sends elsewhere."""
         asked = [commands[place] for place in places]
-        for place, reply in zip(places, await self._on(node, asked, confirm), strict=True):
+        for place, reply in zip(places, await self._on(node, asked, confirm, only), strict=True):
             replies[place] = reply
         # Until the deadline: while a slot moves, a user is whole on neither node until all keys have gone over.
         while elsewhere := [place for place in places if isinstance(replies[place], _ELSEWHERE)]:
@@ -239,14 +293,17 @@ class ClusterTransport:
                 reply, command = replies[place], commands[place]
                 target = self._cluster.get_node(host=reply.host, port=reply.port) if isinstance(reply, AskError) else None
                 if target is not None:
-                    _, replies[place] = await self._on(target, [("ASKING",), command], confirm)
+                    _, replies[place] = await self._on(target, [("ASKING",), command], confirm, only)
                 else:
-                    (replies[place],) = await self._on(self._node(command), [command], confirm)
+                    (replies[place],) = await self._on(self._node(command), [command], confirm, only)
 
-    async def _on(self, node: ClusterNode, commands: list[Command], confirm: bool) -> list[Any]:
+    async def _on(self, node: ClusterNode, commands: list[Command], confirm: bool, only: int | None = None) -> list[Any]:
         extra = self._confirm.commands(_tag(commands[-1])) if confirm else []
         connection = node.acquire_connection()
         try:
+            if not connection.is_connected:
+                await connection.connect()  # type: ignore[no-untyped-call]
+            self.check(only)
             replies = await _pipeline(connection, [*commands, *extra])
         finally:
             node.release(connection)
@@ -258,14 +315,21 @@ class ClusterTransport:
         return replies
 
     def _node(self, command: Command) -> ClusterNode:
-        return self._cluster.nodes_manager.get_node_from_slot(key_slot(_key(command).encode()))
+        return self._nodes.get_node_from_slot(key_slot(_key(command).encode()))
 
     async def _refresh(self) -> None:
         """Learn anew which node has which slot; once, whoever asks meanwhile."""
         async with self._refreshing:
             if self._stale:
-                await self._cluster.nodes_manager.initialize()
+                before = self._masters()
+                await self._nodes.initialize()
                 self._stale = False
+                if before and self._masters() != before:
+                    self.generation += 1
+
+    def _masters(self) -> dict[int, str]:
+        """Slot -> its master."""
+        return {slot: nodes[0].name for slot, nodes in self._nodes.slots_cache.items() if nodes}
 
 
 async def _pipeline(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:

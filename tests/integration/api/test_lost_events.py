@@ -35,10 +35,10 @@ async def tell_until_stored(client: httpx.AsyncClient, some: list[dict[str, Any]
         pass
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="held states are known by epoch and number alone")
-async def test_a_worker_does_not_go_on_from_events_that_redis_has_lost(start: Start, tmp_path: Path):
+@pytest.mark.parametrize("background_fold", [True, False])
+async def test_a_worker_does_not_go_on_from_events_that_redis_has_lost(start: Start, tmp_path: Path, background_fold: bool):
     with CrashingRedis(tmp_path, fsync="everysec") as server:
-        async with start(redis_url=server.url) as client:
+        async with start(redis_url=server.url, state_cache_mb=16, background_fold=background_fold) as client:
             until(lambda: 0.2 < time.time() % 1 < 0.4, 2, "a second begins")
             await client.tell(*events(0))
             until(lambda: server.unsynced() == 0, 2, "the first events are synced")

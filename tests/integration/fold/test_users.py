@@ -49,17 +49,25 @@ class WatchedStore(RedisStore):
         self.full = False
 
     async def load(
-        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None = None, most: int = 0
+        self,
+        tenant: str,
+        model_id: str,
+        user_ids: Sequence[str],
+        held: Sequence[Held | None] | None = None,
+        most: int = 0,
+        only: int | None = None,
     ) -> list[Loaded]:
         if self.errors:
             raise self.errors.pop(0)
-        self.loads.append(await super().load(tenant, model_id, user_ids, held, most))
+        self.loads.append(await super().load(tenant, model_id, user_ids, held, most, only))
         return list(self.loads[-1])
 
-    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[CommitResult]:
+    async def commit_many(
+        self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]], only: int | None = None
+    ) -> list[CommitResult]:
         if self.full:
             raise StorageError("out of memory")
-        return await super().commit_many(tenant, model_id, blobs)
+        return await super().commit_many(tenant, model_id, blobs, only)
 
 
 class Worker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from app.recommend.seen import SeenItems
 from app.state.codec import Header
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
-from app.state.store import Append, Held, Loaded
+from app.state.store import Append, Loaded
 
 OpenStore = Callable[..., Awaitable[RedisStore]]
 
@@ -34,12 +34,10 @@ class WatchedStore(RedisStore):
     read = 0
     away = False
 
-    async def load(
-        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None = None, most: int = 0
-    ) -> list[Loaded]:
+    async def load(self, *arguments: Any) -> list[Loaded]:
         if self.away:
             raise StorageError("away")
-        loaded = await super().load(tenant, model_id, user_ids, held, most)
+        loaded = await super().load(*arguments)
         self.read += sum(len(user.tail) for user in loaded)
         return loaded
 

@@ -52,12 +52,12 @@ class FlushedMidway(RedisStore):
 
     flushed = 0
 
-    async def _send(self, commands: Any, *, durable: bool = False) -> list[Any]:
+    async def _send(self, commands: Any, **options: Any) -> list[Any]:
         if self.flushed or len(commands) < 10:
-            return await super()._send(commands, durable=durable)
+            return await super()._send(commands, **options)
         self.flushed += 1
         half = len(commands) // 2
-        replies = await super()._send([*commands[:half], ("SCRIPT", "FLUSH"), *commands[half:]], durable=durable)
+        replies = await super()._send([*commands[:half], ("SCRIPT", "FLUSH"), *commands[half:]], **options)
         return [*replies[:half], *replies[half + 1 :]]
 
 

@@ -19,7 +19,7 @@ assert len(EPOCH) == len(OTHER) == EPOCH_BYTES
 
 def state(applied, epoch=EPOCH, base=0, stored=0):
     header = Header(epoch, base, applied, 0)
-    return CachedState(header, CODEC.pack_many([header], {})[0], stored)
+    return CachedState(header, CODEC.pack_many([header], {})[0], stored, 0)
 
 
 class Tape:
@@ -47,15 +47,15 @@ class Users:
     """Keeps what is folded; `current` says who had to be asked for in the store."""
 
     def __init__(self, cache, *errors):
-        self.cache, self.errors, self.asked = cache, list(errors), []
+        self.cache, self.errors, self.asked, self.generation = cache, list(errors), [], 0
 
     async def current(self, tenant, user_id):
         if self.errors:
             raise self.errors.pop(0)
         self.asked.append(user_id)
 
-    def keep(self, tenant, user_id, header, blob, stored):
-        self.cache.put(tenant, user_id, CachedState(header, blob, stored))
+    def keep(self, tenant, user_id, header, blob, stored, generation):
+        self.cache.put(tenant, user_id, CachedState(header, blob, stored, generation))
 
 
 class Stand:
@@ -130,6 +130,28 @@ async def test_a_new_epoch_is_never_folded_onto_the_old_state(run):
     assert stand.users.asked == ["u"]
 
 
+async def test_what_another_server_had_is_asked_for_again(run):
+    stand = Stand()
+    stand.mark("held", 1, 1)
+    await run(stand, lambda: stand.folded("held"))
+    stand.mark("waiting", 1, 1)
+    stand.users.generation += 1  # it may have lost either
+    stand.mark("held", 2, 2)
+    stand.mark("new", 1, 1)
+    await run(stand, lambda: len(stand.users.asked) == 2)
+    assert sorted(stand.users.asked) == ["held", "waiting"]
+    assert (stand.folded("held"), stand.folded("new")) == ((1,), (1,))
+
+
+async def test_a_state_of_what_another_server_had_is_not_committed():
+    store = Store()
+    pending = commits(store)
+    pending.submit("default", "u", state(1))
+    store.generation += 1
+    await pending.close()
+    assert store.commits == []
+
+
 async def test_what_a_read_folded_meanwhile_is_not_folded_again(run):
     stand = Stand()
     stand.mark("all", 2, 1, 2)
@@ -138,7 +160,7 @@ async def test_what_a_read_folded_meanwhile_is_not_folded_again(run):
         header = Header(EPOCH, 0, 2, 7)
         blob = CODEC.pack_many([header], {})[0]
         stand.fold.contents[blob] = part
-        stand.cache.put("default", user, CachedState(header, blob, 0))
+        stand.cache.put("default", user, CachedState(header, blob, 0, 0))
     await run(stand, lambda: len(stand.folded("some")) == 3)
     assert (stand.folded("all"), stand.folded("some")) == ((1, 2), (1, 2, 3))
     assert stand.fold.calls == [1]
@@ -179,9 +201,10 @@ async def test_writes_wait_while_the_fold_is_too_far_behind(run):
 class Store:
     def __init__(self, *errors, results=()):
         self.errors, self.results = list(errors), list(results)
-        self.commits = []
+        self.commits, self.generation = [], 0
 
-    async def commit_many(self, tenant, model_id, blobs):
+    async def commit_many(self, tenant, model_id, blobs, only):
+        assert only == self.generation
         await asyncio.sleep(0)
         if self.errors:
             raise self.errors.pop(0)

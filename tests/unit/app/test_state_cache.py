@@ -5,7 +5,7 @@ from app.state.codec import Header
 
 
 def state(applied, epoch=b"epoch-01", base=0, size=400):
-    return CachedState(Header(epoch, base, applied, 0), bytes(size), 0)
+    return CachedState(Header(epoch, base, applied, 0), bytes(size), 0, 0)
 
 
 def test_the_oldest_states_give_way_and_a_look_makes_one_young():
