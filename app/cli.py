@@ -81,6 +81,7 @@ def serve(
             log_level=settings.log_level,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here asks who the client is
             timeout_graceful_shutdown=10,
         )
 

@@ -37,6 +37,14 @@ class NotFoundError(LongwaveError):
     title = "Not found"
 
 
+class ConflictError(LongwaveError):
+    """The request does not fit what is there; `detail` says what that is."""
+
+    status = 409
+    type = "conflict"
+    title = "Conflict"
+
+
 class TooLargeError(LongwaveError):
     status = 413
     type = "too-large"
@@ -52,11 +60,25 @@ class UnavailableError(LongwaveError):
     retry_after_s = 1
 
 
+class NotReadyError(UnavailableError):
+    """This worker cannot serve yet, or not any more; others may."""
+
+    type = "not-ready"
+    title = "Not ready"
+
+
 class StorageError(UnavailableError):
     """Redis did not answer, or not in time."""
 
     type = "storage-unavailable"
     title = "Storage unavailable"
+
+
+class OverloadedError(UnavailableError):
+    """More is waiting than can be answered in time; nothing was done."""
+
+    type = "overloaded"
+    title = "Overloaded"
 
 
 class LayoutError(UnavailableError):

@@ -35,6 +35,35 @@ class Settings(BaseSettings):
     redis_timeout_ms: int = Field(
         1000, ge=1, le=60_000, description="How long one call to Redis may take, connecting included, before it counts as away."
     )
+    redis_cluster: bool = Field(False, description="`redis_url` is a node of a Redis Cluster; the others are found through it.")
+    redis_wait_replicas: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Acknowledge an event only when so many replicas have it (WAIT). At 0 a failover may lose some.",
+    )
+    redis_wait_fsync: bool = Field(
+        False,
+        description="Acknowledge an event only when it is on the master's disk (WAITAOF; Redis >= 7.2 with `appendonly yes`).",
+    )
+    redis_wait_ms: int = Field(
+        500, ge=1, le=60_000, description="How long to wait for replicas and disk; then the event is not acknowledged (503)."
+    )
+    bundles_dir: Path | None = Field(
+        None,
+        description="Folder that new bundles are put into, each in a folder of its own, to be activated while the service runs. "
+        "Unset: the folder of `bundle_dir`, if that is a link such as `bundles/current`.",
+    )
+    model_poll_ms: int = Field(250, ge=10, le=1_000, description="How often a worker looks which model is active.")
+    activation_timeout_s: int = Field(
+        3_600, ge=1, le=TEN_YEARS_S, description="How long an activation may take, backfill included, before it is given up."
+    )
+    backfill_days: int = Field(
+        30, ge=0, le=36_500, description="Users with events in so many days are folded with a new model before it serves."
+    )
+    backfill_events_per_s: int = Field(
+        5_000, ge=1, le=10_000_000, description="At most so many events a second are folded by a backfill."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where the model runs. `auto` takes CUDA if ONNX Runtime offers it and it starts, else the CPU, and says "
@@ -65,12 +94,31 @@ class Settings(BaseSettings):
     archive_lease_ms: int = Field(
         60_000, ge=100, le=3_600_000, description="How long a partition stays an archiver's own without a sign of life from it."
     )
-    archive_erase_within_s: int = Field(
-        86_400,
+    state_ttl_s: int = Field(
+        30 * 86_400,
         ge=60,
         le=TEN_YEARS_S,
-        description="How soon after its arrival an erasure is carried out in the archive's files, too.",
+        description="How long a stored state outlives its last commit. It is a cache; the states of replaced models go this way.",
     )
+    tombstone_ttl_s: int = Field(
+        90 * 86_400,
+        ge=60,
+        le=TEN_YEARS_S,
+        description="How long events that happened before their user was erased are refused: no late retry brings them back.",
+    )
+    archive_erase_hours: int = Field(
+        24, ge=1, le=8_760, description="Within how many hours an erasure has reached every file of the archive."
+    )
+    state_cache_mb: int = Field(
+        256, ge=0, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
+    )
+    commit_events: int = Field(
+        32,
+        ge=1,
+        le=10_000,
+        description="A state goes to Redis when it is so many events ahead of what is there; others fold what is missing.",
+    )
+    commit_delay_ms: int = Field(20, ge=0, le=60_000, description="How long states are gathered before a commit.")
     max_batch_events: int = Field(1_000, ge=1, le=100_000, description="Most events in one request.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body, checked while it is read.")
     max_future_s: int = Field(
@@ -87,9 +135,19 @@ class Settings(BaseSettings):
         description="Fold new events into states in the background. Off: reads fold them; answers are the same, but slower.",
     )
     fold_delay_ms: int = Field(
-        5, ge=0, le=60_000, description="How long events are gathered before they are folded, and states before a commit."
+        1, ge=0, le=60_000, description="How long events are gathered before they are folded in the background."
     )
     fold_batch_users: int = Field(64, ge=1, le=4_096, description="Most users folded in one call of the model.")
+    fold_batch_events: int = Field(256, ge=1, le=65_536, description="Most events folded in one call of the model.")
+    max_unfolded_events: int = Field(
+        20_000,
+        ge=1,
+        le=10_000_000,
+        description="Events of a worker that may wait for the background fold; beyond it writes wait.",
+    )
+    write_wait_ms: int = Field(
+        5_000, ge=0, le=600_000, description="How long a write waits while the fold is too far behind; then it gets 503."
+    )
     host: str = Field("127.0.0.1", description="Address to listen on. There are no API keys yet: keep it on loopback.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")
     workers: int = Field(1, ge=1, le=256, description="Server processes.")

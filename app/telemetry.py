@@ -51,6 +51,14 @@ class Stages:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
+    def book(self, rest: str, **seconds: float) -> None:
+        """Book known parts of the time since the last mark under their stages, and what remains of it under `rest`."""
+        self.mark(rest)
+        for stage, part in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + part
+            self.seconds[rest] -= part
+        self.seconds[rest] = max(self.seconds[rest], 0.0)
+
     def server_timing(self) -> str:
         """Value of a `Server-Timing` header: the stages and their sum `service`, in milliseconds."""
         parts = [f"{stage};dur={seconds * 1e3:.3f}" for stage, seconds in self.seconds.items()]
@@ -63,6 +71,8 @@ class Metrics:
     def __init__(self) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter that nobody reads
         self._registry = r = CollectorRegistry()
+        self._of_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._of_stage: dict[str, Histogram] = {}
         self.requests = Counter(
             "longwave_requests_total", "Requests by route and status.", ["method", "route", "status"], registry=r
         )
@@ -74,8 +84,20 @@ class Metrics:
         )
         self.events = Counter("longwave_events_total", "Events by what became of them.", ["result"], registry=r)
         self.folded = Counter("longwave_folded_events_total", "Events folded into states, by who did it.", ["by"], registry=r)
+        self.unfolded_users = Gauge(
+            "longwave_unfolded_users",
+            "Users with events that wait for the background fold.",
+            registry=r,
+            multiprocess_mode="livesum",
+        )
         self.rebuilt = Counter("longwave_rebuilt_states_total", "States folded from the start again.", ["reason"], registry=r)
         self.commits = Counter("longwave_commits_total", "State commits by result.", ["result"], registry=r)
+        self.fold_lag_seconds = Histogram(
+            "longwave_fold_lag_seconds",
+            "From the acknowledgement of a user's first unfolded event to the folded state, background folds.",
+            buckets=_STAGE_BUCKETS_S,
+            registry=r,
+        )
         self.fallbacks = Counter("longwave_fallbacks_total", "Recommendations not made by the model.", ["reason"], registry=r)
         self.model = Gauge(
             "longwave_model_info",
@@ -85,9 +107,23 @@ class Metrics:
             multiprocess_mode="max",
         )
 
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count and time a request."""
+        key = (method, route, status)
+        of_request = self._of_request.get(key)
+        if of_request is None:  # labels() looks things up under a lock; few different ones come again and again
+            of_request = (self.requests.labels(method, route, status), self.request_seconds.labels(route))
+            self._of_request[key] = of_request
+        of_request[0].inc()
+        of_request[1].observe(seconds)
+
     def stages(self, stages: Stages) -> None:
+        """Time the stages of a recommendation."""
         for stage, seconds in stages.seconds.items():
-            self.stage_seconds.labels(stage).observe(seconds)
+            of_stage = self._of_stage.get(stage)
+            if of_stage is None:
+                of_stage = self._of_stage[stage] = self.stage_seconds.labels(stage)
+            of_stage.observe(seconds)
 
     def render(self) -> bytes:
         """The text format of Prometheus; over all workers where they share a folder."""

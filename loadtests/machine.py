@@ -14,8 +14,6 @@ from loadtests.errors import BenchError
 
 ROOT = Path(__file__).parents[1]
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-
 
 @dataclass(frozen=True)
 class Cores:
@@ -59,12 +57,6 @@ def describe_commit() -> dict[str, Any]:
 def load_average() -> list[float]:
     """Processes that wanted to run, over the last 1, 5 and 15 minutes: on a busy machine the figures are too high."""
     return [round(value, 2) for value in os.getloadavg()]
-
-
-def cpu_seconds(pid: int) -> float:
-    """Processor time of a process so far, all its threads, to about 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S  # utime and stime; the name before them may hold spaces
 
 
 def _cpu_model() -> str:

@@ -1,4 +1,4 @@
-"""The service and the floor as processes of their own, on the core that is theirs alone."""
+"""The service and the floor as processes of their own, on the cores that they are given."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from app.settings import PREFIX, variable
 from loadtests.connection import Connection, get
 from loadtests.errors import BenchError
 from loadtests.floor import PATH as FLOOR_PATH
@@ -34,28 +35,34 @@ class Server:
 
 
 @contextmanager
-def serving(bundle: Path, redis_url: str, core: int, log: Path) -> Iterator[Server]:
-    """`longwave serve` with one worker and every setting at its default. Raises BenchError if it does not get ready."""
+def serving(bundle: Path, redis_url: str, cores: Iterable[int], log: Path, **settings: object) -> Iterator[Server]:
+    """`longwave serve` with one worker and every setting at its default, but for `settings` by name.
+
+    Raises BenchError if it does not get ready.
+    """
     port = _free_port()
     command = [sys.executable, "-c", "from app.cli import main; main()", "serve", "--bundle", str(bundle), "--port", str(port)]
-    with _running(command, port, "/readyz", {"LONGWAVE_REDIS_URL": redis_url}, core, log) as server:
+    chosen = {variable(name): str(value) for name, value in settings.items()} | {variable("redis_url"): redis_url}
+    with _running(command, port, "/readyz", chosen, cores, log) as server:
         yield server
 
 
 @contextmanager
-def floor(redis_url: str, body_bytes: int, core: int, log: Path) -> Iterator[Server]:
+def floor(redis_url: str, get_bytes: int, post_bytes: int, cores: Iterable[int], log: Path) -> Iterator[Server]:
     """The floor, answering bodies of so many bytes. Raises BenchError if it does not get ready."""
     port = _free_port()
-    command = [sys.executable, "-m", "loadtests.floor", redis_url, str(body_bytes), str(port)]
-    with _running(command, port, FLOOR_PATH, {}, core, log) as server:
+    command = [sys.executable, "-m", "loadtests.floor", redis_url, str(get_bytes), str(post_bytes), str(port)]
+    with _running(command, port, FLOOR_PATH, {}, cores, log) as server:
         yield server
 
 
 @contextmanager
-def _running(command: Sequence[str], port: int, ready: str, settings: dict[str, str], core: int, log: Path) -> Iterator[Server]:
+def _running(
+    command: Sequence[str], port: int, ready: str, settings: dict[str, str], cores: Iterable[int], log: Path
+) -> Iterator[Server]:
     # A developer's own settings must not be what is measured.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LONGWAVE_")} | settings
-    pin = partial(os.sched_setaffinity, 0, {core})
+    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)} | settings
+    pin = partial(os.sched_setaffinity, 0, set(cores))
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=pin

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.data.sequences import Queries, Sequences
 from model.nets import Longwave
-from model.nets.repeats import Moment, RepeatState, seconds, touch
+from model.nets.repeats import seconds, touch
+from model.nets.slots import Moment, RepeatState
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,13 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries) -> Memories:
         now = torch.maximum(clock[:active], time[rows])
         elapsed = now - clock[:active] if t else torch.zeros_like(now)
         new = elapsed > 0 if t else torch.ones_like(now, dtype=torch.bool)
-        visits[:active] = net.repeats.faded(visits[:active], elapsed) + new[:, None]
+        visits[:active] = net.repeats.faded(visits[:active], elapsed[:, None]) + new[:, None]
         visit[:active] += new
         clock[:active] = now
         # After t events at most t slots are filled, from the first on: looking at the others would be wasted.
         view = RepeatState(*(part[:active, : t + 1] for part in state))
-        moment = Moment(seconds(now), torch.full((active,), t + 1), visit[:active])
-        slot, *values = touch(view, key[rows], add[rows], moment, net.repeats.rates)
+        moment = Moment(seconds(now)[:, None], torch.full((active, 1), t + 1), visit[:active, None])
+        slot, *values = touch(view, key[rows][:, None], add[rows][:, None], moment, net.repeats.rates)
         user = torch.arange(active)[:, None]
         for part, value in zip(view, values, strict=True):
             part[user, slot] = value

@@ -16,7 +16,8 @@ from model.memory import Memories
 from model.nets import Longwave, Readout, State
 from model.nets.integers import MAX_CHUNK
 from model.nets.readout import add_repeats, item_scores
-from model.nets.repeats import Moment, seconds
+from model.nets.repeats import seconds
+from model.nets.slots import Moment
 
 
 class Carried:
@@ -58,8 +59,8 @@ def logits(
     slots, rows = memories.at(queries)
     clock = memories.clock[queries]
     now = torch.maximum(as_of, clock) if net.config.query_time else clock
-    moment = Moment(seconds(now), memories.number[queries], memories.visit_number[queries])
-    visits = net.repeats.faded(memories.visits[queries], now - clock)
+    moment = Moment(seconds(now)[:, None], memories.number[queries][:, None], memories.visit_number[queries][:, None])
+    visits = net.repeats.faded(memories.visits[queries], (now - clock)[:, None])
     repeats = net.repeats(slots, visits, readout.context, moment)
     return add_repeats(scores, rows, repeats, readout.repeat_interest, item_matrix)
 

@@ -23,6 +23,7 @@ from app.ingest.validate import FieldError
 router = APIRouter(tags=["events"])
 
 _MOST_ERRORS = 1_000  # in one problem document
+_MOST_KEY_CHARACTERS = 256
 _MOST_DIGITS = 308  # of an integer that a float can hold
 
 
@@ -47,22 +48,32 @@ class Receipts(msgspec.Struct, frozen=True):
     results: Annotated[list[Receipt], Meta(description="One per event, in the order of the request.")]
 
 
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": _MOST_KEY_CHARACTERS},
+    "description": "The same request with the same key is stored once, also where its events have no ids.",
+}
+
+
 @router.post(
     "/v1/events",
     summary="Tell what users did",
     responses=answers(Receipts, 413, 422, 503),
-    openapi_extra={"requestBody": events_body()},
+    openapi_extra={"requestBody": events_body(), "parameters": [_IDEMPOTENCY_KEY]},
     operation_id="post_events",
 )
 async def post_events(request: Request) -> Response:
     """Store one event, a list of events, or `{"events": [...]}`.
 
     Good events are stored even if others are bad; each bad one is reported by its index. With an `event_id` a request can be
-    repeated safely. After a 200, every list of that user reflects the stored events. 422 if no event was good.
+    repeated safely; with an `Idempotency-Key` header the same request can, whatever ids its events have. After a 200, every list
+    of that user reflects the stored events. 422 if no event was good.
     """
-    service, hook = service_of(request), hook_of(request)
+    service, hook = await service_of(request), hook_of(request)
     raw_events, single = _events_of(await _read(request, hook.settings.max_body_bytes))
-    accepted = await service.ingest.accept(TENANT, raw_events, now_ms())
+    accepted = await service.ingest.accept(TENANT, raw_events, now_ms(), _idempotency_key(request))
     results = accepted.events
     counts = {status: sum(result.status == status for result in results) for status in ("stored", "duplicate", "rejected")}
     for status, count in counts.items():
@@ -75,6 +86,14 @@ async def post_events(request: Request) -> Response:
         for index, result in enumerate(results)
     ]
     return json_response(Receipts(counts["stored"], counts["duplicate"], counts["rejected"], accepted.totals, receipts))
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= _MOST_KEY_CHARACTERS:
+        message = f"must have 1 to {_MOST_KEY_CHARACTERS} characters"
+        raise InvalidRequestError(f"header.Idempotency-Key: {message}", [{"field": "header.Idempotency-Key", "message": message}])
+    return key
 
 
 async def _read(request: Request, max_bytes: int) -> Any:

@@ -41,7 +41,7 @@ async def readyz(request: Request) -> Response:
 
     Storage that is away does not make it unready: lists are still answered, from the fallback, and say so.
     """
-    service = service_of(request)
+    service = await service_of(request)
     try:
         await service.store.ping()
         storage = "up"

@@ -34,5 +34,4 @@ class Measure:
         finally:
             route = getattr(scope.get("route"), "path_format", "none")
             method = scope["method"] if route != "none" else "any"  # methods are the client's to invent
-            self._metrics.requests.labels(method, route, status).inc()
-            self._metrics.request_seconds.labels(route).observe(perf_counter() - began)
+            self._metrics.request(method, route, status, perf_counter() - began)

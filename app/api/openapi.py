@@ -17,6 +17,7 @@ from app.ingest.schema import Event
 _REF = "#/components/schemas/{name}"
 _MEANING = {
     404: "There is no such user.",
+    409: "The request does not fit what is there; `detail` says why.",
     413: "The body has too many bytes or too many events.",
     422: "The request is at fault; `errors` names each field.",
     503: "The service or its storage cannot answer now; nothing was half-done. Repeat after `Retry-After` seconds.",
@@ -75,6 +76,12 @@ def attributes_body() -> dict[str, Any]:
         "required": True,
         "content": {"application/json": {"schema": schema, "example": {"attributes": {"country": "United Kingdom"}}}},
     }
+
+
+def merge_body() -> dict[str, Any]:
+    """The request body of POST /v1/users/{user_id}/merge."""
+    schema = {"type": "object", "properties": {"from": {"type": "string"}}, "required": ["from"], "additionalProperties": False}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": {"from": "anonymous-4711"}}}}
 
 
 def install(app: FastAPI) -> None:

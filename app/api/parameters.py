@@ -6,10 +6,10 @@ from time import time_ns
 from typing import Annotated
 
 from fastapi import Path, Query
-from pydantic import PlainValidator
+from pydantic import AfterValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from app.ingest.schema import Id, parse_time
+from app.ingest.schema import Id, check_user_id, parse_time
 
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 
@@ -28,6 +28,7 @@ def _moment(value: object) -> int:
 
 
 UserId = Annotated[Id, Path(description="Your id of the user.", examples=["17850"])]
+KnownUserId = Annotated[UserId, AfterValidator(check_user_id)]
 Moment = Annotated[int, PlainValidator(_moment, json_schema_input_type=str | int)]
 AsOf = Annotated[
     Moment | None,

@@ -45,6 +45,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
+async def render(request: Request, error: Exception) -> Response:
+    """Any error as a problem document, for what does not go through FastAPI's handlers."""
+    if isinstance(error, LongwaveError):
+        return await _longwave(request, error)
+    if isinstance(error, RequestValidationError):
+        return await _validation(request, error)
+    if isinstance(error, HTTPException):
+        return await _http(request, error)
+    return await _unexpected(request, error)
+
+
 def _render(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     return Response(msgspec.json.encode(problem), problem.status, headers, MEDIA_TYPE)
 

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from fastapi import APIRouter, Request, Response
-from pydantic import AfterValidator
 
 from app.api.openapi import answers
-from app.api.parameters import AsOf, K, Platform, now_ms
-from app.api.parameters import UserId as AnyUserId
+from app.api.parameters import AsOf, K, KnownUserId, Platform, now_ms
 from app.api.service import TENANT, hook_of, json_response, service_of
-from app.ingest.schema import check_user_id
 from app.recommend.answer import Query, Recommendations
 from app.telemetry import Stages
 
 router = APIRouter(tags=["recommendations"])
-
-UserId = Annotated[AnyUserId, AfterValidator(check_user_id)]
 
 
 @router.get(
@@ -27,7 +20,7 @@ UserId = Annotated[AnyUserId, AfterValidator(check_user_id)]
     operation_id="get_recommendations",
 )
 async def get_recommendations(
-    request: Request, user_id: UserId, k: K = 20, as_of: AsOf = None, platform: Platform = None
+    request: Request, user_id: KnownUserId, k: K = 20, as_of: AsOf = None, platform: Platform = None
 ) -> Response:
     """The best items for the user, best first, reflecting every event that was acknowledged before the request.
 
@@ -35,7 +28,7 @@ async def get_recommendations(
     took, and their sum `service`, in milliseconds.
     """
     stages = Stages()
-    service = service_of(request)
+    service = await service_of(request)
     query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform)
     answer = await service.recommender.recommend(query, stages)
     hook_of(request).metrics.stages(stages)

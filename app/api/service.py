@@ -1,4 +1,4 @@
-"""What the routes use. `app.main` wires one and hangs it on the application."""
+"""What the routes use. `app.main` wires it and hangs it on the application."""
 
 from __future__ import annotations
 
@@ -7,36 +7,31 @@ from dataclasses import dataclass
 import msgspec
 from fastapi import Request, Response
 
-from app.catalogue.catalogue import Catalogue
-from app.errors import UnavailableError
-from app.ingest.pipeline import Ingest
-from app.recommend.pipeline import Recommender
-from app.runtime.session import Runtime
+from app.errors import NotReadyError
+from app.models.activate import Activation
+from app.models.hall import Hall
+from app.models.served import TENANT, Service
 from app.settings import Settings
-from app.state.store import StateStore
 from app.telemetry import Metrics
 
-TENANT = "default"  # keys and more tenants come with authentication
+__all__ = ["TENANT", "Hook", "Models", "Service", "hook_of", "json_response", "service_of"]
 
 
 @dataclass(frozen=True)
-class Service:
-    """The parts behind the routes, for one model."""
+class Models:
+    """The models that this worker has, and the way to change them."""
 
-    runtime: Runtime
-    catalogue: Catalogue
-    store: StateStore
-    ingest: Ingest
-    recommender: Recommender
+    hall: Hall
+    activation: Activation
 
 
 @dataclass
 class Hook:
-    """Hangs on `app.state`: there from the first request on, the service only when it is ready; `problem` says why it is not."""
+    """Hangs on `app.state`: there from the first request on, the models only when one is ready; `problem` says why it is not."""
 
     settings: Settings
     metrics: Metrics
-    service: Service | None = None
+    models: Models | None = None
     problem: str = "starting"
 
 
@@ -45,12 +40,17 @@ def hook_of(request: Request) -> Hook:
     return hook
 
 
-def service_of(request: Request) -> Service:
-    """The service behind a request. Raises UnavailableError while it is not ready, and says why."""
+def models_of(request: Request) -> Models:
+    """The models behind a request. Raises NotReadyError while there are none, and says why."""
     hook = hook_of(request)
-    if hook.service is None:
-        raise UnavailableError(f"not ready: {hook.problem}")
-    return hook.service
+    if hook.models is None:
+        raise NotReadyError(f"not ready: {hook.problem}")
+    return hook.models
+
+
+async def service_of(request: Request) -> Service:
+    """The model that serves at this moment: a request takes it once and stays with it. Raises NotReadyError."""
+    return await models_of(request).hall.current()
 
 
 _encode = msgspec.json.Encoder().encode

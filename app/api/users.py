@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from msgspec import Meta
-from pydantic import AfterValidator
 
 from app.api.body import read_json
 from app.api.openapi import answers, attributes_body
-from app.api.parameters import UserId as AnyUserId
+from app.api.parameters import KnownUserId
 from app.api.service import TENANT, Service, hook_of, json_response, service_of
 from app.errors import InvalidRequestError, NotFoundError
-from app.ingest.schema import check_user_id
 from app.recommend.answer import moment
 
 router = APIRouter(tags=["users"])
-
-UserId = Annotated[AnyUserId, AfterValidator(check_user_id)]
 
 _RECENT_EVENTS = 20
 _MAX_VALUE_LENGTH = 256
@@ -43,7 +38,7 @@ class Profile(msgspec.Struct, frozen=True):
     user_id: str
     events: Annotated[int, Meta(description="Events the user has had so far.")]
     stored_events: Annotated[int, Meta(description="How many of them are still in the stored sequence.")]
-    folded_events: Annotated[int, Meta(description="How many the stored state holds; a list reflects the rest as well.")]
+    folded_events: Annotated[int, Meta(description="How many the state holds that is at hand; a list reflects the rest as well.")]
     first_event_time: datetime | None
     last_event_time: datetime | None
     attributes: dict[str, str]
@@ -57,9 +52,9 @@ class Profile(msgspec.Struct, frozen=True):
     responses=answers(Profile, 404, 422, 503),
     operation_id="get_user",
 )
-async def get_user(request: Request, user_id: UserId) -> Response:
+async def get_user(request: Request, user_id: KnownUserId) -> Response:
     """Counts, times, attributes and the latest events of a user."""
-    return json_response(await _profile(service_of(request), user_id))
+    return json_response(await _profile(await service_of(request), user_id))
 
 
 @router.put(
@@ -69,10 +64,10 @@ async def get_user(request: Request, user_id: UserId) -> Response:
     openapi_extra={"requestBody": attributes_body()},
     operation_id="put_user",
 )
-async def put_user(request: Request, user_id: UserId) -> Response:
+async def put_user(request: Request, user_id: KnownUserId) -> Response:
     """Replace the attributes of a user, known or new. They set where the user's interest starts from, so a change of them has
     the whole stored sequence folded again."""
-    service = service_of(request)
+    service = await service_of(request)
     body = await read_json(request, hook_of(request).settings.max_body_bytes)
     attributes = _attributes_of(body, [attribute.name for attribute in service.runtime.bundle.manifest.user_attributes])
     await service.store.set_attributes(TENANT, user_id, attributes)
@@ -81,9 +76,8 @@ async def put_user(request: Request, user_id: UserId) -> Response:
 
 async def _profile(service: Service, user_id: str) -> Profile:
     model_id = service.runtime.bundle.manifest.model_id
-    (loaded,), recent = await asyncio.gather(
-        service.store.load(TENANT, model_id, [user_id]), service.store.recent(TENANT, user_id, _RECENT_EVENTS)
-    )
+    loaded = await service.users.peek(TENANT, user_id)
+    recent = await service.store.recent(TENANT, loaded.user_id, _RECENT_EVENTS)
     meta = loaded.meta
     if meta is None:
         raise NotFoundError(f"no event or attribute of user {user_id!r} is known")
@@ -91,7 +85,7 @@ async def _profile(service: Service, user_id: str) -> Profile:
         user_id=user_id,
         events=meta.appended,
         stored_events=meta.stored,
-        folded_events=loaded.tail_start if loaded.state is not None else 0,
+        folded_events=loaded.tail_start if loaded.held or loaded.state is not None else 0,
         first_event_time=moment(meta.first_time_ms) if meta.appended else None,
         last_event_time=moment(meta.last_time_ms) if meta.appended else None,
         attributes=dict(meta.attributes),

@@ -8,18 +8,15 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from app.errors import LongwaveError, StorageError
-from app.settings import Settings, SettingsError, load_settings
+from app.errors import LongwaveError, StorageAddressError, StorageError
+from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import configure_logs
-
-if TYPE_CHECKING:
-    from app.archive.imports import HistoryWriter
 
 TENANT = "default"
 BAD_INPUT = 2
@@ -58,7 +55,7 @@ def archive(
             batch_rows=settings.archive_batch_rows,
             interval_s=settings.archive_interval_s,
             lease_ms=settings.archive_lease_ms,
-            erase_within_s=settings.archive_erase_within_s,
+            erase_within_s=settings.archive_erase_hours * 3_600,
         )
         if not follow:
             rows = archiver.once(erase_now)
@@ -87,7 +84,7 @@ def restore(
                 _client(settings, stack),
                 max_sequence=settings.max_sequence,
                 dedupe_window=settings.dedupe_window,
-                tombstone_ttl_s=getattr(settings, "tombstone_ttl_s", 30 * 86_400),
+                tombstone_ttl_s=settings.tombstone_ttl_s,
                 on_user=lambda: bar.advance(task),
             )
     Console().print(
@@ -111,6 +108,7 @@ def import_(
         from app.archive.tables import read_mapping
         from app.runtime.bundle import read_bundle
         from app.state.redis import RedisStore
+        from app.state.transport import Confirm
 
         settings = _settings(bundle_dir=bundle, storage_dir=storage_dir)
         mapping = read_mapping(column or [])
@@ -121,16 +119,20 @@ def import_(
         async def run() -> Any:
             store = RedisStore(
                 url,
+                cluster=settings.redis_cluster,
                 timeout_ms=60_000,  # a long history is one call
                 max_sequence=settings.max_sequence,
                 dedupe_window=settings.dedupe_window,
+                log_max_length=settings.log_max_length,
+                tombstone_ttl_s=settings.tombstone_ttl_s,
+                confirm=Confirm(settings.redis_wait_replicas, settings.redis_wait_fsync, settings.redis_wait_ms),
             )
             try:
                 with _bar() as bar:
                     tasks = {what: bar.add_task(what, total=1.0) for what in ("reading", "writing")}
                     return await import_files(
                         files,
-                        cast("HistoryWriter", store),
+                        store,
                         tenant=TENANT,
                         import_id=same,
                         known_types=types,
@@ -178,10 +180,13 @@ def _client(settings: Settings, stack: ExitStack) -> Any:
     import redis
 
     timeout_s = max(settings.redis_timeout_ms / 1000, 10)  # reads thousands of records a call
-    client = redis.Redis.from_url(_url(settings, stack), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-    stack.enter_context(client)
+    url = _url(settings, stack)
+    kind: Any = redis.RedisCluster if settings.redis_cluster else redis.Redis
     try:
+        client = stack.enter_context(kind.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s))
         client.ping()
+    except ValueError as error:
+        raise StorageAddressError(f"{variable('redis_url')}: not an address of a Redis: {error}") from error
     except redis.RedisError as error:
         raise StorageError(f"Redis does not answer: {error}") from error
     return client

@@ -14,6 +14,8 @@ Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Int64 = npt.NDArray[np.int64]
 
+_MOST_ADDED = 10_000
+
 Increment = tuple[str, float, int]  # item id, weight, unix ms
 Snapshot = Mapping[str, tuple[int, tuple[float, ...]]]  # item id -> unix ms the counts refer to, count per half-life
 
@@ -42,9 +44,23 @@ class LivePopularity:
         self._in_flight_s = in_flight_s
         self._touched_s = np.full(len(catalogue), -np.inf)  # (N,) when each row was last added to, on time.monotonic()
         self._shortest_first = np.argsort(self._half_lives_ms, kind="stable").tolist()
+        self._added: list[Increment] = []  # not counted yet
+        self._added_s = -math.inf
+        self._at: tuple[int, Float32] | None = None  # what `at` gave last
 
     def add(self, increments: Sequence[Increment], now_s: float) -> None:
         """Count events that were just stored; `now_s` is time.monotonic(). Unknown items count nothing."""
+        # Gathered until somebody asks: counting one event costs as much as counting a hundred together.
+        self._added.extend(increments)
+        self._added_s = now_s
+        if len(self._added) >= _MOST_ADDED:
+            self._count()
+
+    def _count(self) -> None:
+        """Count what was gathered."""
+        if not self._added:
+            return
+        increments, self._added = self._added, []
         known = [(row, weight, ms) for item_id, weight, ms in increments if (row := self._catalogue.row(item_id)) is not None]
         if not known:
             return
@@ -56,7 +72,7 @@ class LivePopularity:
         self._counts[rows] = self._counts[rows] * self._factor(after - before)
         np.add.at(self._counts, rows, weights[:, np.newaxis] * self._factor(after - times))
         self._fade(rows, int(times.max()))
-        self._touched_s[rows] = now_s
+        self._touched_s[rows] = self._added_s
 
     def refresh(self, snapshot: Snapshot, began_s: float) -> None:
         """Take over the store's counts, which other workers changed too; what is no count (NaN, infinite, negative) is left out.
@@ -65,6 +81,7 @@ class LivePopularity:
             began_s: time.monotonic() when reading the snapshot began. Whether it holds what was added here shortly before or
                 since, nobody can know; such a row takes the larger of both counts, so that nothing of ours is ever missing.
         """
+        self._count()
         known = [
             (row, ms, counts)
             for item_id, (ms, counts) in snapshot.items()
@@ -86,9 +103,16 @@ class LivePopularity:
         self._fade(rows, latest_ms)
 
     def at(self, as_of_ms: int) -> Float32:
-        """(N, P) decayed counts at a moment; a moment before the latest event counts as that event's (nothing grows back)."""
-        elapsed_ms = np.asarray([max(as_of_ms - self._latest_ms, 0)])
-        return (self._faded * self._factor(elapsed_ms)).astype(np.float32)
+        """(N, P) decayed counts at a moment; a moment before the latest event counts as that event's (nothing grows back).
+
+        The moment is taken to its second: the requests of one second share one table. Do not write into it.
+        """
+        self._count()
+        second_ms = as_of_ms - as_of_ms % 1000
+        if self._at is None or self._at[0] != second_ms:
+            elapsed_ms = np.asarray([max(second_ms - self._latest_ms, 0)])
+            self._at = (second_ms, (self._faded * self._factor(elapsed_ms)).astype(np.float32))
+        return self._at[1]
 
     def top(self, k: int, as_of_ms: int) -> tuple[list[int], list[float]]:
         """Rows of the k most popular items, best first, and their counts then.
@@ -96,6 +120,7 @@ class LivePopularity:
         Ranked by the shortest half-life, ties by the longer ones in turn, then by lower row. The order is that of the exact
         counts, also where they are too small for a float and come out as 0.
         """
+        self._count()
         ages = self._ages(as_of_ms)
         shortest = self._shortest_first[0]
         logs = self._logs(np.arange(len(ages)), ages, shortest)
@@ -111,6 +136,7 @@ class LivePopularity:
             self._faded *= self._factor(np.asarray([time_ms - self._latest_ms]))
             self._latest_ms = time_ms
         self._faded[rows] = self._counts[rows] * self._factor(self._latest_ms - self._times_ms[rows])
+        self._at = None
 
     def _ages(self, as_of_ms: int) -> Int64:
         """(N,) ms from what each row refers to until a moment."""

@@ -1,4 +1,8 @@
-"""State commits, debounced: a state is a cache, and writing kilobytes for every small event would cost more than it saves."""
+"""State commits: a state is a cache, and writing its kilobytes for every small event would cost more than it saves.
+
+A state goes to Redis once it is `every` events ahead of what is there. Until then whoever does not hold it folds a tail of fewer
+events than that, in one call of the model; nothing is lost with it but that little work.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ from itertools import islice
 import structlog
 
 from app.errors import StorageError
-from app.fold.fold import Fold, UserState
+from app.fold.cache import CachedState, StateCache
+from app.state.codec import deflate
 from app.state.store import StateStore
 from app.telemetry import Metrics
 
-_MOST_PENDING = 10_000  # beyond it new submissions are dropped: the next read folds the tail again
-_BATCH = 64
+_MOST_PENDING = 2_000  # beyond it new submissions are dropped: they come again with the user's next events
+_BATCH = 32
 
 log = structlog.get_logger()
 
@@ -21,24 +26,27 @@ log = structlog.get_logger()
 class Commits:
     """Gathers states for a moment, keeps the newest of each user, and stores them behind the requests' backs."""
 
-    def __init__(self, store: StateStore, fold: Fold, model_id: str, metrics: Metrics, delay_s: float) -> None:
+    def __init__(
+        self, store: StateStore, cache: StateCache, model_id: str, metrics: Metrics, *, every: int, delay_s: float
+    ) -> None:
         self._store = store
-        self._fold = fold
+        self._cache = cache
         self._model_id = model_id
         self._metrics = metrics
+        self._every = every
         self._delay_s = delay_s
-        self._pending: dict[tuple[str, str], UserState] = {}
+        self._pending: dict[tuple[str, str], CachedState] = {}
         self._flushing: asyncio.Task[None] | None = None
 
-    def submit(self, tenant: str, user_id: str, state: UserState) -> None:
-        """Have a state stored soon; never blocks, never raises."""
+    def submit(self, tenant: str, user_id: str, state: CachedState) -> None:
+        """Have a state stored soon if that is worth it; never blocks, never raises."""
+        if state.header.applied - state.stored < self._every:
+            return
         key = (tenant, user_id)
-        waiting = self._pending.get(key)
-        if waiting is None and len(self._pending) >= _MOST_PENDING:
+        if key not in self._pending and len(self._pending) >= _MOST_PENDING:
             self._metrics.commits.labels("dropped").inc()
             return
-        if waiting is None or waiting.header.epoch != state.header.epoch or waiting.header.applied < state.header.applied:
-            self._pending[key] = state
+        self._pending[key] = state
         if self._flushing is None or self._flushing.done():
             self._flushing = asyncio.create_task(self._flush_later())
 
@@ -47,20 +55,22 @@ class Commits:
         if self._flushing is not None:
             self._flushing.cancel()
             await asyncio.gather(self._flushing, return_exceptions=True)
-        await self._flush()
+        await self.flush()
 
     async def _flush_later(self) -> None:
         while self._pending:
             await asyncio.sleep(self._delay_s)
-            await self._flush()
+            await self.flush()
 
-    async def _flush(self) -> None:
+    async def flush(self) -> None:
+        """Store what waits now."""
         while self._pending:
             tenant = next(iter(self._pending))[0]
             users = list(islice((user for of, user in self._pending if of == tenant), _BATCH))
-            blobs = [(user, self._fold.pack(self._pending.pop((tenant, user)))) for user in users]
+            states = [self._pending.pop((tenant, user)) for user in users]
+            blobs = [(user, deflate(state.blob)) for user, state in zip(users, states, strict=True)]
             try:
-                stored = await self._store.commit_many(tenant, self._model_id, blobs)
+                results = await self._store.commit_many(tenant, self._model_id, blobs)
             except StorageError as error:
                 # Nothing is lost: the events are stored, and the next read or fold tries again.
                 self._metrics.commits.labels("failed").inc(len(blobs))
@@ -70,5 +80,15 @@ class Commits:
                 self._metrics.commits.labels("failed").inc(len(blobs))
                 log.exception("states not committed", users=users[:10])
                 return
-            self._metrics.commits.labels("stored").inc(sum(stored))
-            self._metrics.commits.labels("overtaken").inc(len(stored) - sum(stored))
+            for user, state, result in zip(users, states, results, strict=True):
+                self._metrics.commits.labels(result).inc()
+                if result == "refused":
+                    self._cache.drop(tenant, user)
+                else:
+                    self._note(tenant, user, state)
+
+    def _note(self, tenant: str, user_id: str, stored: CachedState) -> None:
+        """Remember with the cached state, which may have gone on, that this one is stored."""
+        held = self._cache.get(tenant, user_id)
+        if held is not None and held.header.epoch == stored.header.epoch and held.stored < stored.header.applied:
+            self._cache.put(tenant, user_id, CachedState(held.header, held.blob, stored.header.applied))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,32 +12,31 @@ from app.errors import StateFormatError
 from app.fold.tensors import EventTensors
 from app.runtime.manifest import Manifest
 from app.runtime.session import Array, Runtime
-from app.state.codec import Header, StateCodec, peek
+from app.state.codec import Header, StateCodec, inflate, peek
 from app.state.events import StoredEvent
-from app.state.store import Loaded, UserMeta
 
 CHUNK = 512  # events per row of one encode call; longer tails carry the state over
 _POSITIONS = 16_384  # rows x events of one encode call, which bounds its memory
 
 
 @dataclass(frozen=True, slots=True)
-class UserState:
-    """A user's state with every stored event applied.
+class Unfolded:
+    """A user's state and the events that it does not cover.
 
     Attributes:
-        header: which fold it is.
-        tensors: every state tensor with a batch dimension of 1, as the graphs take it.
-        folded: events that this fold added to what was stored; 0 means the stored state was current.
+        state: packed, raw, or None for a fold that starts with `tail`.
+        start: index of the first event of `tail`, 0 being the user's first event ever.
     """
 
-    meta: UserMeta
-    header: Header
-    tensors: dict[str, Array]
-    folded: int
+    epoch: bytes
+    attributes: Mapping[str, str]
+    state: bytes | None
+    tail: Sequence[StoredEvent]
+    start: int
 
 
 class Fold:
-    """Brings loaded users up to date with their tails: step.onnx for one event, encode.onnx for more.
+    """Brings users up to date with their tails: step.onnx for one event, encode.onnx for more.
 
     Events of a type that this model does not know (kept from an older model, or declared later) are not told to the model, but
     they count as applied: the state is the fold of the sequence as this model can read it, and a rebuild skips the same ones.
@@ -55,18 +54,17 @@ class Fold:
             for attribute in manifest.user_attributes
         ]
 
-    def continues(self, user: Loaded) -> bool:
-        """Whether the stored state, if there is one, can be continued with the tail; if not, the whole sequence is needed."""
-        if user.state is None or user.meta is None:
-            return True
+    def restore(self, stored: bytes, epoch: bytes, applied: int) -> bytes | None:
+        """A state as Redis has it, ready to be folded on; None if it is not this model's, or not of so many events."""
         try:
-            header = peek(user.state)
+            blob = inflate(stored, self._codec.size)
         except StateFormatError:
-            return False
-        return len(user.state) == self._codec.size and header.epoch == user.meta.epoch and header.applied == user.tail_start
+            return None
+        header = peek(blob)
+        return blob if header.epoch == epoch and header.applied == applied else None
 
-    def __call__(self, users: Sequence[Loaded]) -> list[UserState]:
-        """Fold the tails of users that have a meta and whose states `continues`.
+    def __call__(self, users: Sequence[Unfolded]) -> list[tuple[Header, bytes]]:
+        """The states after the tails, packed; every state given is raw, of this model.
 
         The result for a user depends on that user alone (to float noise), whoever else is in the batch.
         """
@@ -84,52 +82,36 @@ class Fold:
             else:
                 for name in self._names:
                     state[name][rows] = after[name + "_out"]
-        return [
-            UserState(
-                meta=meta_of(user),
-                header=Header(
-                    epoch=header.epoch,
-                    base=header.base,
-                    applied=user.tail_start + len(user.tail),
-                    catalogue_version=self._catalogue.version,
-                ),
-                tensors={name: array[row : row + 1] for name, array in state.items()},
-                folded=len(user.tail),
-            )
-            for row, (user, header) in enumerate(zip(users, headers, strict=True))
+        headers = [
+            Header(header.epoch, header.base, user.start + len(user.tail), self._catalogue.version)
+            for user, header in zip(users, headers, strict=True)
         ]
+        return list(zip(headers, self._codec.pack_many(headers, state), strict=True))
 
-    def pack(self, user: UserState) -> bytes:
-        """The state as the store keeps it."""
-        return self._codec.pack_many([user.header], user.tensors)[0]
+    def tensors(self, blobs: Sequence[bytes]) -> dict[str, Array]:
+        """The tensors (B, ...) of B packed states, as the graphs take them."""
+        return self._codec.unpack_many(blobs)[1]
 
-    def _start(self, users: Sequence[Loaded]) -> tuple[list[Header], dict[str, Array]]:
-        """Headers and (U, ...) tensors before the tails: unpacked where stored, initial where not."""
-        if all(user.state is not None for user in users):
-            return self._codec.unpack_many([user.state for user in users if user.state is not None])
-        attributes = np.asarray([self._attribute_row(meta_of(user)) for user in users], np.int64)
+    def _start(self, users: Sequence[Unfolded]) -> tuple[list[Header], dict[str, Array]]:
+        """Headers and (U, ...) tensors before the tails: unpacked where there is a state, initial where not."""
+        blobs = [user.state for user in users if user.state is not None]
+        if len(blobs) == len(users):
+            return self._codec.unpack_many(blobs)
+        attributes = np.asarray([self._attribute_row(user.attributes) for user in users], np.int64)
         initial = self._runtime.initial({"attributes": attributes.reshape(len(users), len(self._attributes))})
         state = {name: initial[name + "_out"] for name in self._names}
-        headers = [Header(meta_of(user).epoch, user.tail_start, user.tail_start, self._catalogue.version) for user in users]
-        stored = [(row, user.state) for row, user in enumerate(users) if user.state is not None]
-        if stored:
-            rows = [row for row, _ in stored]
-            found, tensors = self._codec.unpack_many([blob for _, blob in stored])
+        headers = [Header(user.epoch, user.start, user.start, self._catalogue.version) for user in users]
+        if blobs:
+            rows = [row for row, user in enumerate(users) if user.state is not None]
+            found, tensors = self._codec.unpack_many(blobs)
             for row, header in zip(rows, found, strict=True):
                 headers[row] = header
             for name in self._names:
                 state[name][rows] = tensors[name]
         return headers, state
 
-    def _attribute_row(self, meta: UserMeta) -> list[int]:
-        return [values.get(meta.attributes.get(name, ""), 0) for name, values in self._attributes]
-
-
-def meta_of(user: Loaded) -> UserMeta:
-    """The meta of a user that has one; callers have set aside those without."""
-    if user.meta is None:
-        raise ValueError("a user without events has no state")
-    return user.meta
+    def _attribute_row(self, attributes: Mapping[str, str]) -> list[int]:
+        return [values.get(attributes.get(name, ""), 0) for name, values in self._attributes]
 
 
 def _plan(tails: Sequence[Sequence[StoredEvent]]) -> Iterator[tuple[list[int], list[Sequence[StoredEvent]]]]:

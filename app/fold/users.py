@@ -4,71 +4,217 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
-from app.fold.fold import Fold, UserState
-from app.state.store import Loaded, StateStore
-from app.telemetry import Metrics, Stages
+from app.fold.cache import CachedState, StateCache
+from app.fold.commits import Commits
+from app.fold.fold import Fold, Unfolded
+from app.runtime.batcher import Batcher
+from app.state.codec import Header, peek
+from app.state.store import Held, Loaded, StateStore, UserMeta
+from app.telemetry import Metrics
 
 # Under this model id nobody ever stores a state, so that loading with it gives the whole sequence.
 _NO_MODEL = "-"
 
-# A fold of more events than this would hold up every other request of the event loop; it goes to a thread.
-_INLINE_EVENTS = 64
+# Folds of more events than this, of one user or of all users of a batch, would hold up every other request of the event loop:
+# they go to a thread.
+_INLINE_EVENTS = 128
+_INLINE_BATCH_EVENTS = 512
+
+_MOST_EVENTS = 4_096  # of one user in one round trip: longer tails come in parts
+_BATCH_USERS = 64
+_ROUND_TRIPS = 2
+_MOST_WAITING = 2_048
 
 log = structlog.get_logger()
 
 
-class Users:
-    """Loads users and folds their tails; what comes back reflects every event acknowledged before the call."""
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """A user with every stored event applied; `user_id` is another one than was asked for where that one has been merged."""
 
-    def __init__(self, store: StateStore, fold: Fold, model_id: str, metrics: Metrics) -> None:
+    user_id: str
+    meta: UserMeta
+    header: Header
+    blob: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LongTail:
+    """A user whose tail is too long to be folded between other requests."""
+
+    tenant: str
+    user_id: str
+
+
+class Users:
+    """Loads users and folds their tails; what comes back reflects every event acknowledged before the call.
+
+    Concurrent calls share round trips and calls of the model, and a long fold of one user is done once for all who wait for it.
+    """
+
+    def __init__(
+        self, store: StateStore, fold: Fold, cache: StateCache, commits: Commits, model_id: str, metrics: Metrics
+    ) -> None:
         self._store = store
         self._fold = fold
+        self._cache = cache
+        self._commits = commits
         self._model_id = model_id
         self._metrics = metrics
+        self._batcher = Batcher(self.batch, most=_BATCH_USERS, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
+        self._long: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    async def current(
-        self, tenant: str, user_ids: Sequence[str], *, by: str, stages: Stages | None = None
-    ) -> list[UserState | None]:
-        """The states of these users with every stored event applied; None for a user without events.
+    async def current(self, tenant: str, user_id: str) -> UserState | None:
+        """The state of a user with every stored event applied; None for a user without events.
 
         A stored state that cannot be continued (damaged, another format) is ignored and the user folded from the sequence.
 
-        Args:
-            by: who asks, for the metrics: "read" or "background".
-            stages: books `load` and `fold`.
-
         Raises:
             StorageError: the store did not answer.
+            OverloadedError: too many requests are waiting.
         """
-        loaded = await self._store.load(tenant, self._model_id, user_ids)
-        unusable = [row for row, user in enumerate(loaded) if not self._fold.continues(user)]
-        if unusable:
-            log.warning("stored state cannot be continued, folding the sequence again", users=len(unusable))
-            self._metrics.rebuilt.labels("damaged").inc(len(unusable))
-            whole = await self._store.load(tenant, _NO_MODEL, [user_ids[row] for row in unusable])
-            for row, user in zip(unusable, whole, strict=True):
-                loaded[row] = replace(user, state=None)
-        if stages is not None:
-            stages.mark("load")
-        states = await self._folded(loaded, by)
-        if stages is not None:
-            stages.mark("fold")
-        return states
+        while True:
+            found = await self._batcher((tenant, user_id))
+            if not isinstance(found, LongTail):
+                return found
+            await self.shorten(found)
 
-    async def _folded(self, loaded: Sequence[Loaded], by: str) -> list[UserState | None]:
-        with_events = [user for user in loaded if user.meta is not None and user.meta.appended > 0]
-        if not with_events:
-            return [None] * len(loaded)
-        events = sum(len(user.tail) for user in with_events)
-        if events <= _INLINE_EVENTS:
-            states = self._fold(with_events)
-        else:
-            states = await asyncio.to_thread(self._fold, with_events)
-        if events:
-            self._metrics.folded.labels(by).inc(events)
-        found = iter(states)
-        return [next(found) if user.meta is not None and user.meta.appended > 0 else None for user in loaded]
+    async def peek(self, tenant: str, user_id: str) -> Loaded:
+        """The user as stored, not folded: `tail_start` is how far the state of this worker, or else the stored one, goes.
+
+        Raises StorageError if the store did not answer.
+        """
+        own = self._cache.get(tenant, user_id)
+        held = Held(own.header.epoch, own.header.applied) if own is not None else None
+        (loaded,) = await self._store.load(tenant, self._model_id, [user_id], [held], 1)
+        return loaded
+
+    def forget(self, tenant: str, user_id: str) -> None:
+        """Drop what this worker holds of a user. What others hold is of an epoch that has ended, and never used again."""
+        self._cache.drop(tenant, user_id)
+
+    def keep(self, tenant: str, user_id: str, header: Header, blob: bytes, stored: int) -> CachedState:
+        """Hold on to a state that was just folded, and have it stored when that is worth it."""
+        state = CachedState(header, blob, stored)
+        self._cache.put(tenant, user_id, state)
+        self._commits.submit(tenant, user_id, state)
+        return state
+
+    async def shorten(self, long: LongTail) -> None:
+        """Fold a long tail, so that its user can be asked for again. Raises StorageError."""
+        # Shielded: others wait for the same fold, and whoever comes back after giving up should find it done.
+        await asyncio.shield(self._fold_long(long.tenant, long.user_id))
+
+    async def batch(self, asked: Sequence[tuple[str, str]]) -> list[UserState | LongTail | None]:
+        """`current` for (tenant, user_id) pairs in one round trip; a user whose tail is too long to be folded between other
+        requests comes back as `LongTail`: `shorten` it and ask again."""
+        found: dict[tuple[str, str], UserState | LongTail | None] = {}
+        for tenant in dict.fromkeys(tenant for tenant, _ in asked):
+            users = list(dict.fromkeys(user for of, user in asked if of == tenant))
+            for user, state in zip(users, await self._load_and_fold(tenant, users), strict=True):
+                found[tenant, user] = state
+        return [found[one] for one in asked]
+
+    async def _load_and_fold(self, tenant: str, users: Sequence[str]) -> list[UserState | LongTail | None]:
+        held = [self._cache.get(tenant, user) for user in users]
+        loaded = await self._load(tenant, users, held)
+        result: list[UserState | LongTail | None] = [None] * len(users)
+        short = []
+        budget = _INLINE_BATCH_EVENTS
+        for place, user in enumerate(loaded):
+            if user.meta is None or user.meta.appended == 0:
+                continue
+            blob = _state_of(user, held[place])
+            if user.tail_start == user.meta.appended and blob is not None:
+                # Nothing to fold.
+                own = held[place]
+                header = own.header if user.held and own is not None else self._keep_loaded(tenant, user, blob)
+                result[place] = UserState(user.user_id, user.meta, header, blob)
+            elif len(user.tail) <= min(budget, _INLINE_EVENTS) and user.tail_start + len(user.tail) == user.meta.appended:
+                budget -= len(user.tail)
+                short.append((place, user, blob))
+            else:
+                result[place] = LongTail(tenant, user.user_id)
+        if short:
+            folded = self._fold([_unfolded(user, blob) for _, user, blob in short])
+            self._metrics.folded.labels("read").inc(sum(len(user.tail) for _, user, _ in short))
+            for (place, user, _), (header, blob) in zip(short, folded, strict=True):
+                self.keep(tenant, user.user_id, header, blob, _stored(user, held[place]))
+                assert user.meta is not None
+                result[place] = UserState(user.user_id, user.meta, header, blob)
+        return result
+
+    async def _load(self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None]) -> list[Loaded]:
+        """The users as the store has them; the states that this worker holds are offered to be continued."""
+        offered = [Held(own.header.epoch, own.header.applied) if own is not None else None for own in held]
+        loaded = await self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS)
+        damaged = []
+        for place, user in enumerate(loaded):
+            if user.state is not None and user.meta is not None:
+                blob = self._fold.restore(user.state, user.meta.epoch, user.tail_start)
+                if blob is None:
+                    damaged.append(place)
+                else:
+                    loaded[place] = replace(user, state=blob)
+        if damaged:
+            log.warning("stored state cannot be continued, folding the sequence again", users=len(damaged))
+            self._metrics.rebuilt.labels("damaged").inc(len(damaged))
+            whole = await self._store.load(tenant, _NO_MODEL, [users[place] for place in damaged], None, _MOST_EVENTS)
+            for place, user in zip(damaged, whole, strict=True):
+                loaded[place] = user
+        return loaded
+
+    def _keep_loaded(self, tenant: str, user: Loaded, blob: bytes) -> Header:
+        """Hold on to a state as it came from the store."""
+        header = peek(blob)
+        self._cache.put(tenant, user.user_id, CachedState(header, blob, user.tail_start))
+        return header
+
+    def _fold_long(self, tenant: str, user_id: str) -> asyncio.Task[None]:
+        """The one task that folds a long tail of a user."""
+        key = (tenant, user_id)
+        task = self._long.get(key)
+        if task is None:
+            task = self._long[key] = asyncio.create_task(self._fold_in_parts(tenant, user_id))
+
+            def done(task: asyncio.Task[None]) -> None:
+                del self._long[key]
+                if not task.cancelled():
+                    task.exception()  # is raised to those who wait; there may be none left
+
+            task.add_done_callback(done)
+        return task
+
+    async def _fold_in_parts(self, tenant: str, user_id: str) -> None:
+        """Fold a long tail in a thread, part by part, until little of it is left."""
+        own = self._cache.get(tenant, user_id)
+        while True:
+            (user,) = await self._load(tenant, [user_id], [own])
+            if user.meta is None or len(user.tail) <= _INLINE_EVENTS:
+                return
+            state = _state_of(user, own)
+            if state is None:
+                self._metrics.rebuilt.labels("no_state").inc()
+            ((header, blob),) = await asyncio.to_thread(self._fold, [_unfolded(user, state)])
+            self._metrics.folded.labels("read").inc(len(user.tail))
+            own = self.keep(tenant, user.user_id, header, blob, _stored(user, own))
+
+
+def _state_of(user: Loaded, own: CachedState | None) -> bytes | None:
+    return own.blob if user.held and own is not None else user.state
+
+
+def _unfolded(user: Loaded, blob: bytes | None) -> Unfolded:
+    assert user.meta is not None
+    return Unfolded(user.meta.epoch, user.meta.attributes, blob, user.tail, user.tail_start)
+
+
+def _stored(user: Loaded, own: CachedState | None) -> int:
+    """How many events the state in the store has, as far as can be told."""
+    if user.held and own is not None:
+        return own.stored
+    return user.tail_start if user.state is not None else 0

@@ -3,37 +3,109 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
+from time import monotonic
 
 import structlog
 
-from app.errors import StorageError
-from app.fold import Commits, Users
+from app.errors import OverloadedError, StorageError
+from app.fold import Fold, StateCache, Unfolded, Users
+from app.state.events import StoredEvent
+from app.telemetry import Metrics
 
-_MOST_DIRTY = 100_000  # beyond it users are left to their next read
 _BACK_OFF_S = 1.0
 
 log = structlog.get_logger()
 
 
-class Advance:
-    """Folds users that got events, many in one call of the model, and has their states committed."""
+@dataclass(slots=True)
+class _Dirty:
+    """A user with events that are not folded yet.
 
-    def __init__(self, users: Users, commits: Commits, delay_s: float, batch_users: int) -> None:
-        """`delay_s` is how long events are gathered; `batch_users` bounds one call."""
+    Attributes:
+        events: those that this worker stored, [start, start + len(events)) of the epoch; None if it does not know all of them,
+            because another worker stores events of this user too: then the store is asked.
+        since_s: when the first of them was acknowledged, on time.monotonic().
+    """
+
+    epoch: bytes
+    attributes: Mapping[str, str]
+    start: int
+    events: list[StoredEvent] | None
+    since_s: float
+
+
+class Advance:
+    """Folds users that got events, many in one call of the model.
+
+    What this worker has just stored it need not read again: while no other worker stores events of the same user, a fold takes
+    the events as they came and the state from the worker's cache, without a word to the store.
+    """
+
+    def __init__(
+        self,
+        users: Users,
+        fold: Fold,
+        cache: StateCache,
+        metrics: Metrics,
+        *,
+        delay_s: float,
+        batch_users: int,
+        batch_events: int,
+        most_events: int,
+    ) -> None:
+        """`delay_s`: how long events are gathered. `batch_*` bound one call, `most_events` what may wait for the fold."""
         self._users = users
-        self._commits = commits
+        self._fold = fold
+        self._cache = cache
+        self._metrics = metrics
         self._delay_s = delay_s
         self._batch_users = batch_users
-        self._dirty: dict[tuple[str, str], None] = {}  # ordered: who waits longest goes first
+        self._batch_events = batch_events
+        self._most_events = most_events
+        self._dirty: dict[tuple[str, str], _Dirty] = {}  # ordered: who waits longest goes first
+        self._waiting = 0  # events in `_dirty`
         self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
 
-    def mark(self, tenant: str, user_ids: Sequence[str]) -> None:
-        """These users have events that are not folded yet."""
-        for user_id in user_ids:
-            if len(self._dirty) < _MOST_DIRTY:
-                self._dirty[tenant, user_id] = None
+    async def room(self, timeout_s: float) -> None:
+        """Return when the fold is not too far behind: acknowledging faster than it can follow would only make the queue longer.
+
+        Raises OverloadedError after `timeout_s`.
+        """
+        if self._room.is_set():
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._room.wait()
+        except TimeoutError:
+            raise OverloadedError(f"{self._waiting} events wait to be folded; send more when there are fewer") from None
+
+    def mark(
+        self, tenant: str, user_id: str, epoch: bytes, attributes: Mapping[str, str], total: int, events: Sequence[StoredEvent]
+    ) -> None:
+        """The last events of this user, of whom there are `total` now, are these."""
+        start = total - len(events)
+        dirty = self._dirty.get((tenant, user_id))
+        if not self._dirty:
+            self._metrics.unfolded_users.set(1)  # how many exactly is told with every fold
+        if dirty is None:
+            self._dirty[tenant, user_id] = _Dirty(epoch, attributes, start, list(events), monotonic())
+        elif dirty.events is not None:
+            if dirty.epoch == epoch and dirty.start + len(dirty.events) == start:
+                dirty.events.extend(events)
+            else:
+                self._waiting -= len(dirty.events)
+                dirty.events = None
+                events = ()
+        else:
+            events = ()
+        self._waiting += len(events)
+        if self._waiting >= self._most_events:
+            self._room.clear()
         self._wake.set()
 
     async def run(self) -> None:
@@ -44,23 +116,70 @@ class Advance:
             self._wake.clear()
             while self._dirty:
                 await self._fold_some()
+                self._metrics.unfolded_users.set(len(self._dirty))
+                await asyncio.sleep(0)  # requests go in between
 
     async def _fold_some(self) -> None:
         tenant = next(iter(self._dirty))[0]
-        batch = list(islice((user_id for of, user_id in self._dirty if of == tenant), self._batch_users))
-        for user_id in batch:
+        batch: list[tuple[str, _Dirty]] = []
+        events = 0
+        for of, user_id in islice(self._dirty, self._batch_users):
+            dirty = self._dirty[of, user_id]
+            events += len(dirty.events or ())
+            if of == tenant and (not batch or events <= self._batch_events):
+                batch.append((user_id, dirty))
+        for user_id, dirty in batch:
             del self._dirty[tenant, user_id]
+            self._waiting -= len(dirty.events or ())
+        if self._waiting < self._most_events:
+            self._room.set()
         try:
-            states = await self._users.current(tenant, batch, by="background")
+            unknown = self._fold_known(tenant, batch)
+            await asyncio.gather(*(self._users.current(tenant, user_id) for user_id in unknown))
         except StorageError as error:
             log.warning("storage is away, the background fold waits", error=error.detail)
-            self.mark(tenant, batch)
+            for user_id, dirty in batch:
+                dirty.events = None  # the store is asked again, whatever has been folded
+                self._dirty.setdefault((tenant, user_id), dirty)
             await asyncio.sleep(_BACK_OFF_S)
             return
         except Exception:
             # One bad user must not stop the others: its reads will show the error, and the fold goes on.
-            log.exception("background fold failed", users=batch[:10])
+            log.exception("background fold failed", users=[user_id for user_id, _ in batch[:10]])
             return
-        for user_id, state in zip(batch, states, strict=True):
-            if state is not None and state.folded:
-                self._commits.submit(tenant, user_id, state)
+        now_s = monotonic()
+        for _, dirty in batch:
+            self._metrics.fold_lag_seconds.observe(now_s - dirty.since_s)
+
+    def _fold_known(self, tenant: str, batch: Sequence[tuple[str, _Dirty]]) -> list[str]:
+        """Fold those of whom this worker knows state and events; returns the others."""
+        unknown: list[str] = []
+        users: list[str] = []
+        work: list[Unfolded] = []
+        stored: list[int] = []
+        for user_id, dirty in batch:
+            if dirty.events is None:
+                unknown.append(user_id)
+                continue
+            state = self._cache.get(tenant, user_id)
+            if state is not None and state.header.epoch == dirty.epoch:
+                behind = dirty.start + len(dirty.events) - state.header.applied
+                if behind <= 0:
+                    continue  # a read was faster
+                if behind <= len(dirty.events):
+                    users.append(user_id)
+                    tail = dirty.events[len(dirty.events) - behind :]
+                    work.append(Unfolded(dirty.epoch, dirty.attributes, state.blob, tail, state.header.applied))
+                    stored.append(state.stored)
+                    continue
+            elif dirty.start == 0:
+                users.append(user_id)
+                work.append(Unfolded(dirty.epoch, dirty.attributes, None, dirty.events, 0))
+                stored.append(0)
+                continue
+            unknown.append(user_id)
+        if work:
+            for user_id, (header, blob), before in zip(users, self._fold(work), stored, strict=True):
+                self._users.keep(tenant, user_id, header, blob, before)
+            self._metrics.folded.labels("background").inc(sum(len(one.tail) for one in work))
+        return unknown

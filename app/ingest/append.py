@@ -1,4 +1,4 @@
-"""Valid events -> the users' sequences."""
+"""Valid events -> the users' sequences. Requests that come at the same time share a round trip."""
 
 from __future__ import annotations
 
@@ -6,44 +6,96 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.ingest.validate import ValidEvent
-from app.state.store import Append, StateStore
+from app.runtime.batcher import Batcher
+from app.state.events import StoredEvent
+from app.state.store import STORED, Append, Appended, StateStore
 
 Increment = tuple[str, float, int]
 """What an event adds to the popularity of its item: (item_id, weight, unix ms)."""
 
+_BATCH = 64
+# One after the other: what a worker stores of a user it then knows to be in that order, and can fold without asking the store.
+_ROUND_TRIPS = 1
+_MOST_WAITING = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class UserEvents:
+    """What one request stored of one user: `events` are the fresh ones, the last of the sequence at that moment."""
+
+    appended: Appended
+    events: Sequence[StoredEvent]
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """`fresh` has a flag per event (False: a retry, known already); `totals` says how many events each user has had."""
+    """What became of the events of a request.
 
-    fresh: list[bool]
-    totals: dict[str, int]
-
-
-async def append(store: StateStore, tenant: str, events: Sequence[ValidEvent]) -> Stored:
-    """Append each user's events in the order of the request; one round trip for all users.
-
-    Raises:
-        StorageError: Redis did not answer. Each user's events are then stored together or not at all; with event ids the same
-            request can be sent again.
+    Attributes:
+        flags: one per event, see `Appended`.
+        totals: user id, as the request had it -> events that the user has had so far.
+        users: those with fresh events.
     """
-    places: dict[str, list[int]] = {}
-    for place, event in enumerate(events):
-        places.setdefault(event.user_id, []).append(place)
-    batches = [Append(user_id, [events[place].event for place in of_user]) for user_id, of_user in places.items()]
-    fresh = [False] * len(events)
-    totals: dict[str, int] = {}
-    for batch, appended in zip(batches, await store.append(tenant, batches), strict=True):
-        totals[batch.user_id] = appended.total
-        for place, is_fresh in zip(places[batch.user_id], appended.fresh, strict=True):
-            fresh[place] = is_fresh
-    return Stored(fresh=fresh, totals=totals)
+
+    flags: list[str]
+    totals: dict[str, int]
+    users: list[UserEvents]
 
 
-def popularity_increments(events: Sequence[ValidEvent], fresh: Sequence[bool], weights: Mapping[str, float]) -> list[Increment]:
-    """What the fresh events add to popularity. `weights` has the positive event types alone; others count nothing."""
+class Appender:
+    """Appends each user's events in the order of the request.
+
+    Requests that overlap in time have no order among them; those that follow one another's acknowledgement do.
+    """
+
+    def __init__(self, store: StateStore) -> None:
+        self._store = store
+        self._batcher = Batcher(self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
+
+    async def __call__(self, tenant: str, events: Sequence[ValidEvent]) -> Stored:
+        """Store the events of one request; one round trip for all users.
+
+        Raises:
+            StorageError: Redis did not answer. Each user's events are then stored together or not at all; with event ids the same
+                request can be sent again.
+            OverloadedError: too many requests are waiting; nothing was stored.
+        """
+        places: dict[str, list[int]] = {}
+        for place, event in enumerate(events):
+            places.setdefault(event.user_id, []).append(place)
+        batches = [
+            Append(user_id, [events[place].event for place in of_user], [events[place].event_id for place in of_user])
+            for user_id, of_user in places.items()
+        ]
+        flags = [STORED] * len(events)
+        totals: dict[str, int] = {}
+        users = []
+        for batch, appended in zip(batches, await self._batcher((tenant, batches)), strict=True):
+            totals[batch.user_id] = appended.total
+            fresh = batch.events
+            if appended.flags.count(STORED) < len(fresh):
+                for place, flag in zip(places[batch.user_id], appended.flags, strict=True):
+                    flags[place] = flag
+                fresh = [event for event, flag in zip(fresh, appended.flags, strict=True) if flag == STORED]
+            if fresh:
+                users.append(UserEvents(appended, fresh))
+        return Stored(flags, totals, users)
+
+    async def _append(self, asked: list[tuple[str, list[Append]]]) -> list[list[Appended]]:
+        answers: list[list[Appended]] = [[] for _ in asked]
+        for tenant in dict.fromkeys(tenant for tenant, _ in asked):
+            places = [place for place, (of, _) in enumerate(asked) if of == tenant]
+            found = iter(await self._store.append(tenant, [batch for place in places for batch in asked[place][1]]))
+            for place in places:
+                answers[place] = [next(found) for _ in asked[place][1]]
+        return answers
+
+
+def popularity_increments(users: Sequence[UserEvents], weights: Mapping[str, float]) -> list[Increment]:
+    """What fresh events add to popularity. `weights` has the positive event types alone; others count nothing."""
     return [
-        (valid.event.item_id, weights[valid.event.type], valid.event.time_ms)
-        for valid, is_fresh in zip(events, fresh, strict=True)
-        if is_fresh and valid.event.item_id is not None and valid.event.type in weights
+        (event.item_id, weights[event.type], event.time_ms)
+        for user in users
+        for event in user.events
+        if event.item_id is not None and event.type in weights
     ]

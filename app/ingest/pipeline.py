@@ -1,24 +1,27 @@
-"""The way of a written event: validate -> append -> tell the readers -> count popularity -> acknowledge."""
+"""The way of a written event: validate -> append -> tell the readers -> acknowledge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import groupby
-from typing import Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
-import structlog
+import msgspec
 
-from app.errors import StorageError, TooLargeError
-from app.ingest.append import Increment, append, popularity_increments
+from app.errors import TooLargeError
+from app.ingest.append import Appender, Increment, UserEvents, popularity_increments
 from app.ingest.validate import FieldError, ValidEvent, validate
 from app.runtime.manifest import EventType
-from app.state.store import StateStore
+from app.state.store import DUPLICATE, ERASED, STORED, StateStore
 
 DEFAULT_MAX_EVENTS: Final = 1_000
 DEFAULT_MAX_FUTURE_S: Final = 86_400.0
 
-_log = structlog.get_logger(__name__)
+_ERASED_MESSAGE: Final = "the user was erased after this event happened"
+
+_canonical = msgspec.json.Encoder(order="sorted").encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +43,25 @@ class IngestResult:
 class StoredListener(Protocol):
     """Called once per request, after its fresh events are stored and before they are acknowledged; must not fail or wait."""
 
-    def __call__(self, tenant: str, user_ids: Sequence[str], increments: Sequence[Increment]) -> None: ...
+    def __call__(self, tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None: ...
+
+
+class Room(Protocol):
+    """Called before a request is stored: returns when there is room for its events, or raises OverloadedError."""
+
+    async def __call__(self) -> None: ...
+
+
+async def _always() -> None:
+    return None
 
 
 class Ingest:
     """Takes events for one model's event types. A model swap makes another one; it holds no state of its own.
 
     Args:
-        half_lives_s: the model's popularity half-lives, seconds.
-        on_stored: gets the users that have fresh events (each once), and what those add to popularity.
+        on_stored: gets the users that have fresh events, and what those add to popularity.
+        room: holds requests back while the fold is too far behind.
         max_future_s: how far ahead of arrival an event's time may be, for clocks that are wrong.
         max_events: per request.
     """
@@ -57,50 +70,70 @@ class Ingest:
         self,
         store: StateStore,
         event_types: Sequence[EventType],
-        half_lives_s: Sequence[float],
         on_stored: StoredListener,
         *,
+        room: Room = _always,
         max_future_s: float = DEFAULT_MAX_FUTURE_S,
         max_events: int = DEFAULT_MAX_EVENTS,
     ) -> None:
-        self._store = store
+        self._append = Appender(store)
         self._types = frozenset(t.name for t in event_types)
         self._weights = {t.name: t.weight for t in event_types if t.polarity == "positive"}
-        self._half_lives_s = tuple(half_lives_s)
         self._on_stored = on_stored
+        self._room = room
         self._max_future_s = max_future_s
         self._max_events = max_events
 
-    async def accept(self, tenant: str, raw_events: Sequence[object], arrival_ms: int) -> IngestResult:
+    async def accept(
+        self, tenant: str, raw_events: Sequence[object], arrival_ms: int, idempotency_key: str | None = None
+    ) -> IngestResult:
         """Store the good events of a request (parsed JSON values) and report each bad one by its index.
+
+        Args:
+            idempotency_key: gives events without an id one that the same request will give them again.
 
         Raises:
             TooLargeError: more events than `max_events`; nothing is stored.
-            StorageError: Redis did not answer; see `append`.
+            StorageError: Redis did not answer; see `Appender`.
+            OverloadedError: too much is waiting; nothing is stored.
         """
         if len(raw_events) > self._max_events:
             raise TooLargeError(f"{len(raw_events)} events in one request; at most {self._max_events} are taken")
+        if idempotency_key is not None:
+            raw_events = [_with_id(raw, idempotency_key, index) for index, raw in enumerate(raw_events)]
         valid, errors = validate(raw_events, self._types, arrival_ms, self._max_future_s)
-        stored = await append(self._store, tenant, valid)
-        increments = popularity_increments(valid, stored.fresh, self._weights)
-        users = list(dict.fromkeys(event.user_id for event, is_fresh in zip(valid, stored.fresh, strict=True) if is_fresh))
-        if users:
-            self._on_stored(tenant, users, increments)
-        await self._count(tenant, increments)
-
-        return IngestResult(events=_results(len(raw_events), valid, stored.fresh, errors), totals=stored.totals)
-
-    async def _count(self, tenant: str, increments: Sequence[Increment]) -> None:
-        try:
-            await self._store.count_popularity(tenant, self._half_lives_s, increments)
-        except StorageError:
-            # The events are stored. To refuse them now would make clients send them again, for the sake of a count.
-            _log.warning("popularity not counted", tenant=tenant, events=len(increments))
+        await self._room()
+        stored = await self._append(tenant, valid)
+        if stored.users:
+            self._on_stored(tenant, stored.users, popularity_increments(stored.users, self._weights))
+        return IngestResult(events=_results(len(raw_events), valid, stored.flags, errors), totals=stored.totals)
 
 
-def _results(count: int, valid: Sequence[ValidEvent], fresh: Sequence[bool], errors: Sequence[FieldError]) -> list[EventResult]:
+def _with_id(raw: object, key: str, index: int) -> object:
+    """An event of a request with an Idempotency-Key, with an id of its own: made of the key, its place and its content, so that
+    another event under the same key is never taken for this one."""
+    if not isinstance(raw, dict) or raw.get("event_id") is not None:
+        return raw
+    try:
+        content: Any = _canonical([key, index, raw])
+    except (UnicodeEncodeError, TypeError, OverflowError):
+        return raw  # nothing that could be stored
+    return raw | {"event_id": f"key:{blake2b(content, digest_size=12).hexdigest()}"}
+
+
+def _results(count: int, valid: Sequence[ValidEvent], flags: Sequence[str], errors: Sequence[FieldError]) -> list[EventResult]:
     """One result per event of the request: each index is either in `valid` or has errors."""
-    results = {v.index: EventResult("stored" if is_fresh else "duplicate") for v, is_fresh in zip(valid, fresh, strict=True)}
+    if not errors and ERASED not in flags:
+        return [_PLAIN[flag] for flag in flags]
+    results = {}
+    for event, flag in zip(valid, flags, strict=True):
+        if flag == ERASED:
+            results[event.index] = EventResult("rejected", (FieldError(event.index, "timestamp", _ERASED_MESSAGE),))
+        else:
+            results[event.index] = _PLAIN[flag]
     for index, of_event in groupby(errors, key=lambda error: error.index):
         results[index] = EventResult("rejected", tuple(of_event))
     return [results[index] for index in range(count)]
+
+
+_PLAIN: Final = {STORED: EventResult("stored"), DUPLICATE: EventResult("duplicate")}

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 MAX_ID_LENGTH: Final = 256
 MAX_TEXT_LENGTH: Final = 4_096
 MAX_CONTEXT_BYTES: Final = 4_096
-RESERVED_SUFFIX: Final = "/recommendations"  # `/v1/users/{id}/recommendations` is a route
+RESERVED_SUFFIXES: Final = ("/recommendations", "/events", "/merge")  # `/v1/users/{id}/recommendations` is a route
 MAX_NUMBER: Final = 1e15  # far above any price, far below where the model's float32 overflows
 
 _RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -61,8 +61,9 @@ Id = Annotated[
 
 def check_user_id(user_id: str) -> str:
     """Refuse a user whose profile no address could name."""
-    if user_id.endswith(RESERVED_SUFFIX):
-        raise PydanticCustomError("user_id", f"must not end in {RESERVED_SUFFIX}: its address is that of another user's list")
+    for suffix in RESERVED_SUFFIXES:
+        if user_id.endswith(suffix):
+            raise PydanticCustomError("user_id", f"must not end in {suffix}: its address would be that of another user")
     return user_id
 
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from app.ingest.schema import Event
-from app.state.events import StoredEvent
+from app.state.events import StoredEvent, compact_number
 
 _MAX_ERRORS: Final = 10  # of one event: an object with a thousand unknown fields needs no thousand errors
 _MAX_ECHO: Final = 64  # characters of the client's own words that an error repeats
@@ -39,11 +39,12 @@ class FieldError:
 
 @dataclass(frozen=True, slots=True)
 class ValidEvent:
-    """An event that may be stored; `index` is its place in the request."""
+    """An event that may be stored; `index` is its place in the request, `event_id` the client's, if it gave one."""
 
     index: int
     user_id: str
     event: StoredEvent
+    event_id: str | None
 
 
 def validate(
@@ -76,7 +77,7 @@ def validate(
         if wrong:
             errors.extend(wrong)
         else:
-            valid.append(ValidEvent(index, event.user_id, _stored(event, time_ms)))
+            valid.append(ValidEvent(index, event.user_id, _stored(event, time_ms), event.event_id))
     return valid, errors
 
 
@@ -108,14 +109,13 @@ def _stored(event: Event, time_ms: int) -> StoredEvent:
         type=event.type,
         time_ms=time_ms,
         item_id=event.item_id,
-        value=event.value,
-        quantity=event.quantity,
-        price=event.price,
+        value=compact_number(event.value),
+        quantity=compact_number(event.quantity),
+        price=compact_number(event.price),
         platform=event.platform,
         session_id=event.session_id,
         basket_id=event.basket_id,
         text=event.text,
-        event_id=event.event_id,
         recommendation_id=event.recommendation_id,
         context=event.context,
     )

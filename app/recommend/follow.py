@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol
 
@@ -27,13 +28,21 @@ class PopularityFollower:
     """Seeds the store with the bundle's counts once, then reads what everyone counted, again and again."""
 
     def __init__(
-        self, store: OpeningStore, popularity: LivePopularity, catalogue: Catalogue, bundle: Bundle, tenant: str
+        self,
+        store: OpeningStore,
+        popularity: LivePopularity,
+        catalogue: Catalogue,
+        bundle: Bundle,
+        tenant: str,
+        others_counted: Callable[[], Awaitable[bool]],
     ) -> None:
+        """`others_counted` says whether another worker has counted since it was asked last."""
         self._store = store
         self._popularity = popularity
         self._catalogue = catalogue
         self._bundle = bundle
         self._tenant = tenant
+        self._others_counted = others_counted
         self._opened = False
 
     async def refresh(self) -> None:
@@ -46,8 +55,12 @@ class PopularityFollower:
             await self._store.open()
             await self._seed()
             self._opened = True
+        # What this worker counts it knows; the table, of every item, is read again only when others have counted.
+        if not await self._others_counted():
+            return
         began_s = monotonic()
-        self._popularity.refresh(await self._store.popularity(self._tenant, self._popularity.half_lives_s), began_s)
+        async for some in self._store.popularity_parts(self._tenant, self._popularity.half_lives_s):
+            self._popularity.refresh(some, began_s)
 
     async def follow(self, period_s: float) -> None:
         """Refresh until cancelled; a store that is away is asked again."""

@@ -1,97 +1,117 @@
-"""The read path, top to bottom: load -> fold the tail -> interest -> score -> cut -> respond."""
+"""The read path, top to bottom: load and fold -> interest and score -> respond. Requests that wait together go together."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
-import numpy as np
 import structlog
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
-from app.fold import Commits, Users, UserState
+from app.fold import LongTail, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Query, Recommendations, RecommendedItem, moment
-from app.recommend.score import Scorer
-from app.runtime.session import Array, Runtime
+from app.recommend.score import Question, Ranked, Scorer
+from app.recommend.seen import SeenItems
+from app.runtime.batcher import Batcher
+from app.runtime.bundle import Bundle
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
 
+# Ids of lists must differ, not be secret.
+_random = random.Random(secrets.token_bytes(32))
+
 log = structlog.get_logger()
+
+
+_BATCH = 32
+_RUNNING = 2  # one batch loads while another is ranked
+_MOST_WAITING = 2_048
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """A user and their list; `load_s` is what loading and folding took, of all users of the batch."""
+
+    user: UserState
+    ranked: Ranked
+    load_s: float
 
 
 class Recommender:
     """Answers questions for one model.
 
     Where the model's data says that people do not come back to what they had (`seen_items: exclude`), the items of the user's
-    stored sequence are left out; what has fallen out of the sequence may be recommended again.
+    stored sequence are left out.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
+        bundle: Bundle,
         catalogue: Catalogue,
         popularity: LivePopularity,
         scorer: Scorer,
         tensors: EventTensors,
         store: StateStore,
         users: Users,
-        commits: Commits,
         metrics: Metrics,
-        max_sequence: int,
     ) -> None:
-        self._runtime = runtime
-        self._model_id = runtime.bundle.manifest.model_id
-        self._excludes_seen = runtime.bundle.manifest.seen_items == "exclude"
+        self._model_id = bundle.manifest.model_id
+        self._seen = SeenItems(store, catalogue) if bundle.manifest.seen_items == "exclude" else None
         self._catalogue = catalogue
         self._popularity = popularity
         self._scorer = scorer
-        self._tensors = tensors
-        self._store = store
+        self._platform = tensors.platform
         self._users = users
-        self._commits = commits
         self._metrics = metrics
-        self._max_sequence = max_sequence
+        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING)
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
-        """The k best items for the user, from the model if the user has events and the store answers, else from popularity."""
+        """The k best items for the user, from the model if the user has events and the store answers, else from popularity.
+
+        Raises OverloadedError if too many requests are waiting.
+        """
         try:
-            user, seen = await self._load(query, stages)
+            answer = await self._batcher(query)
+            while isinstance(answer, LongTail):
+                await self._users.shorten(answer)
+                answer = await self._batcher(query)
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
             return self._fallback(query, "storage_unavailable", stages)
-        if user is None:
+        if answer is None:
+            stages.mark("load")
             return self._fallback(query, "unknown_user", stages)
-        if user.folded:
-            self._commits.submit(query.tenant, query.user_id, user)
-        interest = self._interest(user, query)
-        stages.mark("interest")
-        rows, scores = self._scorer.top(interest, query.k, query.as_of_ms, seen)
-        stages.mark("score")
-        return self._respond(query, rows, scores, user)
+        ranked = answer.ranked
+        stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
+        return self._respond(query, ranked.rows, ranked.scores, answer.user)
 
-    async def _load(self, query: Query, stages: Stages) -> tuple[UserState | None, list[int]]:
-        """The user's state now, and the rows that must not come back."""
-        current = self._users.current(query.tenant, [query.user_id], by="read", stages=stages)
-        if not self._excludes_seen:
-            return (await current)[0], []
-        (user,), seen = await asyncio.gather(current, self._seen(query))
-        return user, seen
-
-    async def _seen(self, query: Query) -> list[int]:
-        events = await self._store.recent(query.tenant, query.user_id, self._max_sequence)
-        rows = {self._catalogue.row(event.item_id) for event in events if event.item_id is not None}
-        return sorted(row for row in rows if row is not None)
-
-    def _interest(self, user: UserState, query: Query) -> dict[str, Array]:
-        context = {
-            "as_of": np.asarray([query.as_of_ms], np.int64),
-            "platform": np.asarray([self._tensors.platform(query.platform)], np.int64),
-        }
-        return self._runtime.interest(user.tensors | context)
+    async def _answer(self, queries: Sequence[Query]) -> list[_Answer | LongTail | None]:
+        """Load, fold and rank for all of them; None for a user without events."""
+        began = perf_counter()
+        users = await self._users.batch([(query.tenant, query.user_id) for query in queries])
+        answers: list[_Answer | LongTail | None] = [user if isinstance(user, LongTail) else None for user in users]
+        known = [(place, user) for place, user in enumerate(users) if isinstance(user, UserState)]
+        if not known:
+            return answers
+        seen: Sequence[Sequence[int]] = [()] * len(known)
+        if self._seen is not None:
+            seen = await asyncio.gather(*(self._seen.rows(queries[place].tenant, user) for place, user in known))
+        load_s = perf_counter() - began
+        questions = [
+            Question(user.blob, queries[place].k, queries[place].as_of_ms, self._platform(queries[place].platform), rows)
+            for (place, user), rows in zip(known, seen, strict=True)
+        ]
+        for (place, user), ranked in zip(known, await self._scorer.rank(questions), strict=True):
+            answers[place] = _Answer(user, ranked, load_s)
+        return answers
 
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()
@@ -109,7 +129,7 @@ class Recommender:
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
         return Recommendations(
-            recommendation_id=secrets.token_hex(12),
+            recommendation_id=f"{_random.getrandbits(96):024x}",
             user_id=query.user_id,
             model_id=self._model_id,
             source="model" if user is not None else "fallback",

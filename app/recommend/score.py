@@ -1,53 +1,132 @@
-"""Interests against the whole catalogue: the call of score.onnx with everything that enters it."""
+"""Users against the whole catalogue: interest.onnx and score.onnx with everything that enters them, many users in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
+from app.fold import Fold
 from app.runtime.session import Array, Runtime
+
+_SLOTS_STEP = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The k best items for a user.
+
+    Attributes:
+        blob: the user's state, packed.
+        as_of_ms: when it is asked.
+        platform: index of the platform where it is asked.
+        forbidden: rows that must not come back.
+    """
+
+    blob: bytes
+    k: int
+    as_of_ms: int
+    platform: int
+    forbidden: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Rows and scores, best first, ties by lower row; fewer than k only if fewer are eligible.
+
+    `interest_s` and `score_s` are what the two calls took that this question was part of.
+    """
+
+    rows: list[int]
+    scores: list[float]
+    interest_s: float
+    score_s: float
 
 
 class Scorer:
-    """Scores all N items for one user and takes the best; item matrix and bias lie on the device from the start."""
+    """Scores all N items for each user and takes the best; item matrix and bias lie on the device from the start.
 
-    def __init__(self, runtime: Runtime, catalogue: Catalogue, popularity: LivePopularity) -> None:
+    A list depends on its question alone (to float noise), whatever else is in the batch.
+    """
+
+    def __init__(self, runtime: Runtime, catalogue: Catalogue, popularity: LivePopularity, fold: Fold) -> None:
         self._runtime = runtime
         self._catalogue = catalogue
         self._popularity = popularity
+        self._fold = fold
         self._item_matrix = runtime.resident(catalogue.vectors)
         self._item_bias = runtime.resident(catalogue.bias)
         self._nothing_forbidden = runtime.resident(np.zeros((1, len(catalogue)), np.float32))
+        shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
+        self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
+        # On another device the event loop has something better to do than to wait for it.
+        self._waits = runtime.device.name != "cpu"
 
-    def top(
-        self, interest: Mapping[str, Array], k: int, as_of_ms: int, forbidden: Sequence[int]
-    ) -> tuple[list[int], list[float]]:
-        """The k best rows and their scores, best first, ties by lower row; fewer only if fewer are eligible.
+    async def rank(self, questions: Sequence[Question]) -> list[Ranked]:
+        """The answers to some questions, in their order."""
+        # Popularity is the event loop's; taken here, not in the thread.
+        tables = [self._popularity.at(question.as_of_ms) for question in questions]
+        if self._waits:
+            return await asyncio.to_thread(self._rank, questions, tables)
+        return self._rank(questions, tables)
 
-        Args:
-            interest: outputs of interest.onnx for one user.
-            as_of_ms: moment to which popularity is brought.
-            forbidden: rows that must not come back.
-        """
+    def _rank(self, questions: Sequence[Question], tables: list[Array]) -> list[Ranked]:
+        began = perf_counter()
+        tensors = self._filled(self._fold.tensors([question.blob for question in questions]))
+        tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)
+        tensors["platform"] = np.asarray([question.platform for question in questions], np.int64)
+        interest = self._runtime.interest(tensors)
+        interest_s = perf_counter() - began
+        if all(table is tables[0] for table in tables):
+            return self._score(questions, interest, tables[0], interest_s)
+        ranked: dict[int, Ranked] = {}
+        for table in {id(table): table for table in tables}.values():  # one call for each second that was asked for
+            places = [place for place, one in enumerate(tables) if one is table]
+            some = {name: array[places] for name, array in interest.items()}
+            ranked.update(zip(places, self._score([questions[p] for p in places], some, table, interest_s), strict=True))
+        return [ranked[place] for place in range(len(questions))]
+
+    def _filled(self, tensors: dict[str, Array]) -> dict[str, Array]:
+        """Leave out the slots of the own-repeat memory that are empty for all, if the graph takes any number of them."""
+        if not self._slots_are_free:
+            return tensors
+        used = np.flatnonzero(tensors["repeat_key"].any(0))
+        slots = int(used[-1]) + 1 if len(used) else 1
+        slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
+        return {name: array[:, :slots] if name.startswith("repeat_") else array for name, array in tensors.items()}
+
+    def _score(
+        self, questions: Sequence[Question], interest: dict[str, Array], popularity: Array, interest_s: float
+    ) -> list[Ranked]:
+        began = perf_counter()
+        most = min(max(question.k for question in questions), len(self._catalogue))
         feeds = {
             **interest,
             "item_matrix": self._item_matrix,
             "item_bias": self._item_bias,
-            "popularity": self._popularity.at(as_of_ms),
-            "bias": self._bias(forbidden) if forbidden else self._nothing_forbidden,
-            "k": np.asarray([min(k, len(self._catalogue))], np.int64),
+            "popularity": popularity,
+            "bias": self._bias(questions) if any(question.forbidden for question in questions) else self._nothing_forbidden,
+            "k": np.asarray([most], np.int64),
         }
         if "repeat_keys" in interest:
             feeds["repeat_rows"] = self._catalogue.rows_of_keys(interest["repeat_keys"])
         best = self._runtime.score(feeds)
-        scores, rows = best["scores"][0], best["rows"][0]
-        eligible = int(np.searchsorted(-scores, np.inf))  # scores fall; -inf ends the list
-        return rows[:eligible].tolist(), scores[:eligible].tolist()
+        eligible = np.isfinite(best["scores"]).sum(1).tolist()  # scores fall; -inf ends a list
+        rows, scores = best["rows"].tolist(), best["scores"].tolist()
+        score_s = perf_counter() - began
+        ranked = []
+        for place, question in enumerate(questions):
+            end = min(question.k, eligible[place])
+            ranked.append(Ranked(rows[place][:end], scores[place][:end], interest_s, score_s))
+        return ranked
 
-    def _bias(self, forbidden: Sequence[int]) -> Array:
-        bias = np.zeros((1, len(self._catalogue)), np.float32)
-        bias[0, forbidden] = -np.inf
+    def _bias(self, questions: Sequence[Question]) -> Array:
+        bias = np.zeros((len(questions), len(self._catalogue)), np.float32)
+        for place, question in enumerate(questions):
+            bias[place, question.forbidden] = -np.inf
         return bias

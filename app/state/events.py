@@ -10,7 +10,8 @@ import msgspec
 class StoredEvent(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
     """One accepted event, packed as a MessagePack array; trailing absent fields take no bytes.
 
-    Item and type are kept by name, never by row: rows change with every model, names do not.
+    Item and type are kept by name, never by row: rows change with every model, names do not. The event id stands beside the event
+    in the log and as a hash among the user's recent ids, not in the sequence, where a UUID would take more than all the rest.
     Append fields only at the end: old bytes must stay readable.
     """
 
@@ -24,10 +25,16 @@ class StoredEvent(msgspec.Struct, array_like=True, omit_defaults=True, frozen=Tr
     session_id: str | None = None
     basket_id: str | None = None
     text: str | None = None
-    event_id: str | None = None
     recommendation_id: str | None = None
     context: dict[str, Any] | None = None
 
 
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(StoredEvent).decode
+
+
+def compact_number(number: float | None) -> float | None:
+    """The same number in its shortest packed form: most quantities are whole and take one byte instead of nine."""
+    if number is None or not number.is_integer() or abs(number) >= 2**53:
+        return number
+    return int(number)

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 PARTITIONS = 256
-"""Part of the stored format: another number would look for users in the wrong place, so Redis keeps it and `open` compares."""
+"""Part of the stored format: another number would look for users in the wrong place."""
 
-PARTITIONS_KEY = "lw:partitions"
+LAYOUT_KEY = "lw:layout"
+LAYOUT = f"2/{PARTITIONS}"
+"""Format of what is stored, and number of partitions. Redis keeps it, and a service that expects another one refuses to start."""
+
+
+_CACHED = 65_536  # users whose keys are not worked out again, about 1 KB each
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +31,24 @@ class UserKeys:
     seq: str
     """List: packed events in arrival order, bounded."""
     meta: str
-    """Hash: `n` events appended, `e` epoch, `f`/`l` first and last time, `a` attributes."""
+    """Hash: `n` events appended, `e` epoch, `f`/`l` first and last time, `a` attributes; `to`, `ms` after a merge."""
     ids: str
-    """String: 8-byte hashes of the last event ids, oldest first."""
+    """String: a ring of 8-byte hashes of the last event ids, behind a header of 16 bytes."""
+    gone: str
+    """String with a TTL: when the user was erased, unix ms. Named by a hash: it must not keep who they were."""
     log: str
-    """Stream of the partition: every accepted event with its tenant and user."""
+    """Stream of the partition: everything that changed a sequence, with tenant and user, until it is archived."""
+
+
+MODELS_KEY = "lw:models"
+"""Hash: model id -> JSON of what it is; every model that may have states."""
+
+
+MODEL_KEY = "lw:model"
+"""Hash: which model serves, see model.lua."""
+
+WORKERS_KEY = "lw:workers"
+"""Hash: who is alive, see heartbeat.lua."""
 
 
 def encode_id(identifier: str) -> str:
@@ -42,14 +61,33 @@ def partition(tenant: str, user_id: str) -> str:
     return _partition(encode_id(tenant), encode_id(user_id))
 
 
+@lru_cache(_CACHED)
 def user_keys(tenant: str, user_id: str) -> UserKeys:
     """The keys that belong to a user whatever the model."""
     t, u = encode_id(tenant), encode_id(user_id)
     pp = _partition(t, u)
     head = f"lw:{{{pp}}}:{t}"
-    return UserKeys(seq=f"{head}:seq:{u}", meta=f"{head}:meta:{u}", ids=f"{head}:ids:{u}", log=f"lw:{{{pp}}}:log")
+    forgotten = blake2b(u.encode("ascii"), digest_size=8).hexdigest()
+    return UserKeys(
+        seq=f"{head}:seq:{u}", meta=f"{head}:meta:{u}", ids=f"{head}:ids:{u}", gone=f"{head}:gone:{forgotten}", log=log_key(pp)
+    )
 
 
+def user_of_meta(key: str) -> tuple[str, str] | None:
+    """Tenant and user id of the key of a meta; None for another key."""
+    parts = key.split(":")
+    if len(parts) != 5 or parts[3] != "meta":
+        return None
+    tenant, user = parts[2], parts[4]
+    return unquote(tenant, errors="surrogatepass"), unquote(user, errors="surrogatepass")
+
+
+def log_key(pp: str) -> str:
+    """Stream: the event log of a partition."""
+    return f"lw:{{{pp}}}:log"
+
+
+@lru_cache(_CACHED)
 def state_key(tenant: str, model_id: str, user_id: str) -> str:
     """String: the user's state under one model. Another model has another key, so models never read each other's states."""
     t, u = encode_id(tenant), encode_id(user_id)

@@ -1,59 +1,76 @@
-"""The store on Redis >= 6.2 or Valkey, one server: one script per user and call, all users of a call in one round trip."""
+"""The store on Redis >= 6.2 or Valkey, one server or a Cluster: one script per user, all users of a call in one round trip."""
 
 from __future__ import annotations
 
+import asyncio
+import random
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError, TryAgainError
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import (
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 
-from app.errors import LayoutError, StorageAddressError, StorageError
+from app.errors import LayoutError, StorageError
 from app.state import keys
 from app.state.codec import EPOCH_BYTES, PREFIX, peek
 from app.state.events import StoredEvent, decode_event, encode_event
+from app.state.identities import PENDING, Call, Erased, Identities, NewEvent
+from app.state.ring import EMPTY_RING, remember_ids
 from app.state.scripts import Script, script
-from app.state.store import Append, Appended, Loaded, UserMeta
+from app.state.store import Append, Appended, CommitResult, Held, Loaded, UserMeta
+from app.state.transport import ClusterTransport, Command, Confirm, SingleTransport, Transport
 
 DEFAULT_MAX_SEQUENCE: Final = 20_000
 DEFAULT_DEDUPE_WINDOW: Final = 1_000
 DEFAULT_LOG_MAX_LENGTH: Final = 100_000
+DEFAULT_STATE_TTL_S: Final = 30 * 86_400
 
+_PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
+DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
+_PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
+_MOST_HOPS: Final = 8  # from one merged user to the next
+_MOST_TRIES: Final = 20  # of a rewrite that others keep overtaking
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
-_REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError)
-_REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS")
+_REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)
+_REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS", "CLUSTERDOWN")
+
+_COMMIT_RESULTS: Final[dict[int, CommitResult]] = {1: "stored", 0: "overtaken", -1: "refused", -2: "refused"}
+
+# Epochs must differ, not be secret: a generator of our own spares a system call for each event.
+_random = random.Random(secrets.token_bytes(32))
 
 _encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
 _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
-
-Command = tuple[Any, ...]
-Call = tuple[Sequence[str], Sequence[Any]]  # keys, arguments
 
 
 class RedisStore:
     """`StateStore` on a Redis at `url` (redis://, rediss:// or unix://).
 
-    Nothing is retried here but what Redis has certainly not run: a reply that was lost may belong to events that were stored, and
-    only a client that sends event ids can repeat such a call safely.
-
     No call touches a user before `open` has passed; one that comes earlier opens first, so a Redis that was away at the start of
     the service is checked as soon as it is back.
 
     Args:
-        timeout_ms: for connecting, for a free connection and for each reply.
+        cluster: whether `url` is a node of a Redis Cluster.
+        timeout_ms: for each round trip, connecting included.
         max_connections: further calls wait for a free one.
         max_sequence: events kept per user; the oldest go first.
         dedupe_window: an event id is known again while it is among the last so many ids of its user; 0 turns that off.
-        log_max_length: about how many events each of the 256 logs keeps.
+        log_max_length: about how many events each of the 256 logs keeps; 0: an archiver trims what it has taken.
+        state_ttl_s: how long a stored state is kept after it was last committed.
+        tombstone_ttl_s: how long it is remembered that a user was erased, and what happened before refused.
+        confirm: what must have happened to a write before it is acknowledged.
 
     Raises:
         StorageAddressError: `url` is no address of a Redis.
@@ -63,129 +80,163 @@ class RedisStore:
         self,
         url: str,
         *,
+        cluster: bool = False,
         timeout_ms: int = 2_000,
         max_connections: int = 64,
         max_sequence: int = DEFAULT_MAX_SEQUENCE,
         dedupe_window: int = DEFAULT_DEDUPE_WINDOW,
         log_max_length: int = DEFAULT_LOG_MAX_LENGTH,
+        state_ttl_s: int = DEFAULT_STATE_TTL_S,
+        tombstone_ttl_s: int = DEFAULT_TOMBSTONE_TTL_S,
+        confirm: Confirm | None = None,
     ) -> None:
-        try:
-            pool = BlockingConnectionPool.from_url(
-                url,
-                max_connections=max_connections,
-                timeout=timeout_ms / 1000,
-                socket_timeout=timeout_ms / 1000,
-                socket_connect_timeout=timeout_ms / 1000,
-                retry=Retry(NoBackoff(), 0),
-                protocol=2,
-            )
-            pool.make_connection()  # type: ignore[no-untyped-call]  # connects to nothing yet, but reads the options in the address
-        except (ValueError, TypeError) as error:
-            raise StorageAddressError(f"not an address of a Redis: {error}") from None
-        self._client: Redis = Redis.from_pool(pool)
+        transport = ClusterTransport if cluster else SingleTransport
+        self._transport: Transport = transport(
+            url, timeout_ms=timeout_ms, max_connections=max_connections, confirm=confirm or Confirm(0, False, 0)
+        )
         self._opened = False
         self._max_sequence = max_sequence
         self._dedupe_window = dedupe_window
         self._log_max_length = log_max_length
+        self._state_ttl_ms = state_ttl_s * 1000
+        self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
     async def open(self) -> None:
         """Check that this Redis is laid out as this version expects, or lay out an empty one.
 
         Raises:
             StorageError: Redis does not answer.
-            LayoutError: its users are spread over another number of partitions.
+            LayoutError: it was laid out by another version.
         """
         # Read first: a Redis that is full or read-only, but laid out, can still answer questions.
-        (found,) = _checked(await self._exchange([("GET", keys.PARTITIONS_KEY)]))
+        (found,) = _checked(await self._transport.exchange([("GET", keys.LAYOUT_KEY)]))
         if found is None:
-            lay_out = [("SET", keys.PARTITIONS_KEY, keys.PARTITIONS, "NX"), ("GET", keys.PARTITIONS_KEY)]
-            _, found = _checked(await self._exchange(lay_out))
+            lay_out: list[Command] = [("SET", keys.LAYOUT_KEY, keys.LAYOUT, "NX"), ("GET", keys.LAYOUT_KEY)]
+            _, found = _checked(await self._transport.exchange(lay_out))
         _check_layout(found)
         self._opened = True
 
     async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
-        """Append atomically per user: dedupe, sequence, counters, event log. All users in one round trip.
+        """Append each batch atomically: dedupe, sequence, counters, event log. All in one round trip, in this order.
 
         Raises:
-            StorageError: no answer, or not for all; each user's events are then stored together or not at all.
-            ValueError: a user has two batches.
+            StorageError: no answer, or not for all; each batch is then stored whole or not at all.
         """
-        if len({batch.user_id for batch in batches}) != len(batches):
-            raise ValueError("one batch per user: their order would not be certain")
-        calls: list[Call] = []
-        for batch in batches:
-            user = keys.user_keys(tenant, batch.user_id)
-            arguments: list[Any] = [
-                _text(tenant),
-                _text(batch.user_id),
-                self._max_sequence,
-                self._dedupe_window,
-                self._log_max_length,
-                secrets.token_bytes(EPOCH_BYTES),
-            ]
-            for event in batch.events:
-                arguments += (encode_event(event), event.time_ms, _id_hash(event.event_id))
-            calls.append(((user.seq, user.meta, user.ids, user.log), arguments))
-        replies = await self._run(script("append"), calls)
-        return [Appended(fresh=tuple(flag == 0x31 for flag in flags), total=total) for total, flags in replies]
+        found: list[Appended | None] = [None] * len(batches)
+        waiting = list(range(len(batches)))
+        users = [batch.user_id for batch in batches]
+        for _ in range(_MOST_HOPS):
+            calls = [self._append_call(tenant, users[place], batches[place]) for place in waiting]
+            merged = []
+            for place, reply in zip(waiting, await self.run(script("append"), calls, durable=True), strict=True):
+                if reply[0] == -1:
+                    users[place] = await self._merged_into(tenant, users[place], reply)
+                    merged.append(place)
+                else:
+                    total, flags, epoch, attributes = reply
+                    known = _decode_attributes(attributes) if attributes else {}
+                    found[place] = Appended(users[place], flags.decode(), total, epoch, known)
+            waiting = merged
+            if not waiting:
+                return [appended for appended in found if appended is not None]
+        raise StorageError(f"{users[waiting[0]]!r} was merged more than {_MOST_HOPS} times in a row")
 
-    async def load(self, tenant: str, model_id: str, user_ids: Sequence[str]) -> list[Loaded]:
-        """States and unfolded tails of these users, in one round trip."""
-        calls: list[Call] = []
-        for user_id in user_ids:
-            user = keys.user_keys(tenant, user_id)
-            calls.append(((user.seq, user.meta, keys.state_key(tenant, model_id, user_id)), (PREFIX,)))
-        return [_loaded(reply) for reply in await self._run(script("load"), calls)]
+    async def load(
+        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None = None, most: int = 0
+    ) -> list[Loaded]:
+        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all)."""
+        found: list[Loaded | None] = [None] * len(user_ids)
+        waiting = list(range(len(user_ids)))
+        users = list(user_ids)
+        for _ in range(_MOST_HOPS):
+            calls: list[Call] = []
+            for place in waiting:
+                of_user = keys.user_keys(tenant, users[place])
+                own = held[place] if held is not None and users[place] == user_ids[place] else None
+                arguments = (PREFIX, own.epoch, own.applied, most) if own is not None else (PREFIX, b"", 0, most)
+                calls.append(((of_user.seq, of_user.meta, keys.state_key(tenant, model_id, users[place])), arguments))
+            merged = []
+            for place, reply in zip(waiting, await self.run(script("load"), calls), strict=True):
+                if reply is not None and reply[0] == -1:
+                    users[place] = await self._merged_into(tenant, users[place], reply)
+                    merged.append(place)
+                else:
+                    found[place] = _loaded(users[place], reply)
+            waiting = merged
+            if not waiting:
+                return [loaded for loaded in found if loaded is not None]
+        raise StorageError(f"{users[waiting[0]]!r} was merged more than {_MOST_HOPS} times in a row")
 
-    async def commit(self, tenant: str, model_id: str, user_id: str, blob: bytes) -> bool:
-        """Store a state blob if its epoch matches and it is ahead of what is stored; otherwise return False.
+    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[CommitResult]:
+        """Store each (user_id, blob) if its epoch matches and it is ahead of what is stored; all in one round trip.
 
-        Raises StateFormatError if `blob` has no valid header.
+        Raises StateFormatError if a blob has no valid header.
         """
-        return (await self.commit_many(tenant, model_id, [(user_id, blob)]))[0]
-
-    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[bool]:
-        """`commit` for (user_id, blob) pairs, each atomic on its own, all in one round trip."""
         calls: list[Call] = []
         for user_id, blob in blobs:
             peek(blob)
-            calls.append(((keys.user_keys(tenant, user_id).meta, keys.state_key(tenant, model_id, user_id)), (blob,)))
-        return [stored == 1 for stored in await self._run(script("commit"), calls)]
+            user = keys.user_keys(tenant, user_id)
+            calls.append(((user.meta, keys.state_key(tenant, model_id, user_id), user.seq), (blob, self._state_ttl_ms)))
+        return [_COMMIT_RESULTS[reply] for reply in await self.run(script("commit"), calls)]
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
         if limit <= 0:
             return []  # -0 would be the first event, not none
-        (packed,) = await self._all([("LRANGE", keys.user_keys(tenant, user_id).seq, -limit, -1)])
+        (packed,) = await self.all([("LRANGE", keys.user_keys(tenant, user_id).seq, -limit, -1)])
         return [decode_event(event) for event in packed]
 
     async def set_attributes(self, tenant: str, user_id: str, attributes: Mapping[str, str]) -> None:
         """Replace the user's attributes; a change starts a new epoch, so that every state is folded again from them."""
-        meta = keys.user_keys(tenant, user_id).meta
-        arguments = (_encode_attributes(dict(attributes)), secrets.token_bytes(EPOCH_BYTES))
-        await self._run(script("attributes"), [((meta,), arguments)])
+        for _ in range(_MOST_HOPS):
+            user = keys.user_keys(tenant, user_id)
+            arguments = (
+                _text(tenant),
+                _text(user_id),
+                _encode_attributes(dict(attributes)),
+                _new_epoch(),
+                self._log_max_length,
+            )
+            (reply,) = await self.run(script("attributes"), [((user.meta, user.log), arguments)], durable=True)
+            if not isinstance(reply, list):
+                return
+            user_id = await self._merged_into(tenant, user_id, reply)
+        raise StorageError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row")
 
-    async def import_history(
-        self, tenant: str, user_id: str, events: Sequence[StoredEvent], attributes: Mapping[str, str]
-    ) -> None:
-        """Replace the user's sequence by a history (oldest first) under a new epoch; touches no counters and no log.
+    async def write_history(
+        self, tenant: str, user_id: str, events: Sequence[StoredEvent], event_ids: Sequence[str | None], import_id: str
+    ) -> bool:
+        """Add a history to the user's sequence, sorted by time, under a new epoch; touches no popularity.
 
-        Of a history longer than the bound the last events are kept, and counted from where they stood in it. Event ids in the
-        history are known to later retries; those of the sequence that it replaces are not.
+        Of a sequence longer than the bound the last events are kept, and counted from where they stand in the whole. Event ids in
+        the history are known to later retries. Returns False, and does nothing, if this user has had this import before.
         """
-        user = keys.user_keys(tenant, user_id)
-        times = [event.time_ms for event in events] or [0]
-        ids = [_id_hash(event.event_id) for event in events if event.event_id is not None]
-        arguments: list[Any] = [
-            len(events),
-            secrets.token_bytes(EPOCH_BYTES),
-            min(times),
-            max(times),
-            _encode_attributes(dict(attributes)),
-            b"".join(ids[max(0, len(ids) - self._dedupe_window) :]),
-            *(encode_event(event) for event in events[max(0, len(events) - self._max_sequence) :]),
-        ]
-        await self._run(script("import"), [((user.seq, user.meta, user.ids), arguments)])
+        new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, event_ids, strict=True)]
+        return await self.rewrite(tenant, user_id, new, mark=f"i:{import_id}") == 1
+
+    async def merge(self, tenant: str, target: str, source: str) -> str:
+        """Join `source` into `target`; see `Identities.merge`."""
+        return await self._identities.merge(tenant, target, source)
+
+    async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
+        """Forget a user; see `Identities.erase`."""
+        return await self._identities.erase(tenant, user_id, now_ms)
+
+    async def register_model(self, model_id: str, about: str) -> None:
+        """Say that a model may have states: an erasure must find them."""
+        await self.all([("HSET", keys.MODELS_KEY, model_id, about)])
+
+    async def models(self) -> dict[str, str]:
+        """The models that may have states, and what was said about them."""
+        (pairs,) = await self.all([("HGETALL", keys.MODELS_KEY)])
+        return {model.decode(): about.decode() for model, about in zip(pairs[::2], pairs[1::2], strict=True)}
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
+        """The names of all keys that match, some at a time; one may come twice."""
+        if not self._opened:
+            await self.open()
+        async for names in self._transport.scan(pattern):
+            yield [name.decode() for name in names]
 
     async def seed_popularity(
         self, tenant: str, half_lives_s: Sequence[float], items: Sequence[str], counts: Sequence[Sequence[float]], at_ms: int
@@ -198,12 +249,12 @@ class RedisStore:
                 raise ValueError(f"item {item!r} has {len(row)} counts for {len(half_lives_s)} half-lives")
             commands.append(("HSETNX", key, _text(item), f"{at_ms} {' '.join(f'{count:.17g}' for count in row)}"))
         for start in range(0, len(commands), _CHUNK):
-            await self._all(commands[start : start + _CHUNK])
+            await self.all(commands[start : start + _CHUNK])
 
     async def count_popularity(
         self, tenant: str, half_lives_s: Sequence[float], increments: Sequence[tuple[str, float, int]]
-    ) -> None:
-        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip."""
+    ) -> int:
+        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted."""
         key = keys.popularity_key(tenant, half_lives_s)
         head = [len(half_lives_s), *(f"{half_life:.17g}" for half_life in half_lives_s)]
         calls: list[Call] = []
@@ -212,93 +263,194 @@ class RedisStore:
             for item, weight, time_ms in increments[start : start + _CHUNK]:
                 arguments += (_text(item), f"{weight:.17g}", time_ms)
             calls.append(((key,), arguments))
-        await self._run(script("popularity"), calls)
+        totals = await self.run(script("popularity"), calls)
+        return int(totals[-1]) if totals else await self.popularity_events(tenant, half_lives_s)
 
     async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
-        """item_id -> (unix ms the counts refer to, decayed counts per half-life).
-
-        Reads in chunks, so that neither Redis nor the caller's event loop stands still for a large catalogue.
-        """
-        key = keys.popularity_key(tenant, half_lives_s)
+        """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""
         counts: dict[str, tuple[int, tuple[float, ...]]] = {}
-        cursor = 0
+        async for some in self.popularity_parts(tenant, half_lives_s):
+            counts |= some
+        return counts
+
+    async def popularity_parts(
+        self, tenant: str, half_lives_s: Sequence[float]
+    ) -> AsyncIterator[dict[str, tuple[int, tuple[float, ...]]]]:
+        """`popularity` part by part, so that neither Redis nor the caller's event loop stands still for a large catalogue."""
+        key = keys.popularity_key(tenant, half_lives_s)
+        cursor: int | bytes = 0
         while True:
-            ((cursor, chunk),) = await self._all([("HSCAN", key, cursor, "COUNT", _CHUNK)])
-            for item, value in chunk.items():
+            ((cursor, chunk),) = await self.all([("HSCAN", key, cursor, "COUNT", _PART)])
+            counts: dict[str, tuple[int, tuple[float, ...]]] = {}
+            for item, value in zip(chunk[::2], chunk[1::2], strict=True):
+                if not item:
+                    continue  # the number of events counted
                 at_ms, *numbers = value.split()
                 counts[item.decode("utf-8", "surrogatepass")] = (int(at_ms), tuple(map(float, numbers)))
-            if cursor == 0:
-                return counts
+            yield counts
+            if int(cursor) == 0:
+                return
+
+    async def popularity_events(self, tenant: str, half_lives_s: Sequence[float]) -> int:
+        """How many events were ever counted, by whomever: while it stands still, so do the counts."""
+        (found,) = await self.all([("HGET", keys.popularity_key(tenant, half_lives_s), "")])
+        return int(found or 0)
 
     async def ping(self) -> None:
         """Return when Redis answers and holds no other layout; raise StorageError or LayoutError otherwise. Writes nothing."""
-        _, found = _checked(await self._exchange([("PING",), ("GET", keys.PARTITIONS_KEY)]))
+        (found,) = _checked(await self._transport.exchange([("GET", keys.LAYOUT_KEY)]))
         if found is not None:
             _check_layout(found)
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._client.aclose()
+        await self._transport.close()
 
-    async def _run(self, script: Script, calls: Sequence[Call]) -> list[Any]:
+    def _append_call(self, tenant: str, user_id: str, batch: Append) -> Call:
+        user = keys.user_keys(tenant, user_id)
+        arguments: list[Any] = [
+            _text(tenant),
+            _text(user_id),
+            self._max_sequence,
+            self._dedupe_window,
+            self._log_max_length,
+            _new_epoch(),
+        ]
+        for event, event_id in zip(batch.events, batch.event_ids, strict=True):
+            if event_id is None:
+                arguments += (encode_event(event), event.time_ms, b"", b"")
+            else:
+                named = _text(event_id)
+                arguments += (encode_event(event), event.time_ms, _id_hash(named), named)
+        return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
+
+    async def _merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
+        """Where a merged user went; a merge that is halfway is finished first."""
+        _, target, state = reply
+        target_id: str = target.decode("utf-8", "surrogatepass")
+        if state == PENDING:
+            await self._identities.finish(tenant, user_id, target_id)
+        return target_id
+
+    async def rewrite(
+        self,
+        tenant: str,
+        user_id: str,
+        new: Sequence[NewEvent],
+        *,
+        mark: str,
+        origin: str = "",
+        ids: Sequence[bytes] = (),
+        attributes: bytes = b"",
+    ) -> int:
+        """Sort new events into a user's sequence, under a new epoch; 1: done, 2: it had been done before.
+
+        Args:
+            mark: field of the user's meta that says that this was done.
+            origin: the user that the events come from, if they come from one.
+            ids: hashes of more event ids to be known again.
+            attributes: packed; names that the user has keep their values.
+        """
+        for _ in range(_MOST_TRIES):
+            user = keys.user_keys(tenant, user_id)
+            before: list[Command] = [
+                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms"),
+                ("LRANGE", user.seq, 0, -1),
+                ("GET", user.ids),
+                ("GET", user.gone),
+            ]
+            (appended, epoch, first, last, own, *moved), packed, ring, gone = await self.all(before)
+            if moved[0] is not None:
+                user_id = await self._merged_into(tenant, user_id, [-1, *moved])
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            # What happened before its user was erased stays away, whoever brings it.
+            kept_new = [event for event in new if gone is None or event[1] > int(gone)]
+            there = [(event, decode_event(event).time_ms) for event in packed]
+            # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
+            together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
+            kept = together[max(0, len(together) - self._max_sequence) :]
+            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None] or [0]
+            known = ring or EMPTY_RING
+            if self._dedupe_window:
+                hashes = [*ids, *(_id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
+                known = remember_ids(known, hashes, self._dedupe_window) if hashes else known
+            if attributes and own:
+                attributes = _encode_attributes(_decode_attributes(attributes) | _decode_attributes(own))
+            arguments: list[Any] = [
+                _text(tenant),
+                _text(user_id),
+                epoch or b"",
+                int(appended or 0),
+                _new_epoch(),
+                int(appended or 0) + len(kept_new),
+                min(times),
+                max(times),
+                attributes,
+                _text(mark),
+                _text(origin),
+                known if known != EMPTY_RING else b"",
+                self._log_max_length,
+                1,
+                len(kept),
+                len(kept_new),
+                *(event for event, _ in kept),
+            ]
+            for event, _, event_id in kept_new:
+                arguments += (event, _text(event_id))
+            call: Call = ((user.seq, user.meta, user.ids, user.log), arguments)
+            (result,) = await self.run(script("rewrite"), [call], durable=True)
+            if result:
+                return int(result)
+        raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+
+    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]:
         """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
-        commands = [("EVALSHA", script.sha, len(names), *names, *arguments) for names, arguments in calls]
-        replies = await self._send(commands)
-        # Only what Redis refused with NOSCRIPT did not run; the others must not run twice.
+        commands: list[Command] = [("EVALSHA", script.sha, len(names), *names, *arguments) for names, arguments in calls]
+        replies = await self._send(commands, durable=durable)
+        # Only what Redis refused with NOSCRIPT did not run; the others must not run twice. EVAL, not SCRIPT LOAD and EVALSHA:
+        # on a Cluster each node has its own scripts.
         unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if unknown:
-            _, *again = await self._send([("SCRIPT", "LOAD", script.source), *(commands[index] for index in unknown)])
-            for index, reply in zip(unknown, again, strict=True):
+            again: list[Command] = [("EVAL", script.source, *commands[index][2:]) for index in unknown]
+            for index, reply in zip(unknown, await self._send(again, durable=durable), strict=True):
                 replies[index] = reply
         return _checked(replies)
 
-    async def _all(self, commands: Sequence[Command]) -> list[Any]:
+    async def all(self, commands: Sequence[Command]) -> list[Any]:
         return _checked(await self._send(commands))
 
-    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+    async def _send(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
         """The replies to `commands`, in one round trip; an error reply is returned in its place. Opens first if need be."""
         if not commands:
             return []
         if not self._opened:
             await self.open()
-        return await self._exchange(commands)
-
-    async def _exchange(self, commands: Sequence[Command]) -> list[Any]:
-        try:
-            if len(commands) == 1:
-                try:
-                    return [await self._client.execute_command(*commands[0])]  # type: ignore[no-untyped-call]
-                except ResponseError as error:
-                    return [error]
-            pipeline = self._client.pipeline(transaction=False)
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute(raise_on_error=False)
-        except (RedisConnectionError, RedisTimeoutError) as error:
-            raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
+        return await self._transport.exchange(commands, durable=durable)
 
 
 def _check_layout(found: bytes) -> None:
-    if found != b"%d" % keys.PARTITIONS:
+    if found != keys.LAYOUT.encode():
         raise LayoutError(
-            f"Redis key {keys.PARTITIONS_KEY} says {found.decode(errors='replace')} partitions, this version has "
-            f"{keys.PARTITIONS}: its users would not be found; use another Redis or the version that wrote it"
+            f"Redis key {keys.LAYOUT_KEY} says layout {found.decode(errors='replace')}, this version has {keys.LAYOUT}: "
+            "its users would not be found; use another Redis or the version that wrote it"
         )
 
 
 def _checked(replies: list[Any]) -> list[Any]:
     """The replies, if none is an error; a refusal that may pass (read-only, out of memory, busy) is a StorageError."""
     for reply in replies:
-        if isinstance(reply, _REFUSALS) or (isinstance(reply, ResponseError) and any(w in str(reply) for w in _REFUSAL_WORDS)):
-            raise StorageError("Redis cannot do this now: it is read-only, out of memory, busy or failing over") from reply
         if isinstance(reply, Exception):
+            refused = isinstance(reply, ResponseError) and any(words in str(reply) for words in _REFUSAL_WORDS)
+            if refused or isinstance(reply, _REFUSALS):
+                raise StorageError("Redis cannot do this now: it is read-only, out of memory, busy or failing over") from reply
             raise reply
     return replies
 
 
-def _loaded(reply: list[Any] | None) -> Loaded:
+def _loaded(user_id: str, reply: list[Any] | None) -> Loaded:
     if reply is None:
-        return Loaded(meta=None, state=None, tail=[], tail_start=0)
+        return Loaded(user_id=user_id, meta=None, state=None, held=False, tail=[], tail_start=0)
     appended, stored, epoch, first, last, attributes, state, start, tail = reply
     meta = UserMeta(
         appended=appended,
@@ -308,12 +460,17 @@ def _loaded(reply: list[Any] | None) -> Loaded:
         last_time_ms=int(last or 0),
         attributes=_decode_attributes(attributes) if attributes else {},
     )
-    return Loaded(meta=meta, state=state, tail=[decode_event(event) for event in tail], tail_start=start)
+    held = state == 1
+    return Loaded(user_id, meta, None if held else state, held, [decode_event(event) for event in tail], start)
 
 
-def _id_hash(event_id: str | None) -> bytes:
+def _new_epoch() -> bytes:
+    return _random.randbytes(EPOCH_BYTES)
+
+
+def _id_hash(event_id: bytes) -> bytes:
     """8 bytes that stand for an event id: among 1,000 known ids a new one is taken for a retry once in 10^16 times."""
-    return b"" if event_id is None else blake2b(_text(event_id), digest_size=8).digest()
+    return blake2b(event_id, digest_size=8).digest()
 
 
 def _text(text: str) -> bytes:

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Literal, Protocol
 
 from app.state.events import StoredEvent
+from app.state.identities import Erased
+
+STORED: Final = "1"
+DUPLICATE: Final = "0"
+ERASED: Final = "g"
 
 
 @dataclass(frozen=True, slots=True)
 class Append:
-    """Events of one user to be appended together, in this order."""
+    """Events of one user to be appended together, in this order; `event_ids` has one for each, None where there is none."""
 
     user_id: str
     events: Sequence[StoredEvent]
+    event_ids: Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
     """What became of one `Append`.
 
-    `fresh` has one flag per event: False where the `event_id` was already known (a retry), and nothing was stored again.
-    `total` is how many events the user has had so far, these included.
+    Attributes:
+        user_id: who has the events now: another one than was named if that one has been merged.
+        flags: one character per event: STORED, DUPLICATE (its id was known: a retry, and nothing was stored again), or ERASED (it
+            happened before its user was erased, and was refused).
+        total: how many events the user has had so far in this epoch, these included.
+        epoch, attributes: see `UserMeta`.
     """
 
-    fresh: tuple[bool, ...]
+    user_id: str
+    flags: str
     total: int
+    epoch: bytes
+    attributes: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,39 +58,57 @@ class UserMeta:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Which state of a user the caller holds already: it is not sent again if it can be continued."""
+
+    epoch: bytes
+    applied: int
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A user as one round trip finds it.
 
-    `meta` is None for a user with neither events nor attributes. `state` is the stored blob (header and tensors), or None if
-    there is none that can be continued: of another epoch or format, or followed by events that have left the sequence.
-    `tail` holds the events that the state does not cover yet: all stored ones where it is None.
-    `tail_start` is the index (0 = the user's first event ever) of the first event of `tail`: the state's `applied`, or the
-    `base` of a fold that starts afresh.
+    Attributes:
+        user_id: whose sequence this is: another user's than was asked for if that one has been merged.
+        meta: None for a user with neither events nor attributes.
+        state: the stored blob (header and tensors), or None if there is none that can be continued (of another epoch or format,
+            or followed by events that have left the sequence), or if the caller's own can be.
+        held: whether the caller's own state is what `tail` continues.
+        tail: the events that the state does not cover yet: all stored ones where there is no state, the first `most` of them if
+            the caller set a bound.
+        tail_start: the index (0 = the user's first event ever) of the first event of `tail`: the state's `applied`, or the `base`
+            of a fold that starts afresh.
     """
 
+    user_id: str
     meta: UserMeta | None
     state: bytes | None
+    held: bool
     tail: Sequence[StoredEvent]
     tail_start: int
+
+
+CommitResult = Literal["stored", "overtaken", "refused"]
+"""`overtaken`: what is stored is as good. `refused`: the state is of no use any more; load the user again."""
 
 
 class StateStore(Protocol):
     """Every method raises `StorageError` when Redis does not answer; nothing is half-done then."""
 
     async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
-        """Append atomically per user: dedupe, sequence, counters, event log. All users in one round trip.
+        """Append each batch atomically: dedupe, sequence, counters, event log. All in one round trip, in this order.
 
-        On `StorageError` each user's events are stored together or not at all. One batch per user, else ValueError.
+        On `StorageError` each batch is stored whole or not at all.
         """
 
-    async def load(self, tenant: str, model_id: str, user_ids: Sequence[str]) -> list[Loaded]:
-        """States and unfolded tails of these users, in one round trip."""
+    async def load(
+        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None = None, most: int = 0
+    ) -> list[Loaded]:
+        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all)."""
 
-    async def commit(self, tenant: str, model_id: str, user_id: str, blob: bytes) -> bool:
-        """Store a state blob if its epoch matches and it is ahead of what is stored; otherwise return False."""
-
-    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[bool]:
-        """`commit` for (user_id, blob) pairs, each atomic on its own, all in one round trip."""
+    async def commit_many(self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]]) -> list[CommitResult]:
+        """Store each (user_id, blob) if its epoch matches and it is ahead of what is stored; all in one round trip."""
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
@@ -85,10 +116,22 @@ class StateStore(Protocol):
     async def set_attributes(self, tenant: str, user_id: str, attributes: Mapping[str, str]) -> None:
         """Replace the user's attributes; starts a new epoch, so that every state is folded again from them."""
 
-    async def import_history(
-        self, tenant: str, user_id: str, events: Sequence[StoredEvent], attributes: Mapping[str, str]
-    ) -> None:
-        """Replace the user's sequence by a history (oldest first) under a new epoch; touches no counters and no log."""
+    async def write_history(
+        self, tenant: str, user_id: str, events: Sequence[StoredEvent], event_ids: Sequence[str | None], import_id: str
+    ) -> bool:
+        """Add a history to the user's sequence, sorted by time, under a new epoch; touches no popularity.
+
+        Returns False, and does nothing, if this user has had the import `import_id` before.
+        """
+
+    async def merge(self, tenant: str, target: str, source: str) -> str:
+        """Join `source` into `target`; returns who has the events of both now. Raises ConflictError."""
+
+    async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
+        """Forget a user, with every identity merged into it, and refuse from now on what happened before `now_ms`."""
+
+    async def register_model(self, model_id: str, about: str) -> None:
+        """Say that a model may have states: an erasure must find them."""
 
     async def seed_popularity(
         self, tenant: str, half_lives_s: Sequence[float], items: Sequence[str], counts: Sequence[Sequence[float]], at_ms: int
@@ -97,11 +140,19 @@ class StateStore(Protocol):
 
     async def count_popularity(
         self, tenant: str, half_lives_s: Sequence[float], increments: Sequence[tuple[str, float, int]]
-    ) -> None:
-        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip."""
+    ) -> int:
+        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted."""
 
     async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
         """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""
+
+    def popularity_parts(
+        self, tenant: str, half_lives_s: Sequence[float]
+    ) -> AsyncIterator[dict[str, tuple[int, tuple[float, ...]]]]:
+        """`popularity` part by part."""
+
+    async def popularity_events(self, tenant: str, half_lives_s: Sequence[float]) -> int:
+        """How many events were ever counted, by whomever: while it stands still, so do the counts."""
 
     async def ping(self) -> None:
         """Return when Redis answers; raise `StorageError` otherwise."""

@@ -109,11 +109,12 @@ class _Score(_Wrapper):
         repeat_scores: Tensor | None = None,
         repeat_interest: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        scores = item_scores(interests, item_matrix, item_bias, popularity, popularity_weight)
+        # An item that must not come back has a bias of -inf, and whatever else its score is made of, that remains.
+        scores = item_scores(interests, item_matrix, item_bias + bias, popularity, popularity_weight)
         if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
             scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
         # A tensor still when traced: so k stays an input of the graph.
-        top = torch.topk(scores + bias, cast(int, k[0]), dim=1)
+        top = torch.topk(scores, cast(int, k[0]), dim=1)
         return top.values, top.indices
 
 
@@ -141,6 +142,11 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     config = net.config
     state = example_state(net, 2)
     state_in = {name: (tensor, ["B", *tensor.shape[1:]]) for name, tensor in state.items()}
+    # Readers may leave out slots at the end that are empty for all users of a batch.
+    read_in = {
+        name: (tensor, ["B", "R", *tensor.shape[2:]] if name.startswith("repeat_") else shape)
+        for name, (tensor, shape) in state_in.items()
+    }
     state_out = {f"{name}_out": ["B", *tensor.shape[1:]] for name, tensor in state.items()}
 
     def events(*shape: int, dims: list[int | str]) -> dict[str, tuple[Tensor, list[int | str]]]:
@@ -159,7 +165,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     }
     if net.repeats is not None:
         interest_out |= {"repeat_interest": ["B", config.width]}
-        interest_out |= {"repeat_keys": ["B", config.repeats], "repeat_scores": ["B", config.repeats]}
+        interest_out |= {"repeat_keys": ["B", "R"], "repeat_scores": ["B", "R"]}
     halves = len(config.popularity_half_lives_s)
     score_in: dict[str, tuple[Tensor, list[int | str]]] = {
         "interests": (torch.randn(2, config.interests, config.width), ["B", config.interests, config.width]),
@@ -172,8 +178,8 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     }
     if net.repeats is not None:
         score_in |= {
-            "repeat_rows": (torch.full((2, config.repeats), -1), ["B", config.repeats]),
-            "repeat_scores": (torch.zeros(2, config.repeats), ["B", config.repeats]),
+            "repeat_rows": (torch.full((2, config.repeats), -1), ["B", "R"]),
+            "repeat_scores": (torch.zeros(2, config.repeats), ["B", "R"]),
             "repeat_interest": (torch.zeros(2, config.width), ["B", config.width]),
         }
     graphs = {
@@ -184,7 +190,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
             state_in | events(2, 5, dims=["B", "T"]) | {"valid": (torch.ones(2, 5, dtype=torch.bool), ["B", "T"])},
             state_out,
         ),
-        "interest": _export(_Interest(net), state_in | asked, interest_out),
+        "interest": _export(_Interest(net), read_in | asked, interest_out),
         "score": _export(_Score(net), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}),
     }
     content: dict[str, tuple[Tensor, list[int | str]]] = {}

@@ -33,20 +33,19 @@ class Accumulators(nn.Module):
         self.register_buffer("per_event", torch.tensor(per_event), persistent=False)
         self.register_buffer("per_second", torch.tensor(per_second), persistent=False)
 
-    def decay(self, events: Tensor, elapsed_ms: Tensor) -> Tensor:
-        """How much is left after so many events and milliseconds: (...) int64, (...) int64 -> (..., M) float32."""
-        halvings = events.to(torch.float32)[..., None] * self.per_event
-        halvings = halvings + (elapsed_ms.to(torch.float32) / 1000.0)[..., None] * self.per_second
-        return torch.exp(-LN_2 * halvings)
+    def decay(self, events: Tensor | int, elapsed_ms: Tensor) -> Tensor:
+        """How much is left after so many events and milliseconds: one or (..., 1) int64, (..., 1) int64 -> (..., M) float32."""
+        by_number = (events.to(torch.float32) if isinstance(events, Tensor) else events) * (self.per_event * -LN_2)
+        return torch.exp(by_number + elapsed_ms.to(torch.float32) * (self.per_second * (-LN_2 / 1000)))
 
     def inputs(self, interest: Tensor) -> tuple[Tensor, Tensor]:
         """Interests (..., D) -> values u (..., Da) and gates a in (0, 1), (..., M)."""
         return self.value(interest), torch.sigmoid(self.gate(interest))
 
     def step(self, acc: Tensor, weight: Tensor, interest: Tensor, elapsed_ms: Tensor) -> tuple[Tensor, Tensor]:
-        """One event: means acc (B, M, Da), weight (B, M), interest (B, D), elapsed (B) int64 ms -> the same after it."""
+        """One event: means acc (B, M, Da), weight (B, M), interest (B, D), elapsed (B, 1) int64 ms -> the same after it."""
         value, gate = self.inputs(interest)
-        left = self.decay(torch.ones_like(elapsed_ms), elapsed_ms)
+        left = self.decay(1, elapsed_ms)
         after = weight * left + gate
         return acc + (gate / after)[..., None] * (value[:, None, :] - acc), after
 
@@ -66,7 +65,7 @@ class Accumulators(nn.Module):
         behind = positions[..., None] - index  # (B, P, T + 1)
         elapsed = torch.gather(clock, 1, positions)[..., None] - clock[:, None, :]
         past = (behind >= 0)[..., None]
-        left = self.decay(at_least(behind, 0), at_least(elapsed, 0)) * past  # (B, P, T + 1, M)
+        left = self.decay(at_least(behind, 0)[..., None], at_least(elapsed, 0)[..., None]) * past  # (B, P, T + 1, M)
         events = left[:, :, 1:] * gate[:, None]
         # One matrix product per accumulator: (B, M, P, T) @ (B, 1, T, Da).
         sums = torch.matmul(events.permute(0, 3, 1, 2), value[:, None]).permute(0, 2, 1, 3)

@@ -16,38 +16,50 @@ class NumberEmbedding(nn.Module):
         width: D.
     """
 
+    edges: Tensor
+    field: Tensor
+
     def __init__(self, edges: Sequence[Sequence[float]], width: int) -> None:
         super().__init__()
-        # A field that the data never has keeps one edge that nothing reaches: graphs want no empty dimension.
+        # A field that the data never has keeps one edge that nothing reaches.
         edges = [tuple(e) or (float("inf"),) for e in edges]
         self.tables = nn.ModuleList(nn.Embedding(len(e) + 2, width) for e in edges)
-        for index, e in enumerate(edges):
-            self.register_buffer(f"edges_{index}", torch.tensor(e, dtype=torch.float32), persistent=False)
+        # Every number reaches -inf, and only NaN does not: so what counts as missing is a comparison like the others.
+        flat = [edge for e in edges for edge in (float("-inf"), *e)]
+        self.register_buffer("edges", torch.tensor(flat, dtype=torch.float32), persistent=False)
+        field = [index for index, e in enumerate(edges) for _ in range(len(e) + 1)]
+        self.register_buffer("field", torch.tensor(field, dtype=torch.int64), persistent=False)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """(..., F) float32 -> (..., D), the sum over the fields."""
-        total = torch.zeros(())
-        for index, table in enumerate(self.tables):
-            number = numbers[..., index]
-            edges: Tensor = getattr(self, f"edges_{index}")
-            missing = torch.isnan(number)
-            bucket = 1 + (number[..., None] >= edges).to(torch.int64).sum(-1)
-            total = total + table(torch.where(missing, torch.zeros_like(bucket), bucket))
-        return total
+        """(..., F) float32 -> (..., D), the sum over the fields, as what each edge that a number reaches adds."""
+        weights = [table.get_parameter("weight") for table in self.tables]
+        risen = torch.cat([weight[1:] - weight[:-1] for weight in weights])
+        missing = torch.stack([weight[0] for weight in weights]).sum(0)
+        reached = numbers[..., self.field] >= self.edges
+        return torch.matmul(reached.to(risen.dtype), risen) + missing
 
 
 class GapEmbedding(nn.Module):
-    """A learned vector per logarithmic bucket of a time gap; bucket 0 means that there was no earlier event."""
+    """A learned vector per logarithmic bucket of a time gap; bucket 0, of negative gaps, says that there was no earlier event."""
 
     edges_ms: Tensor
 
     def __init__(self, edges_s: Sequence[float], width: int) -> None:
         super().__init__()
         self.table = nn.Embedding(len(edges_s) + 2, width)
-        self.register_buffer("edges_ms", torch.tensor([int(e * 1000) for e in edges_s], dtype=torch.int64), persistent=False)
+        edges = [0, *(int(e * 1000) for e in edges_s)]
+        self.register_buffer("edges_ms", torch.tensor(edges, dtype=torch.int64), persistent=False)
 
-    def forward(self, gap_ms: Tensor, first: Tensor) -> Tensor:
-        """gap_ms (...) int64 >= 0, first (...) bool -> (..., D)."""
-        bucket = 1 + (gap_ms[..., None] >= self.edges_ms).to(torch.int64).sum(-1)
-        embedded: Tensor = self.table(torch.where(first, torch.zeros_like(bucket), bucket))
+    def forward(self, gap_ms: Tensor) -> Tensor:
+        """gap_ms (..., 1) int64, negative where there was no earlier event -> (..., D)."""
+        embedded: Tensor = self.table((gap_ms >= self.edges_ms).to(torch.int64).sum(-1))
         return embedded
+
+    def added_across(self, base: Tensor, gap_ms: Tensor) -> Tensor:
+        """base (D, K) + the vectors of gap_ms (n, K) int64, none of them missing -> (n, D, K).
+
+        For narrow vectors of many gaps: what each edge adds, as one matrix product.
+        """
+        weight = self.table.weight
+        passed = gap_ms[:, None] >= self.edges_ms[1:, None]
+        return torch.matmul((weight[2:] - weight[1:-1]).t(), passed.to(weight.dtype)) + (base + weight[1][:, None])

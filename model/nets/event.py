@@ -66,12 +66,12 @@ class EventFusion(nn.Module):
         for table in (self.without_item, self.kind, self.platform, self.gap.table, *self.numbers.tables):
             nn.init.normal_(table.weight, std=0.05)
 
-    def forward(self, event: EventBatch, gap_ms: Tensor, first: Tensor) -> Tensor:
-        """Events (...), gaps (...) int64 and whether each is its user's first (...) -> (..., D)."""
+    def forward(self, event: EventBatch, gap_ms: Tensor) -> Tensor:
+        """Events (...) and the gaps before them (..., 1) int64, negative before a user's first -> (..., D)."""
         absent = self.without_item((event.item_key != 0).to(torch.int64))
         x = torch.where(event.item_known[..., None], self.item(event.item_vector), absent)
         x = x + self.kind(event.event_type) + self.platform(event.platform) + self.numbers(event.numbers)
-        x = x + self.gap(gap_ms, first)
+        x = x + self.gap(gap_ms)
         if self.text is not None and event.text is not None:
             x = x + self.text(event.text)
         fused: Tensor = self.dropout(self.mix(self.norm(x)))

@@ -17,12 +17,12 @@ def maximum(a: Tensor, b: Tensor) -> Tensor:
 
 def at_least(x: Tensor, low: int) -> Tensor:
     """x, but never below `low`."""
-    return torch.where(x < low, torch.full_like(x, low), x)
+    return torch.where(x < low, low, x)
 
 
 def at_most(x: Tensor, high: int) -> Tensor:
     """x, but never above `high`."""
-    return torch.where(x > high, torch.full_like(x, high), x)
+    return torch.where(x > high, high, x)
 
 
 MAX_CHUNK = 512

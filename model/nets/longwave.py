@@ -17,7 +17,8 @@ from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
-from model.nets.repeats import Moment, RepeatScorer, RepeatState, remember, remember_all, seconds
+from model.nets.repeats import RepeatScorer, remember, remember_all, seconds
+from model.nets.slots import Moment, RepeatState
 
 State = dict[str, Tensor]
 """A user's state by tensor name, batch first; `Longwave.state_shapes` lists names, shapes and types."""
@@ -112,11 +113,11 @@ class Longwave(nn.Module):
         Returns:
             The state after the event, same shapes.
         """
-        before = state["clock"][:, 0]
-        first = state["count"][:, 0] == 0
-        clock = maximum(before, event.time)  # a late event counts as now: the gap is clipped at zero
-        elapsed = torch.where(first, torch.zeros_like(clock), clock - before)
-        x = self.event(event, elapsed, first)
+        before = state["clock"]
+        first = state["count"] == 0
+        clock = maximum(before, event.time[:, None])  # a late event counts as now: the gap is clipped at zero
+        elapsed = torch.where(first, 0, clock - before)
+        x = self.event(event, torch.where(first, -1, elapsed))
         interest, h, c = self.recurrence(x[:, None], state["h"], state["c"])
         interest = interest[:, 0]
         acc, weight = self.accumulators.step(state["acc"], state["acc_weight"], interest, elapsed)
@@ -128,19 +129,19 @@ class Longwave(nn.Module):
             "c": c,
             "last": interest,
             "ring": torch.cat([state["ring"][:, 1:], slot[:, None]], 1),
-            "ring_time": torch.cat([state["ring_time"][:, 1:], now_s.to(torch.int32)[:, None]], 1),
+            "ring_time": torch.cat([state["ring_time"][:, 1:], now_s.to(torch.int32)], 1),
             "acc": acc,
             "acc_weight": weight,
-            "clock": clock[:, None],
+            "clock": clock,
             "count": count,
         }
         if self.repeats is not None:
-            add = self.repeats.additions(self.type_weights[event.event_type])
+            add = self.repeats.additions(self.type_weights)[event.event_type]
             new = first | (elapsed > 0)
-            visit = state["visit"] + new[:, None].to(torch.int64)
-            moment = Moment(now_s, count[:, 0], visit[:, 0])
-            after |= _named(remember(_slots(state), event.item_key, add, moment, self.repeats.rates))
-            after |= {"visits": self.repeats.faded(state["visits"], elapsed) + new[:, None], "visit": visit}
+            visit = state["visit"] + new.to(torch.int64)
+            moment = Moment(now_s, count, visit)
+            after |= _named(remember(_slots(state), event.item_key[:, None], add[:, None], moment, self.repeats.rates))
+            after |= {"visits": self.repeats.faded(state["visits"], elapsed) + new, "visit": visit}
         return after
 
     def forward(
@@ -166,9 +167,9 @@ class Longwave(nn.Module):
             torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment],
             trace.ring[lane[:, None], slots],
             trace.ring_time[lane[:, None], slots],
-            state["count"][lane, 0] + moment,
+            state["count"][lane] + moment[:, None],
             acc[lane, column],
-            trace.clock[lane, moment],
+            trace.clock[lane, moment][:, None],
             as_of,
             platform,
         )
@@ -180,7 +181,7 @@ class Longwave(nn.Module):
         trace = self._trace(events, valid, state, at_least(valid.to(torch.int64).sum(1), 1).cpu())
         after = self._after(trace, state)
         if self.repeats is not None:
-            add = self.repeats.additions(self.type_weights[events.event_type])
+            add = self.repeats.additions(self.type_weights)[events.event_type]
             key = torch.where(valid, events.item_key, torch.zeros_like(events.item_key))
             new = (trace.first | (trace.elapsed > 0)) & valid
             number = state["count"] + torch.arange(1, valid.shape[1] + 1, device=valid.device)
@@ -198,9 +199,9 @@ class Longwave(nn.Module):
             state["last"],
             state["ring"],
             state["ring_time"],
-            state["count"][:, 0],
+            state["count"],
             state["acc"],
-            state["clock"][:, 0],
+            state["clock"],
             as_of,
             platform,
         )
@@ -209,11 +210,12 @@ class Longwave(nn.Module):
         """Additive scores of the remembered items at `as_of`: (B, R); context is `Readout.context`."""
         if self.repeats is None:
             raise ValueError("this model has no own-repeat memory")
-        clock = state["clock"][:, 0]
-        now = maximum(as_of, clock) if self.config.query_time else clock
-        moment = Moment(seconds(now), state["count"][:, 0], state["visit"][:, 0])
+        clock = state["clock"]
+        now = maximum(as_of[:, None], clock) if self.config.query_time else clock
+        moment = Moment(seconds(now), state["count"], state["visit"])
         # Before the first event the clock is 0 and there is nothing to fade.
-        scores: Tensor = self.repeats(_slots(state), self.repeats.faded(state["visits"], now - clock), context, moment)
+        visits = self.repeats.faded(state["visits"], now - clock)
+        scores: Tensor = self.repeats(_slots(state), visits, context, moment)
         return scores
 
     # Parts that both forms share.
@@ -229,11 +231,12 @@ class Longwave(nn.Module):
         as_of: Tensor,
         platform: Tensor,
     ) -> Readout:
-        now = maximum(as_of, clock)
-        age_ms = at_least(seconds(now)[:, None] - ring_time.to(torch.int64), 0) * 1000
+        """Of n moments: last (n, D), ring (n, K, Dr), ring_time (n, K), count and clock (n, 1), acc (n, M, Da), and (n)."""
+        now = maximum(as_of[:, None], clock)
+        age_ms = (seconds(now) - ring_time.to(torch.int64)) * 1000  # below 0 in empty slots alone
         # Slots fill from the end: slot K - 1 is the newest.
-        filled = torch.arange(self.config.ring, 0, -1, device=count.device)[None] <= count[:, None]
-        gap_ms = torch.where(count > 0, now - clock, torch.zeros_like(now))
+        filled = torch.arange(self.config.ring, 0, -1, device=count.device) <= count
+        gap_ms = torch.where(count > 0, now - clock, -1)
         return Readout(*self.readout(last, ring, age_ms, filled, acc.flatten(1), now, gap_ms, platform))
 
     def _visits(self, trace: _Trace, new: Tensor, state: State) -> Tensor:
@@ -249,8 +252,8 @@ class Longwave(nn.Module):
         start = state["clock"]
         clock = running_max(torch.cat([start, torch.where(valid, events.time, torch.zeros_like(events.time))], 1))
         first = (state["count"] + torch.arange(valid.shape[1], device=valid.device)) == 0
-        elapsed = torch.where(first, torch.zeros_like(clock[:, 1:]), clock[:, 1:] - clock[:, :-1])
-        x = self.event(events, elapsed, first)
+        elapsed = torch.where(first, 0, clock[:, 1:] - clock[:, :-1])
+        x = self.event(events, torch.where(first, -1, elapsed)[..., None])
         interest, h, c = self.recurrence(x, state["h"], state["c"], lengths)
         events_in_row = valid.to(torch.int64).sum(1)
         some = (events_in_row > 0)[:, None, None]
@@ -270,13 +273,12 @@ class Longwave(nn.Module):
         end = trace.lengths[:, None]
         acc, weight = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, end)
         slots = end + torch.arange(self.config.ring, device=end.device)
-        wide = slots[..., None].expand(-1, -1, trace.ring.shape[2])
         last = torch.cat([state["last"][:, None], trace.interest], 1)
         return {
             "h": trace.h,
             "c": trace.c,
-            "last": torch.gather(last, 1, end[..., None].expand(-1, -1, last.shape[2]))[:, 0],
-            "ring": torch.gather(trace.ring, 1, wide),
+            "last": _rows(last, end)[:, 0],
+            "ring": _rows(trace.ring, slots),
             "ring_time": torch.gather(trace.ring_time, 1, slots),
             "acc": acc[:, 0],
             "acc_weight": weight[:, 0],
@@ -300,6 +302,12 @@ class _Trace(NamedTuple):
     lengths: Tensor
     first: Tensor
     elapsed: Tensor
+
+
+def _rows(x: Tensor, place: Tensor) -> Tensor:
+    """Rows of each user: x (B, S, W), place (B, P) int64 -> (B, P, W), copied row by row; gather() would go number by number."""
+    start = torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]
+    return x.flatten(0, 1)[place + start]
 
 
 def _slots(state: State) -> RepeatState:

@@ -18,6 +18,7 @@ class InterestReadout(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
+        self.width = width
         self.interests = config.interests
         self.gap = GapEmbedding(config.gap_edges_s, width)
         # Without query time neither the calendar nor the gap is seen: both would say when the next event happens.
@@ -46,20 +47,22 @@ class InterestReadout(nn.Module):
         gap_ms: Tensor,
         platform: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """For n moments: last (n, D), ring (n, K, Dr), accumulated (n, M * Da), ages (n, K), now and gap (n) int64 ms, platform.
+        """For n moments: last (n, D), ring (n, K, Dr), accumulated (n, M * Da), ages (n, K), now and gap (n, 1) ms, platform (n).
+
+        A gap below 0 says that there was no event before.
 
         Returns:
             z (n, D), interests (n, J, D), repeat interest (n, D), attention (n, K), popularity weights (n, P) >= 0.
         """
         asked = last + self.platform(platform)
         if self.calendar is None:
-            age_ms = age_ms - gap_ms[:, None]
+            age_ms = age_ms - gap_ms
         else:
-            asked = asked + self.gap(gap_ms, ~filled[:, -1]) + self.calendar(now_ms)
-        mixed, weights = self.attention(asked, ring, age_ms, filled)
+            asked = asked + self.gap(gap_ms) + self.calendar(now_ms)
+        mixed, weights = self.attention(asked, ring, age_ms, filled, gap_ms >= 0)
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
-        interests = self.interest(z).view(-1, self.interests, z.shape[-1])
+        interests = self.interest(z).view(-1, self.interests, self.width)
         again = torch.zeros_like(z) if self.again is None else self.again(z)
         return z, interests, again, weights, nn.functional.softplus(self.popularity(z))
 
@@ -74,16 +77,21 @@ def item_scores(
     """Scores of all items without own repeats.
 
     Args:
-        interests (n, J, D), item_matrix (N, D), item_bias (N), popularity_weight (n, P).
+        interests (n, J, D), item_matrix (N, D), popularity_weight (n, P).
+        item_bias: (N), or one for each moment, (n or 1, N).
         popularity: decayed counts at the moment of asking, (N, P) or one table per moment (n, N, P).
 
     Returns:
         (n, N): the best match of the J interests, plus bias, plus the weighted logarithm of recent popularity.
     """
-    matches = torch.matmul(interests, item_matrix.t())
-    best = matches[:, 0] if matches.shape[1] == 1 else matches.amax(1)
-    trend = torch.matmul(torch.log(popularity + RARE), popularity_weight[..., None])[..., 0]
-    return best + item_bias + trend
+    recent = torch.log(popularity + RARE)
+    if recent.dim() == 2:
+        beside = torch.addmm(item_bias, popularity_weight, recent.t())
+    else:
+        beside = torch.matmul(recent, popularity_weight[..., None]).flatten(1) + item_bias
+    if interests.shape[1] == 1:
+        return torch.addmm(beside, interests[:, 0], item_matrix.t())
+    return torch.matmul(interests, item_matrix.t()).amax(1) + beside
 
 
 def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> Tensor:
@@ -94,5 +102,5 @@ def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_inte
     """
     known = rows >= 0
     index = at_least(rows, 0)
-    match = torch.matmul(item_matrix[index], repeat_interest[..., None])[..., 0]
-    return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, torch.zeros_like(repeat_scores)))
+    match = torch.matmul(item_matrix[index], repeat_interest[..., None]).flatten(1)  # by flattening nothing is copied
+    return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, 0.0))

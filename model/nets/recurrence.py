@@ -23,20 +23,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, D), h and c (B, D) -> outputs (B, T, D), h and c after each row's last valid event.
+        """x (B, T, D), h and c (1, B, D) -> outputs (B, T, D), h and c after each row's last valid event.
 
         `lengths` (B) int64 >= 1 on the CPU gives the valid events of each row; None means all T.
         """
         inputs = self.norm(x)
-        hc = (h[None].contiguous(), c[None].contiguous())
         if lengths is None:
-            y, (h1, c1) = self.lstm(inputs, hc)
+            y, (h1, c1) = self.lstm(inputs, (h, c))
         else:
             packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            y, (h1, c1) = self.lstm(packed, hc)
+            y, (h1, c1) = self.lstm(packed, (h, c))
             y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
         x = x + self.dropout(y)
-        return x + self.dropout(self.feed(x)), h1[0], c1[0]
+        return x + self.dropout(self.feed(x)), h1, c1
 
 
 class Recurrence(nn.Module):
@@ -50,8 +49,14 @@ class Recurrence(nn.Module):
     def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D), h and c (B, L, D) -> interest at each event i (B, T, D), and h, c (B, L, D) after the last."""
         hs, cs = [], []
-        for layer, block in enumerate(self.blocks):
-            x, h1, c1 = block(x, h[:, layer], c[:, layer], lengths)
+        layers = zip(self.blocks, _by_layer(h), _by_layer(c), strict=True)
+        for block, h0, c0 in layers:
+            x, h1, c1 = block(x, h0, c0, lengths)
             hs.append(h1)
             cs.append(c1)
-        return self.norm(x), torch.stack(hs, 1), torch.stack(cs, 1)
+        return self.norm(x), torch.cat(hs).transpose(0, 1), torch.cat(cs).transpose(0, 1)
+
+
+def _by_layer(state: Tensor) -> tuple[Tensor, ...]:
+    """(B, L, D) -> L of (1, B, D)."""
+    return torch.split(state.transpose(0, 1).contiguous(), 1)

@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from model.nets.config import LN_2
+from model.nets.block import BLOCK, remember_block
+from model.nets.config import DAY, LN_2
 from model.nets.integers import at_least, at_most
+from model.nets.slots import Moment, RepeatState
 
 YEAR_S = 365.2425 * 86_400
 EPOCH_S = 946_684_800  # 2000-01-01: int32 seconds from here reach from 1932 to 2068
-
-
-class RepeatState(NamedTuple):
-    """R slots per user.
-
-    Attributes:
-        key: (B, R) int64, 0 is empty.
-        count: (B, R, C) float32 decayed weights at `time`.
-        time: (B, R) int32 seconds since 2000 of the last event of the item, by the user's clock.
-        seen: (B, R) int32 number of that event; the slot with the lowest is given up first.
-        visit: (B, R) int32 number of the visit (events of one moment) that it was part of.
-    """
-
-    key: Tensor
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody counts with
-    time: Tensor
-    seen: Tensor
-    visit: Tensor
-
-
-class Moment(NamedTuple):
-    """When something happens to B users: the clock in seconds since 2000, the number of the event and of the visit, from 1."""
-
-    now_s: Tensor
-    event: Tensor
-    visit: Tensor
 
 
 def seconds(time_ms: Tensor) -> Tensor:
@@ -53,33 +28,37 @@ def touch(
     """Which slot one event per user touches, and what stands there afterwards.
 
     Args:
-        key: (B) int64, 0 leaves the memory as it is. add: (B, C) float32. moment: (B) int64 each. rates: (C) per second.
+        key: (B, 1) int64, 0 leaves the memory as it is. add: (B, 1, C) float32. moment: (B, 1) each. rates: (C) per second.
 
     Returns:
         slot (B, 1) int64 and its new key (B, 1), count (B, 1, C), time, seen and visit (B, 1).
 
     Which slot is given up is decided by integers alone (least recently used), so that float noise can never decide it.
     """
-    same = state.key == key[:, None]
-    found = same.any(1)
-    slot = torch.where(found, same.to(torch.int64).argmax(1), state.seen.argmin(1))[:, None]
-    write = key != 0
-    old_time = torch.gather(state.time, 1, slot)[:, 0]
-    old_seen = torch.gather(state.seen, 1, slot)[:, 0]
-    old_visit = torch.gather(state.visit, 1, slot)[:, 0]
-    old_key = torch.gather(state.key, 1, slot)[:, 0]
-    before = torch.gather(state.count, 1, slot[:, :, None].expand(-1, -1, add.shape[1]))[:, 0]
-    elapsed = at_least(moment.now_s - old_time.to(torch.int64), 0)
-    left = before * torch.exp(-elapsed.to(torch.float32)[:, None] * rates)
-    count = torch.where(found[:, None], left, torch.zeros_like(left)) + add
+    # The slot of the item, if it has one, comes before all others; empty slots (seen 0) come next.
+    slot = torch.where(state.key == key, -1, state.seen).argmin(1, keepdim=True)
+    old_key = torch.gather(state.key, 1, slot)
+    old_time = torch.gather(state.time, 1, slot)
+    old_seen = torch.gather(state.seen, 1, slot)
+    old_visit = torch.gather(state.visit, 1, slot)
+    before = torch.gather(state.count, 1, _of_channels(slot, rates))
+    found, none = old_key == key, key == 0
+    elapsed = torch.relu((moment.now_s - old_time.to(torch.int64)).to(torch.float32))
+    left = before * torch.exp(elapsed[..., None] * -rates)
+    count = torch.where(found[..., None], left, 0.0) + add
     return (
         slot,
-        torch.where(write, key, old_key)[:, None],
-        torch.where(write[:, None], count, before)[:, None],
-        torch.where(write, moment.now_s.to(torch.int32), old_time)[:, None],
-        torch.where(write, moment.event.to(torch.int32), old_seen)[:, None],
-        torch.where(write, moment.visit.to(torch.int32), old_visit)[:, None],
+        torch.where(none, old_key, key),
+        torch.where(none[..., None], before, count),
+        torch.where(none, old_time, moment.now_s.to(torch.int32)),
+        torch.where(none, old_seen, moment.event.to(torch.int32)),
+        torch.where(none, old_visit, moment.visit.to(torch.int32)),
     )
+
+
+def _of_channels(slot: Tensor, rates: Tensor) -> Tensor:
+    """Slots (B, T) as indices of their counts (B, T, C); an addition is one operator in a graph, and expand() many."""
+    return slot[..., None] + torch.zeros_like(rates, dtype=torch.int64)
 
 
 def remember(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates: Tensor) -> RepeatState:
@@ -90,7 +69,7 @@ def remember(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates
     slot, slot_key, count, time, seen, visit = touch(state, key, add, moment, rates)
     return RepeatState(
         state.key.scatter(1, slot, slot_key),
-        state.count.scatter(1, slot[:, :, None].expand(-1, -1, add.shape[1]), count),
+        state.count.scatter(1, _of_channels(slot, rates), count),
         state.time.scatter(1, slot, time),
         state.seen.scatter(1, slot, seen),
         state.visit.scatter(1, slot, visit),
@@ -98,13 +77,16 @@ def remember(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates
 
 
 def remember_all(state: RepeatState, key: Tensor, add: Tensor, moment: Moment, rates: Tensor) -> RepeatState:
-    """`remember` for T events per user, one after another: key (B, T), add (B, T, C), moment (B, T) each."""
-    return RepeatState(*_remember_loop(*state, key, add, *moment, rates))
+    """`remember` for T events per user at once: key (B, T), add (B, T, C), moment (B, T) each; the clock never falls.
+
+    The same integers as one event after another, and the same counts but for the order of their sums.
+    """
+    return RepeatState(*_remember_blocks(*state, key, add, *moment, rates, BLOCK))
 
 
 # Scripted, so that the exporter keeps the loop, whose length is not known when exporting; it takes no tuples.
 @torch.jit.script
-def _remember_loop(
+def _remember_blocks(
     slot_key: Tensor,
     slot_count: Tensor,
     slot_time: Tensor,
@@ -116,11 +98,15 @@ def _remember_loop(
     event: Tensor,
     visit: Tensor,
     rates: Tensor,
+    block: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    for t in range(key.shape[1]):
+    for start in range(0, key.shape[1], block):
+        end = start + block
         slots = RepeatState(slot_key, slot_count, slot_time, slot_seen, slot_visit)
-        moment = Moment(now_s[:, t], event[:, t], visit[:, t])
-        slot_key, slot_count, slot_time, slot_seen, slot_visit = remember(slots, key[:, t], add[:, t], moment, rates)
+        moment = Moment(now_s[:, start:end], event[:, start:end], visit[:, start:end])
+        slot_key, slot_count, slot_time, slot_seen, slot_visit = remember_block(
+            slots, key[:, start:end], add[:, start:end], moment, rates
+        )
     return slot_key, slot_count, slot_time, slot_seen, slot_visit
 
 
@@ -131,15 +117,39 @@ class RepeatScorer(nn.Module):
     """
 
     rates: Tensor
+    fading: Tensor
+    channel: Tensor
+    offset: Tensor
+    scale: Tensor
+    shift: Tensor
+    radians: Tensor
+    ahead: Tensor
+    constant: Tensor
 
     def __init__(self, half_lives_s: Sequence[float], width: int, hidden: int) -> None:
         super().__init__()
-        channels = len(half_lives_s) + 1
         rates = [LN_2 / h for h in (*half_lives_s, max(half_lives_s))]
         self.register_buffer("rates", torch.tensor(rates, dtype=torch.float32), persistent=False)
-        self.features = nn.Linear(2 * (channels - 1) + 7, hidden)
+        # For each half-life the share and the rate, then in this order: cancelled, lately, age, events and visits since, and the
+        # sine and cosine of the age.
+        self.features = nn.Linear(2 * len(half_lives_s) + 7, hidden)
         self.context = nn.Linear(width, hidden)
         self.out = nn.Linear(hidden, 1)
+        # All features of a slot but its sine and cosine are logarithms, log(x + offset), of: the counts, lately, age, and events
+        # and visits since. `scale` is what the features' weights are multiplied with, `shift` what is added to the logarithm:
+        # log(1 + 4 x) = log(x + 1/4) + log 4.
+        offset = [1e-3] * len(half_lives_s) + [0.25, 1.0, DAY, 1.0, 1.0]
+        self.register_buffer("fading", torch.tensor([*(-rate for rate in rates), 0.0])[:, None], persistent=False)
+        self.register_buffer("channel", torch.tensor([*range(len(rates)), len(rates) - 2]), persistent=False)
+        self.register_buffer("offset", torch.tensor(offset)[:, None], persistent=False)
+        self.register_buffer("scale", torch.tensor([1.0, 1.0, 0.5, 0.25, 0.5, 1.0, 1.0]), persistent=False)
+        self.register_buffer("shift", torch.tensor([math.log(4), 0, -math.log(DAY), 0, 0, 0, 0]), persistent=False)
+        # Phases of the age in a year: sine, cosine, and a sine that is always 1.
+        self.register_buffer("radians", torch.tensor([1.0, 1.0, 0.0])[:, None] * (2 * math.pi / YEAR_S), persistent=False)
+        self.register_buffer("ahead", torch.tensor([0.0, 0.5, 0.5])[:, None] * math.pi, persistent=False)
+        constant = torch.zeros(len(half_lives_s) + 9, 1)
+        constant[-2] = 1.0
+        self.register_buffer("constant", constant, persistent=False)
 
     def additions(self, weight: Tensor) -> Tensor:
         """Signed event weights (...) -> what they add to each channel (..., C)."""
@@ -147,34 +157,49 @@ class RepeatScorer(nn.Module):
         return torch.cat([positive, (-weight).clamp(min=0)[..., None]], -1)
 
     def faded(self, visits: Tensor, elapsed_ms: Tensor) -> Tensor:
-        """Decayed numbers of visits (n, C - 1) after so many more milliseconds (n) int64."""
-        return visits * torch.exp(-(elapsed_ms.to(torch.float32) / 1000.0)[:, None] * self.rates[:-1])
+        """Decayed numbers of visits (n, C - 1) after so many more milliseconds (n, 1) int64."""
+        return visits * torch.exp(elapsed_ms.to(torch.float32) * (self.rates[:-1] * -1e-3))
 
     def forward(self, slots: RepeatState, visits: Tensor, context: Tensor, moment: Moment) -> Tensor:
-        """Scores (n, R) of slots (n, R, ...), visits (n, C - 1) faded to the moment, context (n, D), moment (n)."""
-        age = at_least(moment.now_s[:, None] - slots.time.to(torch.int64), 0).to(torch.float32)
-        since = at_least(moment.event[:, None] - slots.seen.to(torch.int64), 0).to(torch.float32)
-        visits_since = at_least(moment.visit[:, None] - slots.visit.to(torch.int64), 0).to(torch.float32)
-        counts = slots.count * torch.exp(-age[..., None] * self.rates)
-        positive = counts[..., :-1]
-        years = age[..., None] * (2 * math.pi / YEAR_S)
-        # Logarithms of two probabilities that a plain counter would give: the item's share of all that the user had, and the
-        # share of the user's visits that had it.
-        share = torch.log((positive + 1e-3) / (positive.sum(1, keepdim=True) + 1e-1))
-        rate = torch.log((positive + 1e-3) / (visits[:, None] + 1e-1))
-        features = torch.cat(
-            [
-                share * 0.5,
-                rate * 0.5,
-                torch.log1p(counts[..., -1:] * 4.0),
-                torch.log1p(slots.count[..., -2:-1]),
-                torch.log1p(age / 86_400.0)[..., None] * 0.5,
-                torch.log1p(since)[..., None] * 0.25,
-                torch.log1p(visits_since)[..., None] * 0.5,
-                torch.sin(years),
-                torch.cos(years),
-            ],
-            -1,
-        )
-        hidden = nn.functional.gelu(self.features(features) + self.context(context)[:, None])
-        return torch.where(slots.key != 0, self.out(hidden)[..., 0], torch.zeros_like(age))
+        """Scores (n, R) of slots (n, R, ...), visits (n, C - 1) faded to the moment, context (n, D), moment (n, 1).
+
+        What a plain counter would know are two probabilities: the item's share of all that the user had, count / total, and the
+        share of the user's visits that had it, count / visits. Their logarithms are differences of logarithms, of which the
+        second belongs to the user: so it goes into the hidden layer's bias, and a slot needs the logarithm of its counts once.
+
+        Everything lies feature by feature, (n, F, R), so that each operation runs along the slots.
+        """
+        now = torch.cat(moment, 1)[:, :, None]  # (n, 3, 1)
+        then = torch.stack([slots.time, slots.seen, slots.visit], 1).to(torch.int64)  # (n, 3, R)
+        since = torch.relu((now - then).to(torch.float32))
+        age = since[:, :1]
+        # The counts of every channel, and once more that of the longest half-life as it was at the last event.
+        counts = slots.count.transpose(1, 2).index_select(1, self.channel) * torch.exp(age * self.fading)  # (n, C + 1, R)
+        logs = torch.log(torch.cat([counts, since], 1) + self.offset)
+        features = torch.cat([logs, torch.sin(age * self.radians + self.ahead)], 1)  # (n, F, R), the last 1
+        to_hidden, bias, user = self._folded()
+        totals = torch.log(torch.cat([counts.sum(2), visits], 1) + 0.1)
+        about_user = nn.functional.linear(torch.cat([context, totals], 1), user, bias)
+        # A user's own matrices: the shared weights, and the bias as the weight of the constant feature. (The output's weights go
+        # along, since a matrix of its own for each user is what torch multiplies fastest, above all backwards.)
+        weights = to_hidden + about_user[:, None] * self.constant  # (n, F + 1, H)
+        weight, out = torch.split(weights, [len(self.constant) - 1, 1], 1)
+        hidden = nn.functional.gelu(torch.matmul(weight.transpose(1, 2), features))  # (n, H, R)
+        scores = torch.matmul(out, hidden).flatten(1) + self.out.bias
+        return torch.where(slots.key == 0, 0.0, scores)
+
+    def _folded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The weights of `features` as the form above wants them; a graph holds them as constants.
+
+        Returns:
+            of the slot's features, the constant's 0, and the output's, (F + 1, H); the bias (H); of context, totals and visits,
+            (H, D + C + 1 + C - 1).
+        """
+        halves = len(self.rates) - 1
+        share, rate, rest = torch.split(self.features.weight, [halves, halves, len(self.scale)], 1)
+        share, rate, rest = share * 0.5, rate * 0.5, rest * self.scale
+        zero = torch.zeros_like(self.out.weight.t())  # (H, 1)
+        # In the order of the counts: the totals of the last two play no part.
+        user = torch.cat([self.context.weight, -share, zero, zero, -rate], 1)
+        bias = self.features.bias + self.context.bias + torch.mv(rest, self.shift)
+        return torch.cat([share + rate, rest, zero, self.out.weight.t()], 1).t(), bias, user

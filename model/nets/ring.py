@@ -19,6 +19,7 @@ class RingAttention(nn.Module):
     def __init__(self, width: int, slots: int, slot_width: int, heads: int, age_edges_s: Sequence[float]) -> None:
         super().__init__()
         self.heads = heads
+        self.slot_width = slot_width
         self.write = nn.Linear(width, slot_width)
         self.query = nn.Linear(width, slot_width)
         self.key = nn.Linear(slot_width, slot_width)
@@ -28,17 +29,37 @@ class RingAttention(nn.Module):
         self.age = GapEmbedding(age_edges_s, heads)
         nn.init.zeros_(self.age.table.weight)
 
-    def forward(self, query: Tensor, ring: Tensor, age_ms: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
-        """query (n, D), ring (n, K, Dr), age_ms (n, K) int64, filled (n, K) bool -> V (n, D) and weights (n, K)."""
-        n, slots, slot_width = ring.shape
-        per_head = slot_width // self.heads
-        q = self.query(query).view(n, self.heads, 1, per_head)
-        k = self.key(ring).view(n, slots, self.heads, per_head).permute(0, 2, 3, 1)
-        v = self.value(ring).view(n, slots, self.heads, self.out.in_features // self.heads).transpose(1, 2)
-        logits = torch.matmul(q, k)[:, :, 0] * per_head**-0.5 + self.position
-        logits = logits + self.age(age_ms, torch.zeros_like(filled)).transpose(1, 2)
+    def forward(self, query: Tensor, ring: Tensor, age_ms: Tensor, filled: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
+        """query (n, D), ring (n, K, Dr), age_ms (n, K) int64, filled (n, K) bool -> V (n, D) and weights (n, K).
+
+        some: (n, 1) bool, whether any slot is filled.
+
+        Keys and values are linear in the slots, so their weights are multiplied into those of the query and of the output,
+        once, and no slot is ever projected. (A graph holds the products as constants.)
+        """
+        ask, ask_bias = self._ask()
+        asked = nn.functional.linear(query, ask, ask_bias).view(-1, self.heads, self.slot_width)
+        logits = torch.matmul(asked, ring.transpose(1, 2)) + self.age.added_across(self.position, age_ms)
         # A large finite number, not -inf: a user without events attends to nothing, evenly, and gets zeros, never NaN.
-        logits = torch.where(filled[:, None], logits, torch.full_like(logits, -1e9))
-        weights = torch.softmax(logits, -1) * filled[:, None]
-        mixed = torch.matmul(weights[:, :, None], v).view(n, self.out.in_features)
-        return self.out(mixed), weights.mean(1)
+        taken = filled[:, None]
+        weights = torch.where(taken, torch.softmax(torch.where(taken, logits, -1e9), -1), 0.0)
+        mix, value_bias = self._mix()
+        seen = torch.matmul(weights, ring).view(-1, self.heads * self.slot_width)
+        # The weights add up to 1, and so one bias of the values comes through, but for a user without events.
+        bias = torch.where(some, value_bias + self.out.bias, self.out.bias)
+        return torch.addmm(bias, seen, mix), weights.mean(1)
+
+    def _ask(self) -> tuple[Tensor, Tensor]:
+        """Query and key in one: (H * Dr, D) and (H * Dr). The key's bias is the same for all slots, and softmax drops it."""
+        per_head = self.slot_width // self.heads
+        key = self.key.weight.view(self.heads, per_head, self.slot_width).transpose(1, 2) * per_head**-0.5  # (H, Dr, Dr / H)
+        weight = torch.matmul(key, self.query.weight.view(self.heads, per_head, -1))
+        bias = torch.matmul(key, self.query.bias.view(self.heads, per_head, 1))
+        return weight.flatten(0, 1), bias.flatten()
+
+    def _mix(self) -> tuple[Tensor, Tensor]:
+        """Value and output in one: (H * Dr, D), and what the value's bias comes to, (D)."""
+        width = self.out.in_features
+        value = self.value.weight.view(self.heads, width // self.heads, self.slot_width).transpose(1, 2)  # (H, Dr, D / H)
+        out = self.out.weight.t().reshape(self.heads, width // self.heads, width)
+        return torch.matmul(value, out).flatten(0, 1), torch.matmul(self.out.weight, self.value.bias)

@@ -181,3 +181,18 @@ def longest_customer(trained, catalogue, folder):
         time=torch.tensor(rows.get_column("timestamp").to_list())[None],
         text=torch.zeros_like(random.text),
     )
+
+
+def test_empty_slots_at_the_end_can_be_left_out_of_a_readout(trained, runtime, catalogue):
+    users, length = 3, 9
+    state = trained.net.encode(
+        events_of(trained, catalogue, users, length), torch.ones(users, length, dtype=torch.bool), initial(trained.net, users)
+    )
+    assert (state["repeat_key"][:, length:] == 0).all()
+    asked = {"as_of": np.full(users, AS_OF), "platform": np.zeros(users, np.int64)}
+    whole = runtime.interest(arrays(state) | asked)
+    short = {name: array[:, :length] if name.startswith("repeat_") else array for name, array in arrays(state).items()}
+    for name, array in runtime.interest(short | asked).items():
+        expected = whole[name][:, :length] if name in ("repeat_keys", "repeat_scores") else whole[name]
+        assert np.abs(array - expected).max() <= 1e-5, name
+    assert (whole["repeat_scores"][:, length:] == 0).all()

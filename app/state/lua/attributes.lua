@@ -1,12 +1,20 @@
 -- Replace a user's attributes. They set the initial state, so a change starts a new epoch and every state is folded again.
 --
--- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash  e epoch, a attributes (MessagePack, sorted by name)
--- ARGV    attributes, new epoch (8 random bytes)
--- Returns 1 if something changed, 0 if the user has just these attributes already
+-- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash    e epoch, a attributes (MessagePack, sorted by name), to/ms after a merge
+-- KEYS[2] lw:{pp}:log                   stream  k a, t tenant, u user, a attributes, p epoch
+-- ARGV    tenant, user, attributes, new epoch (8 random bytes), log_max_length (entries; 0: no bound)
+-- Returns 1 if something changed, 0 if the user has just these attributes already, {-1, user id, state} for a merged user
 
-local meta = redis.call('HMGET', KEYS[1], 'e', 'a')
-if meta[1] and meta[2] == ARGV[1] then
+local meta = redis.call('HMGET', KEYS[1], 'e', 'a', 'to', 'ms')
+if meta[3] then
+  return { -1, meta[3], meta[4] or '' }
+end
+if meta[1] and meta[2] == ARGV[3] then
   return 0
 end
-redis.call('HSET', KEYS[1], 'a', ARGV[1], 'e', ARGV[2])
+redis.call('HSET', KEYS[1], 'a', ARGV[3], 'e', ARGV[4])
+redis.call('XADD', KEYS[2], '*', 'k', 'a', 't', ARGV[1], 'u', ARGV[2], 'a', ARGV[3], 'p', ARGV[4])
+if ARGV[5] ~= '0' then
+  redis.call('XTRIM', KEYS[2], 'MAXLEN', '~', ARGV[5])
+end
 return 1

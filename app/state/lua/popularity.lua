@@ -1,8 +1,9 @@
 -- Add events to the decayed counts of their items: count(t) = sum over events of weight * 2 ^ -((t - t_e) / half_life), t_e <= t.
 --
 -- KEYS[1] lw:<tenant>:popularity:<half-lives>  hash  item id -> "time count count ...": unix ms, then one count per half-life (%.17g)
+--                                                      the empty id: how many events were ever counted
 -- ARGV    number of half-lives H, H half-lives (seconds), then per event: item id, weight, time (unix ms)
--- Returns the number of events counted
+-- Returns how many events were ever counted, these included
 
 local half_lives = {}
 for h = 1, tonumber(ARGV[1]) do
@@ -26,4 +27,4 @@ for at = 2 + #half_lives, #ARGV, 3 do
   redis.call('HSET', KEYS[1], item, table.concat(out, ' '))
   counted = counted + 1
 end
-return counted
+return redis.call('HINCRBY', KEYS[1], '', counted)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import app.main
-from app.main import create_app, load_model
+from app.main import create_app, load_first
 from app.runtime.session import Runtime
 from app.settings import Settings, load_settings
 
@@ -24,9 +24,9 @@ Start = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 _opened: dict[Path, Runtime] = {}
 
 
-def _load_model(settings: Settings) -> Runtime:
+def _load_first(settings: Settings) -> Runtime:
     if settings.bundle_dir not in _opened:
-        _opened[settings.bundle_dir] = load_model(settings)
+        _opened[settings.bundle_dir] = load_first(settings)
     return _opened[settings.bundle_dir]
 
 
@@ -53,13 +53,22 @@ class Client(httpx.AsyncClient):
 def start(tiny_bundle: Path, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> Start:
     """Start a service on an empty Redis: `async with start(max_sequence=10) as client`.
 
-    The background fold is off unless asked for. A bundle that was opened once is opened: that takes most of a start.
+    The background fold is off unless asked for, every state is committed at once, and none is
+    held in memory: what is asked comes from the store. A bundle that was opened once is opened: that takes most of a start.
     """
-    monkeypatch.setattr(app.main, "load_model", _load_model)
+    monkeypatch.setattr(app.main, "load_first", _load_first)
 
     @asynccontextmanager
     async def running(**settings: Any) -> AsyncIterator[Client]:
-        chosen = {"bundle_dir": tiny_bundle, "redis_url": redis_url, "background_fold": False, "fold_delay_ms": 0} | settings
+        chosen = {
+            "bundle_dir": tiny_bundle,
+            "redis_url": redis_url,
+            "background_fold": False,
+            "fold_delay_ms": 0,
+            "commit_events": 1,
+            "commit_delay_ms": 0,
+            "state_cache_mb": 0,
+        } | settings
         service = create_app(load_settings(**chosen))
         transport = httpx.ASGITransport(service, raise_app_exceptions=False)
         async with service.router.lifespan_context(service), Client(transport=transport, base_url="http://service") as client:

@@ -105,22 +105,22 @@ async def test_a_service_that_starts_before_its_storage_serves_the_fallback(star
 
 
 async def test_a_redis_of_another_layout_keeps_the_service_unready_and_unwritten(start, raw):
-    raw.set(keys.PARTITIONS_KEY, 128)
+    raw.set(keys.LAYOUT_KEY, "2/128")
     async with start() as client:
         for method, path in [("GET", "/readyz"), ("GET", "/v1/users/u/recommendations"), ("POST", "/v1/events")]:
             response = await client.request(method, path, **({"json": event("u", 1)} if method == "POST" else {}))
             assert response.status_code == 503
-            assert "128 partitions" in json.loads(response.content)["detail"]
-    assert raw.keys() == [keys.PARTITIONS_KEY.encode()]
+            assert "layout 2/128" in json.loads(response.content)["detail"]
+    assert raw.keys() == [keys.LAYOUT_KEY.encode()]
 
 
-@pytest.mark.parametrize("partitions", [128, 256])
-async def test_a_redis_that_comes_late_is_checked_before_anything_is_written(start, tmp_path, partitions):
+@pytest.mark.parametrize("layout", ["2/128", "1/256", keys.LAYOUT])
+async def test_a_redis_that_comes_late_is_checked_before_anything_is_written(start, tmp_path, layout):
     server = EmbeddedRedis(tmp_path / "redis")
     server.start()
     url = server.url
     with redis.Redis.from_url(url) as raw:
-        raw.set(keys.PARTITIONS_KEY, partitions)
+        raw.set(keys.LAYOUT_KEY, layout)
     server.stop()
     try:
         async with start(redis_url=url, redis_timeout_ms=200) as client:
@@ -129,7 +129,7 @@ async def test_a_redis_that_comes_late_is_checked_before_anything_is_written(sta
             posted = await client.post("/v1/events", json=event("u", 1))
             put = await client.put("/v1/users/v", json={"attributes": {}})
             ready = await client.get("/readyz")
-            wanted = 200 if partitions == keys.PARTITIONS else 503
+            wanted = 200 if layout == keys.LAYOUT else 503
             assert [posted.status_code, put.status_code, ready.status_code] == [wanted] * 3
             with redis.Redis.from_url(url) as raw:
                 assert bool([key for key in raw.scan_iter() if b":meta:" in key]) == (wanted == 200)

@@ -215,7 +215,7 @@ async def test_an_event_type_of_an_older_model_counts_as_applied_and_changes_not
 
     await client.tell(*history("u", 5))
     before = await client.ask("u")
-    await store.append("default", [Append("u", [StoredEvent("wink", START_MS + 300_000, "item-001")])])
+    await store.append("default", [Append("u", [StoredEvent("wink", START_MS + 300_000, "item-001")], [None])])
     after = await client.ask("u")
     assert (before["applied_events"], after["applied_events"]) == (5, 6)
     same_list(before, after)
@@ -283,7 +283,7 @@ async def test_the_server_says_how_long_each_stage_took(client):
     await client.tell(event("u", 1))
     response = await client.get("/v1/users/u/recommendations")
     timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
-    assert list(timing) == ["load", "fold", "interest", "score", "service"]
+    assert list(timing) == ["queue", "load", "interest", "score", "service"]
     total = float(timing.pop("service"))
     assert sum(map(float, timing.values())) == pytest.approx(total, abs=0.01)
 

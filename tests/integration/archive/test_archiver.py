@@ -248,8 +248,8 @@ def test_killed_anywhere_by_time_every_record_is_archived_once(archive: Archive,
     world, pick = LogWorld(2), random.Random(2)
     written: list[tuple[int, str]] = []
     kills = 0
-    end_s = time.monotonic() + 6
-    while time.monotonic() < end_s:
+    end_s = time.monotonic() + 30  # on a busy machine
+    while (kills < 20 or archive.latest().number < 12) and time.monotonic() < end_s:
         process = FORKS.Process(target=archive_until_killed, args=(archive.folder, redis_url))
         process.start()
         die_s = time.monotonic() + pick.uniform(0.03, 0.2)
@@ -260,10 +260,9 @@ def test_killed_anywhere_by_time_every_record_is_archived_once(archive: Archive,
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         kills += process.exitcode == -signal.SIGKILL
-    commits = archive.latest().number
+    assert kills >= 20
+    assert archive.latest().number >= 12
     Archiver(archive, RedisLog(raw)).once()
-    assert kills >= 15
-    assert commits >= 10
     assert places(archive) == sorted(written)
     assert log_is_empty(raw)
 

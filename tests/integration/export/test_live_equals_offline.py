@@ -31,10 +31,10 @@ async def load_histories(redis_url, rehearsal, event_types):
         raw = [{"user_id": history["user_id"]} | event for event in history["events"]]
         valid, errors = validate(raw, event_types, 2**42, 0)
         assert not errors
-        if valid:
-            await store.import_history(TENANT, history["user_id"], [each.event for each in valid], history["attributes"])
-        elif history["attributes"]:
+        if history["attributes"]:
             await store.set_attributes(TENANT, history["user_id"], history["attributes"])
+        if valid:
+            await store.write_history(TENANT, history["user_id"], [each.event for each in valid], [None] * len(valid), "past")
     await store.close()
 
 

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import redis
 import structlog
 
-from app.errors import StorageError, TooLargeError
+from app.errors import OverloadedError, StorageError, TooLargeError
+from app.ingest.append import Increment, UserEvents
+from app.ingest.count import PopularityCounter
 from app.ingest.pipeline import Ingest
 from app.runtime.manifest import EventType
+from app.state import keys
 from app.state.redis import RedisStore
 
 NOW = 1_700_000_000_000
@@ -26,8 +31,8 @@ class Heard:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str], list[tuple[str, float, int]]]] = []
 
-    def __call__(self, tenant: str, user_ids: Sequence[str], increments: Sequence[tuple[str, float, int]]) -> None:
-        self.calls.append((tenant, list(user_ids), list(increments)))
+    def __call__(self, tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
+        self.calls.append((tenant, [user.appended.user_id for user in users], list(increments)))
 
 
 @pytest.fixture
@@ -37,7 +42,7 @@ def heard() -> Heard:
 
 @pytest.fixture
 def ingest(store: RedisStore, heard: Heard) -> Ingest:
-    return Ingest(store, TYPES, HALF_LIVES, heard, max_events=10)
+    return Ingest(store, TYPES, heard, max_events=10)
 
 
 def event(user: str = "alice", item: str | None = "a", kind: str = "purchase", **more: Any) -> dict[str, Any]:
@@ -67,11 +72,9 @@ async def test_each_users_events_keep_the_order_of_the_request(ingest: Ingest, s
 async def test_a_repeated_request_is_all_duplicates_and_moves_nothing(ingest: Ingest, store: RedisStore, heard: Heard):
     batch = [event("alice", "1", event_id="x"), event("bob", "2", event_id="y")]
     await ingest.accept("default", batch, NOW)
-    popularity = await store.popularity("default", HALF_LIVES)
     again = await ingest.accept("default", batch, NOW + 5)
     assert [r.status for r in again.events] == ["duplicate", "duplicate"]
     assert again.totals == {"alice": 1, "bob": 1}
-    assert await store.popularity("default", HALF_LIVES) == popularity
     assert len(heard.calls) == 1
 
 
@@ -87,7 +90,6 @@ async def test_only_fresh_positive_events_with_an_item_count_towards_popularity(
     await ingest.accept("default", batch, NOW)
     expected = [("a", 2.0, NOW), ("d", 2.0, NOW - 1_000)]
     assert heard.calls == [("default", ["alice", "bob", "carol"], expected)]
-    assert await store.popularity("default", HALF_LIVES) == {item: (time_ms, (weight,)) for item, weight, time_ms in expected}
 
 
 async def test_a_huge_batch_changes_nothing(ingest: Ingest, store: RedisStore):
@@ -107,9 +109,38 @@ async def test_nothing_to_do_is_done(ingest: Ingest, heard: Heard):
 async def test_without_redis_nothing_is_acknowledged_and_nobody_told(tmp_path, heard: Heard):
     store = RedisStore(f"unix://{tmp_path}/nowhere.sock")
     with pytest.raises(StorageError):
-        await Ingest(store, TYPES, HALF_LIVES, heard).accept("default", [event()], NOW)
+        await Ingest(store, TYPES, heard).accept("default", [event()], NOW)
     assert heard.calls == []
     await store.close()
+
+
+async def test_popularity_is_counted_behind_the_requests_each_event_once(store: RedisStore):
+    counter = PopularityCounter(store, HALF_LIVES, 0.001)
+    counter.add("default", [("a", 2.0, NOW)])
+    counter.add("default", [("d", 2.0, NOW - 1_000), ("a", 1.0, NOW)])
+    await counter.close()
+    counter.add("default", [])
+    await counter.close()
+    assert await store.popularity("default", HALF_LIVES) == {"a": (NOW, (3.0,)), "d": (NOW - 1_000, (2.0,))}
+    assert await store.popularity_events("default", HALF_LIVES) == 3
+
+
+async def test_a_worker_knows_when_others_have_counted(store: RedisStore):
+    ours, theirs = (PopularityCounter(store, HALF_LIVES, 0.001) for _ in range(2))
+    assert await ours.others_counted("default")  # whatever was there before
+    assert not await ours.others_counted("default")
+    ours.add("default", [("a", 2.0, NOW)])
+    await ours.close()
+    assert not await ours.others_counted("default")
+    theirs.add("default", [("b", 2.0, NOW)])
+    await theirs.close()
+    assert await ours.others_counted("default")
+    theirs.add("default", [("b", 2.0, NOW)])
+    await theirs.close()
+    ours.add("default", [("a", 2.0, NOW)])  # hears of the others by its own count
+    await ours.close()
+    assert await ours.others_counted("default")
+    assert not await ours.others_counted("default")
 
 
 class CountsFail(RedisStore):
@@ -117,12 +148,52 @@ class CountsFail(RedisStore):
         raise StorageError("gone in between")
 
 
-async def test_stored_events_are_acknowledged_even_if_their_popularity_is_not_counted(redis_url: str, heard: Heard):
-    # A 503 now would have the client send again what is stored, and double it where it has no event id.
+async def test_popularity_that_cannot_be_counted_is_given_up_and_logged(redis_url: str):
     store = CountsFail(redis_url)
+    counter = PopularityCounter(store, HALF_LIVES, 0.0)
     with structlog.testing.capture_logs() as logs:
-        result = await Ingest(store, TYPES, HALF_LIVES, heard).accept("default", [event()], NOW)
-    assert result.events[0].status == "stored"
-    assert heard.calls == [("default", ["alice"], [("a", 2.0, NOW)])]
+        counter.add("default", [("a", 2.0, NOW)])
+        await counter.close()
     assert [log["event"] for log in logs] == ["popularity not counted"]
     await store.close()
+
+
+async def test_an_idempotency_key_makes_the_same_request_a_retry_and_nothing_else(ingest: Ingest, store: RedisStore):
+    batch = [event(item="a"), event(item="a"), event(item="b", event_id="mine"), event(kind="buy")]
+    first = await ingest.accept("default", batch, NOW, "key 1")
+    again = await ingest.accept("default", batch, NOW + 5_000, "key 1")
+    assert [r.status for r in first.events] == ["stored", "stored", "stored", "rejected"]  # the two equal ones are two
+    assert [r.status for r in again.events] == ["duplicate", "duplicate", "duplicate", "rejected"]
+    other_key = await ingest.accept("default", batch[:1], NOW, "key 2")
+    other_content = await ingest.accept("default", [event(item="c")], NOW, "key 1")
+    assert [r.status for r in (*other_key.events, *other_content.events)] == ["stored", "stored"]
+    assert await items(store, "alice") == ["a", "a", "b", "a", "c"]
+
+
+async def test_no_room_means_that_nothing_is_stored(store: RedisStore, heard: Heard):
+    async def full() -> None:
+        raise OverloadedError("full")
+
+    with pytest.raises(OverloadedError):
+        await Ingest(store, TYPES, heard, room=full).accept("default", [event()], NOW)
+    assert await items(store, "alice") == []
+
+
+async def test_events_of_before_an_erasure_are_rejected_by_name(ingest: Ingest, store: RedisStore, raw: redis.Redis):
+    raw.set(keys.user_keys("default", "alice").gone, NOW)
+    result = await ingest.accept("default", [event(timestamp=NOW), event(timestamp=NOW + 1), event("bob")], NOW + 10)
+    assert [r.status for r in result.events] == ["rejected", "stored", "stored"]
+    assert [(e.index, e.field) for e in result.events[0].errors] == [(0, "timestamp")]
+    assert len(await items(store, "alice")) == 1
+
+
+async def test_requests_at_the_same_time_keep_their_results_apart(ingest: Ingest, store: RedisStore):
+    requests = [
+        [event(f"user {n % 7}", f"{n}", event_id=f"{n // 2}") for n in range(start, start + 6)] for start in range(0, 60, 6)
+    ]
+    results = await asyncio.gather(*(ingest.accept("default", request, NOW) for request in requests))
+    for request, result in zip(requests, results, strict=True):
+        assert len(result.events) == 6
+        assert result.totals.keys() == {raw["user_id"] for raw in request}
+    assert sum(r.status == "stored" for result in results for r in result.events) == 60
+    assert sum([len(await items(store, f"user {n}")) for n in range(7)]) == 60

@@ -21,8 +21,12 @@ from app.state.redis import RedisStore
 from app.state.store import Append
 
 
-def event(n: int, event_id: str | None = None) -> StoredEvent:
-    return StoredEvent(type="purchase", time_ms=n, item_id=str(n), event_id=event_id)
+def event(n: int) -> StoredEvent:
+    return StoredEvent(type="purchase", time_ms=n, item_id=str(n))
+
+
+def batch(user: str, n: int, event_id: str | None = None) -> Append:
+    return Append(user, [event(n)], [event_id])
 
 
 @pytest.fixture
@@ -35,9 +39,9 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRed
 
 
 async def test_scripts_flushed_between_calls_are_loaded_again(store: RedisStore, raw: redis.Redis):
-    await store.append("default", [Append("alice", [event(1)])])
+    await store.append("default", [batch("alice", 1)])
     raw.script_flush()
-    await store.append("default", [Append("alice", [event(2)])])
+    await store.append("default", [batch("alice", 2)])
     raw.script_flush()
     (loaded,) = await store.load("default", "m", ["alice"])
     assert loaded.tail == [event(1), event(2)]
@@ -48,21 +52,21 @@ class FlushedMidway(RedisStore):
 
     flushed = 0
 
-    async def _send(self, commands: Any) -> list[Any]:
+    async def _send(self, commands: Any, *, durable: bool = False) -> list[Any]:
         if self.flushed or len(commands) < 10:
-            return await super()._send(commands)
+            return await super()._send(commands, durable=durable)
         self.flushed += 1
         half = len(commands) // 2
-        replies = await super()._send([*commands[:half], ("SCRIPT", "FLUSH"), *commands[half:]])
+        replies = await super()._send([*commands[:half], ("SCRIPT", "FLUSH"), *commands[half:]], durable=durable)
         return [*replies[:half], *replies[half + 1 :]]
 
 
 async def test_only_commands_that_met_unknown_scripts_run_again(redis_url: str, store: RedisStore):
     # Without event ids a second run of the first half would show as doubled events.
-    await store.append("default", [Append("someone", [event(0)])])  # the script is known at first
+    await store.append("default", [batch("someone", 0)])  # the script is known at first
     flushed = FlushedMidway(redis_url)
     users = [f"user {n}" for n in range(30)]
-    appended = await flushed.append("default", [Append(user, [event(n)]) for n, user in enumerate(users)])
+    appended = await flushed.append("default", [batch(user, n) for n, user in enumerate(users)])
     assert flushed.flushed == 1
     assert [a.total for a in appended] == [1] * 30
     assert [loaded.tail for loaded in await flushed.load("default", "m", users)] == [[event(n)] for n in range(30)]
@@ -72,12 +76,12 @@ async def test_only_commands_that_met_unknown_scripts_run_again(redis_url: str, 
 async def test_a_redis_that_is_away_is_a_storage_error_and_comes_back_by_itself(own_server: EmbeddedRedis):
     store = RedisStore(own_server.url)
     await store.open()
-    await store.append("default", [Append("alice", [event(1)])])
+    await store.append("default", [batch("alice", 1)])
     own_server.stop()
     calls = [
         lambda: store.ping(),
-        lambda: store.append("default", [Append("alice", [event(2)])]),
-        lambda: store.append("default", [Append("alice", [event(2)]), Append("bob", [event(2)])]),
+        lambda: store.append("default", [batch("alice", 2)]),
+        lambda: store.append("default", [batch("alice", 2), batch("bob", 2)]),
         lambda: store.load("default", "m", ["alice"]),
         lambda: store.recent("default", "alice", 5),
         lambda: store.count_popularity("default", [1.0], [("a", 1.0, 1)]),
@@ -100,13 +104,13 @@ async def test_a_hanging_redis_times_out_and_the_retry_stores_the_event_once(own
     try:
         started = time.monotonic()
         with pytest.raises(StorageError):
-            await store.append("default", [Append("alice", [event(1, "a")])])
+            await store.append("default", [batch("alice", 1, "a")])
         assert time.monotonic() - started < 2
     finally:
         os.kill(own_server.pid, signal.SIGCONT)
-    (retried,) = await store.append("default", [Append("alice", [event(1, "a")])])
+    (retried,) = await store.append("default", [batch("alice", 1, "a")])
     assert retried.total == 1
-    assert await store.recent("default", "alice", 10) == [event(1, "a")]
+    assert await store.recent("default", "alice", 10) == [event(1)]
     await store.close()
 
 
@@ -115,7 +119,7 @@ async def test_a_cancelled_call_leaves_no_reply_for_the_next_one(redis_url: str)
     store = RedisStore(redis_url, max_connections=1)
     await store.open()
     users = [f"user {n}" for n in range(200)]
-    await store.append("default", [Append(user, [event(n)]) for n, user in enumerate(users)])
+    await store.append("default", [batch(user, n) for n, user in enumerate(users)])
     for delay_ms in (0, 0.2, 0.5, 1, 2, 4):
         call = asyncio.create_task(store.load("default", "m", users))
         await asyncio.sleep(delay_ms / 1000)
@@ -130,10 +134,10 @@ async def test_a_full_redis_refuses_the_whole_append(store: RedisStore, raw: red
     raw.config_set("maxmemory", 1)
     try:
         with pytest.raises(StorageError):
-            await store.append("default", [Append("alice", [event(1)])])
+            await store.append("default", [batch("alice", 1)])
         with pytest.raises(StorageError):
-            await store.append("default", [Append("alice", [event(1)]), Append("bob", [event(2)])])
-        assert raw.keys() == [keys.PARTITIONS_KEY.encode()]
+            await store.append("default", [batch("alice", 1), batch("bob", 2)])
+        assert raw.keys() == [keys.LAYOUT_KEY.encode()]
     finally:
         raw.config_set("maxmemory", 0)
 
@@ -142,7 +146,7 @@ async def test_a_read_only_replica_refuses_writes_with_a_storage_error(store: Re
     raw.execute_command("REPLICAOF", "127.0.0.1", "1")  # nobody there: a replica that waits for its master
     try:
         with pytest.raises(StorageError):
-            await store.append("default", [Append("alice", [event(1)])])
+            await store.append("default", [batch("alice", 1)])
         with pytest.raises(StorageError):
             await store.seed_popularity("default", [1.0], ["a"], [[1.0]], 1)
     finally:
@@ -152,26 +156,26 @@ async def test_a_read_only_replica_refuses_writes_with_a_storage_error(store: Re
 async def test_calls_beyond_the_connections_wait_for_one(redis_url: str):
     store = RedisStore(redis_url, max_connections=2)
     await store.open()
-    await asyncio.gather(*(store.append("default", [Append("alice", [event(n)])]) for n in range(50)))
+    await asyncio.gather(*(store.append("default", [batch("alice", n)]) for n in range(50)))
     assert len(await store.recent("default", "alice", 100)) == 50
     await store.close()
 
 
-async def test_a_redis_with_other_partitions_is_refused(redis_url: str, raw: redis.Redis):
-    raw.set(keys.PARTITIONS_KEY, 128)
+async def test_a_redis_of_another_layout_is_refused(redis_url: str, raw: redis.Redis):
+    raw.set(keys.LAYOUT_KEY, "2/128")
     store = RedisStore(redis_url)
     calls = [
         lambda: store.open(),
         lambda: store.ping(),
-        lambda: store.append("default", [Append("alice", [event(1)])]),
+        lambda: store.append("default", [batch("alice", 1)]),
         lambda: store.set_attributes("default", "alice", {}),
         lambda: store.load("default", "m", ["alice"]),
     ]
     for call in calls:
-        with pytest.raises(LayoutError, match=r"128 partitions.*256"):
+        with pytest.raises(LayoutError, match=r"2/128.*2/256"):
             await call()
-    assert raw.keys() == [keys.PARTITIONS_KEY.encode()]
-    assert raw.get(keys.PARTITIONS_KEY) == b"128"
+    assert raw.keys() == [keys.LAYOUT_KEY.encode()]
+    assert raw.get(keys.LAYOUT_KEY) == b"2/128"
     await store.close()
 
 
@@ -179,8 +183,8 @@ async def test_a_store_that_nobody_opened_lays_out_an_empty_redis_before_it_writ
     store = RedisStore(redis_url)
     await store.ping()
     assert raw.keys() == []  # to look changes nothing
-    await store.append("default", [Append("alice", [event(1)])])
-    assert raw.get(keys.PARTITIONS_KEY) == b"256"
+    await store.append("default", [batch("alice", 1)])
+    assert raw.get(keys.LAYOUT_KEY) == b"2/256"
     await store.close()
 
 
@@ -193,7 +197,7 @@ def test_what_is_no_address_of_a_redis_is_refused_at_once(url: str):
         RedisStore(url)
 
 
-async def test_opening_records_the_partitions_once(store: RedisStore, raw: redis.Redis):
-    assert raw.get(keys.PARTITIONS_KEY) == b"256"
+async def test_opening_records_the_layout_once(store: RedisStore, raw: redis.Redis):
+    assert raw.get(keys.LAYOUT_KEY) == b"2/256"
     await store.open()
-    assert raw.get(keys.PARTITIONS_KEY) == b"256"
+    assert raw.get(keys.LAYOUT_KEY) == b"2/256"

@@ -12,7 +12,7 @@ from app.state import keys
 from app.state.codec import Header, StateCodec
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
-from app.state.store import Append, Loaded
+from app.state.store import Append, Held, Loaded
 
 OpenStore = Callable[..., Awaitable[RedisStore]]
 CODEC = StateCodec([StateTensor(name="h", dtype="float32", shape=[2, 4]), StateTensor(name="clock", dtype="int64", shape=[1])])
@@ -28,7 +28,7 @@ def blob(epoch: bytes, applied: int, base: int = 0, mark: int = 0) -> bytes:
 
 
 async def append(store: RedisStore, *numbers: int) -> None:
-    await store.append("default", [Append("alice", [event(n) for n in numbers])])
+    await store.append("default", [Append("alice", [event(n) for n in numbers], [None] * len(numbers))])
 
 
 async def load(store: RedisStore, model: str = "m") -> Loaded:
@@ -43,11 +43,12 @@ async def epoch_of(store: RedisStore) -> bytes:
 
 
 async def commit(store: RedisStore, state: bytes, model: str = "m") -> bool:
-    return await store.commit("default", model, "alice", state)
+    (result,) = await store.commit_many("default", model, [("alice", state)])
+    return result == "stored"
 
 
 async def test_an_unknown_user_is_nothing_at_all(store: RedisStore):
-    assert await load(store) == Loaded(meta=None, state=None, tail=[], tail_start=0)
+    assert await load(store) == Loaded(user_id="alice", meta=None, state=None, held=False, tail=[], tail_start=0)
 
 
 async def test_without_a_state_the_tail_is_everything(store: RedisStore):
@@ -146,7 +147,7 @@ async def test_models_never_see_each_others_states(store: RedisStore):
     assert (await load(store, "m1")).state is not None
 
 
-@pytest.mark.parametrize("damaged", [b"", b"LWST", b"X" * 60, b"LWST\x02\x00" + bytes(60)])
+@pytest.mark.parametrize("damaged", [b"", b"LWST", b"X" * 60, b"LWST\x03\x00" + bytes(60)])
 async def test_a_damaged_state_is_rebuilt_and_replaced(store: RedisStore, raw: redis.Redis, damaged: bytes):
     await append(store, 0)
     raw.set(keys.state_key("default", "m", "alice"), damaged)
@@ -159,7 +160,7 @@ async def test_a_damaged_state_is_rebuilt_and_replaced(store: RedisStore, raw: r
 async def test_a_state_that_was_cut_short_is_replaced_by_one_that_is_no_further(store: RedisStore, raw: redis.Redis):
     await append(store, 0, 1)
     key, good = keys.state_key("default", "m", "alice"), blob(await epoch_of(store), applied=2)
-    for size in (len(good) - 1, 40, 33, 31):
+    for size in (len(good) - 1, 48, 47, 33, 31):
         raw.set(key, good[:size])
         assert await commit(store, good), size
         assert raw.get(key) == good
@@ -179,7 +180,7 @@ async def test_a_state_of_another_format_is_rebuilt_and_replaced(store: RedisSto
     await append(store, 0)
     epoch = await epoch_of(store)
     ours = blob(epoch, applied=1)
-    raw.set(keys.state_key("default", "m", "alice"), ours[:4] + b"\x02" + ours[5:])  # right but for its format number
+    raw.set(keys.state_key("default", "m", "alice"), ours[:4] + b"\x07" + ours[5:])  # right but for its format number
     loaded = await load(store)
     assert (loaded.state, loaded.tail) == (None, [event(0)])
     assert await commit(store, ours)
@@ -193,10 +194,10 @@ async def test_what_is_not_a_state_is_never_committed(store: RedisStore):
 
 async def test_many_commits_at_once_are_each_decided_alone(store: RedisStore):
     users = [f"user {n}" for n in range(20)]
-    await store.append("default", [Append(user, [event(0), event(1)]) for user in users])
+    await store.append("default", [Append(user, [event(0), event(1)], [None, None]) for user in users])
     epochs = [loaded.meta.epoch for loaded in await store.load("default", "m", users) if loaded.meta]
     blobs = [(user, blob(epoch, applied=1 + n % 3)) for n, (user, epoch) in enumerate(zip(users, epochs, strict=True))]
-    assert await store.commit_many("default", "m", blobs) == [n % 3 < 2 for n in range(20)]
+    assert await store.commit_many("default", "m", blobs) == ["stored" if n % 3 < 2 else "refused" for n in range(20)]
 
 
 async def test_new_attributes_start_a_new_epoch_and_refold_everything(store: RedisStore):
@@ -235,39 +236,77 @@ async def test_a_user_may_have_attributes_before_any_event(store: RedisStore):
     assert (loaded.meta.epoch, loaded.meta.attributes, loaded.meta.first_time_ms) == (epoch, {"country": "UK"}, 7)
 
 
-async def test_an_imported_history_replaces_the_sequence_under_a_new_epoch(store: RedisStore, raw: redis.Redis):
-    await append(store, 0, 1)
+async def test_a_history_is_sorted_in_by_time_under_a_new_epoch_and_logged(store: RedisStore, raw: redis.Redis):
+    await append(store, 5, 7)
     old = await epoch_of(store)
     assert await commit(store, blob(old, applied=2))
-    logged = raw.xlen(keys.user_keys("default", "alice").log)
-    history = [StoredEvent(type="like", time_ms=n, item_id=str(n), event_id=f"id {n}") for n in (9, 4, 6)]
-    await store.import_history("default", "alice", history, {"country": "UK"})
+    await store.set_attributes("default", "alice", {"country": "UK"})
+    history = [event(n) for n in (9, 4, 6, 5)]
+    assert await store.write_history("default", "alice", history, ["nine", None, "six", None], "import 1")
     loaded = await load(store)
     assert loaded.meta is not None
     assert loaded.meta.epoch != old
-    assert (loaded.meta.appended, loaded.meta.first_time_ms, loaded.meta.last_time_ms) == (3, 4, 9)
+    assert (loaded.meta.appended, loaded.meta.first_time_ms, loaded.meta.last_time_ms) == (6, 4, 9)
     assert loaded.meta.attributes == {"country": "UK"}
-    assert (loaded.state, loaded.tail, loaded.tail_start) == (None, history, 0)
-    assert raw.xlen(keys.user_keys("default", "alice").log) == logged
-    (again,) = await store.append("default", [Append("alice", [history[0]])])
-    assert again.fresh == (False,)
+    # of equal times what was there stays in front
+    assert (loaded.state, loaded.tail, loaded.tail_start) == (None, [event(n) for n in (4, 5, 5, 6, 7, 9)], 0)
+    (again,) = await store.append("default", [Append("alice", [event(9), event(6), event(10)], ["nine", "six", "ten"])])
+    assert again.flags == "001"
+    kinds = [fields[b"k"] for _, fields in raw.xrange(keys.user_keys("default", "alice").log)]
+    assert kinds == [b"e", b"e", b"a", b"s", b"h", b"h", b"h", b"h", b"e"]
 
 
-async def test_an_imported_history_is_bounded_and_counted_whole(open_store: OpenStore):
+async def test_the_same_import_is_done_once(store: RedisStore):
+    assert await store.write_history("default", "alice", [event(1)], [None], "import 1")
+    assert not await store.write_history("default", "alice", [event(1)], [None], "import 1")
+    assert await store.write_history("default", "alice", [event(2)], [None], "import 2")
+    assert (await load(store)).tail == [event(1), event(2)]
+
+
+async def test_a_history_longer_than_the_bound_keeps_its_end_and_is_counted_whole(open_store: OpenStore):
     store = await open_store(max_sequence=2_500)
-    await store.import_history("default", "alice", [event(n) for n in range(4_000)], {})
+    await store.write_history("default", "alice", [event(n) for n in range(4_000)], [None] * 4_000, "import 1")
     loaded = await load(store)
     assert loaded.meta is not None
     assert (loaded.meta.appended, loaded.meta.stored, loaded.tail_start) == (4_000, 2_500, 1_500)
     assert loaded.tail == [event(n) for n in range(1_500, 4_000)]
 
 
-async def test_an_empty_history_leaves_a_user_without_events_or_known_ids(store: RedisStore):
-    known = StoredEvent(type="purchase", time_ms=5, item_id="a", event_id="x")
-    await store.append("default", [Append("alice", [known])])
-    await store.import_history("default", "alice", [], {})
-    loaded = await load(store)
-    assert loaded.meta is not None
-    assert (loaded.meta.appended, loaded.tail) == (0, [])
-    (again,) = await store.append("default", [Append("alice", [known])])
-    assert again.fresh == (True,)
+async def test_a_state_that_the_caller_holds_is_not_sent_again(store: RedisStore):
+    await append(store, *range(6))
+    epoch = await epoch_of(store)
+    assert await commit(store, blob(epoch, applied=2))
+    (loaded,) = await store.load("default", "m", ["alice"], [Held(epoch, 4)])
+    assert (loaded.held, loaded.state, loaded.tail_start, loaded.tail) == (True, None, 4, [event(4), event(5)])
+    for of_no_use in (Held(b"whatever", 4), Held(epoch, 7)):  # another epoch; ahead of all events
+        (loaded,) = await store.load("default", "m", ["alice"], [of_no_use])
+        assert (loaded.held, loaded.state is None, loaded.tail_start) == (False, False, 2)
+
+
+async def test_a_long_tail_comes_in_parts(store: RedisStore):
+    await append(store, *range(10))
+    (loaded,) = await store.load("default", "m", ["alice"], None, 4)
+    assert (loaded.tail_start, loaded.tail) == (0, [event(n) for n in range(4)])
+    (loaded,) = await store.load("default", "m", ["alice"], [Held(await epoch_of(store), 8)], 4)
+    assert (loaded.tail_start, loaded.tail) == (8, [event(8), event(9)])
+
+
+async def test_a_state_that_remembers_more_is_not_given_up_for_one_that_began_later(open_store: OpenStore):
+    store = await open_store(max_sequence=4)
+    await append(store, *range(6))
+    epoch = await epoch_of(store)
+    assert await store.commit_many("default", "m", [("alice", blob(epoch, applied=4, base=0))]) == ["stored"]
+    assert await store.commit_many("default", "m", [("alice", blob(epoch, applied=6, base=2))]) == ["refused"]
+    assert await store.commit_many("default", "m", [("alice", blob(epoch, applied=6, base=0))]) == ["stored"]
+    # As far, and from further back: the better one.
+    assert await store.commit_many("default", "m", [("alice", blob(epoch, applied=6, base=2))]) == ["refused"]
+    await append(store, *range(6, 12))  # the stored state is behind the sequence now and can never be continued
+    assert await store.commit_many("default", "m", [("alice", blob(epoch, applied=12, base=8))]) == ["stored"]
+    assert await store.commit_many("default", "m", [("alice", blob(epoch, applied=12, base=0))]) == ["stored"]
+
+
+async def test_a_stored_state_ends_some_time_after_its_last_commit(open_store: OpenStore, raw: redis.Redis):
+    store = await open_store(state_ttl_s=100)
+    await append(store, 0)
+    assert await commit(store, blob(await epoch_of(store), applied=1))
+    assert 99_000 < raw.pttl(keys.state_key("default", "m", "alice")) <= 100_000

@@ -1,19 +1,17 @@
 """The fold as arithmetic: however events are cut and users are grouped, the state is the same."""
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from app.catalogue.catalogue import Catalogue, item_key
-from app.fold.fold import CHUNK, Fold, _plan
+from app.fold.fold import CHUNK, Fold, Unfolded, _plan
 from app.fold.tensors import EventTensors
 from app.runtime.bundle import read_bundle
 from app.runtime.session import open_runtime
-from app.state.codec import StateCodec
+from app.state.codec import StateCodec, deflate, peek
 from app.state.events import StoredEvent
-from app.state.store import Loaded, UserMeta
 
 START_MS = 1_300_000_000_000
 
@@ -49,42 +47,45 @@ def events(n, seed=0):
 
 
 def user(tail, state=None, start=0, attributes=None):
-    total = start + len(tail)
-    meta = UserMeta(total, total, b"epoch-01", START_MS, START_MS, attributes or {})
-    return Loaded(meta=meta, state=state, tail=tail, tail_start=start)
+    return Unfolded(b"epoch-01", attributes or {}, state, tail, start)
 
 
-def assert_same(one, other):
-    assert one.header == other.header
-    for name, array in one.tensors.items():
-        np.testing.assert_allclose(array, other.tensors[name], rtol=1e-5, atol=1e-4, err_msg=name)
+@pytest.fixture(scope="module")
+def assert_same(fold):
+    def same(one, other):
+        assert one[0] == other[0]
+        tensors, expected = fold.tensors([one[1]]), fold.tensors([other[1]])
+        for name, array in tensors.items():
+            np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-4, err_msg=name)
+
+    return same
 
 
 @pytest.mark.parametrize("cuts", [[1] * 30, [29, 1], [1, 29], [7, 0, 11, 12]])
-def test_any_cut_through_the_stored_state_gives_the_state_of_the_whole(fold, cuts):
+def test_any_cut_through_the_stored_state_gives_the_state_of_the_whole(fold, assert_same, cuts):
     made = events(30)
     (whole,) = fold([user(made)])
     blob, position = None, 0
     for cut in cuts:
         (state,) = fold([user(made[position : position + cut], blob, position)])
-        blob, position = fold.pack(state), position + cut
+        blob, position = state[1], position + cut
     assert_same(state, whole)
 
 
-def test_a_history_longer_than_a_chunk_carries_its_state_over(fold):
+def test_a_history_longer_than_a_chunk_carries_its_state_over(fold, assert_same):
     made = events(2 * CHUNK + 3)
     (whole,) = fold([user(made)])
     (first,) = fold([user(made[:700])])
-    (rest,) = fold([user(made[700:], fold.pack(first), 700)])
+    (rest,) = fold([user(made[700:], first[1], 700)])
     assert_same(rest, whole)
-    assert whole.header.applied == len(made)
+    assert whole[0].applied == len(made)
 
 
-def test_a_user_folds_alike_alone_and_among_others(fold):
+def test_a_user_folds_alike_alone_and_among_others(fold, assert_same):
     users = []
     for seed, (length, stored) in enumerate([(1, 0), (1, 40), (0, 5), (2, 0), (600, 0), (3, 3), (0, 9), (513, 1), (37, 0)]):
         made = events(length + stored, seed)
-        blob = fold.pack(fold([user(made[:stored])])[0]) if stored else None
+        blob = fold([user(made[:stored])])[0][1] if stored else None
         users.append(user(made[stored:], blob, stored, {"country": "France"} if seed % 2 else {}))
     for together, one in zip(fold(users), users, strict=True):
         assert_same(together, fold([one])[0])
@@ -104,15 +105,15 @@ def test_no_call_is_mostly_padding_and_every_event_is_in_one():
     assert seen == [len(tail) for tail in tails]
 
 
-def test_attributes_set_the_initial_state_and_unknown_values_do_not(fold):
+def test_attributes_set_the_initial_state_and_unknown_values_do_not(fold, assert_same):
     plain, french, martian = (fold([user(events(1), attributes=a)])[0] for a in ({}, {"country": "France"}, {"country": "Mars"}))
-    assert np.abs(french.tensors["h"] - plain.tensors["h"]).max() > 1e-3
+    assert np.abs(fold.tensors([french[1]])["h"] - fold.tensors([plain[1]])["h"]).max() > 1e-3
     assert_same(martian, plain)
 
 
 def test_the_header_says_which_events_the_state_is_of(fold):
-    late = replace(user(events(4)), tail_start=96, meta=UserMeta(100, 4, b"epoch-02", 0, 0, {}))
-    header = fold([late])[0].header
+    header, blob = fold([Unfolded(b"epoch-02", {}, None, events(4), 96)])[0]
+    assert peek(blob) == header
     assert (header.epoch, header.base, header.applied, header.catalogue_version) == (b"epoch-02", 96, 100, 0)
 
 
@@ -120,9 +121,10 @@ def test_an_event_of_an_unknown_type_is_applied_without_a_trace(fold):
     made = events(6)
     (with_it,) = fold([user([*made[:3], StoredEvent("wink", START_MS, "item-001"), *made[3:]])])
     (without,) = fold([user(made)])
-    assert with_it.header.applied == 7
-    np.testing.assert_array_equal(with_it.tensors["count"], without.tensors["count"])
-    np.testing.assert_allclose(with_it.tensors["h"], without.tensors["h"], atol=1e-5)
+    assert with_it[0].applied == 7
+    with_it, without = fold.tensors([with_it[1]]), fold.tensors([without[1]])
+    np.testing.assert_array_equal(with_it["count"], without["count"])
+    np.testing.assert_allclose(with_it["h"], without["h"], atol=1e-5)
 
 
 def test_an_unknown_item_keeps_its_key_and_has_no_vector(tensors):
@@ -150,7 +152,9 @@ def test_padding_stands_only_at_the_end_of_a_row(tensors):
 
 @pytest.mark.parametrize("spoil", [lambda blob: blob[:-1], lambda blob: b"?" + blob[1:], lambda blob: b""])
 def test_a_state_that_is_none_is_not_continued(fold, spoil):
-    blob = fold.pack(fold([user(events(3))])[0])
-    assert fold.continues(user([], blob, 3))
-    assert not fold.continues(user([], spoil(blob), 3))
-    assert not fold.continues(user([], blob, 2))
+    (_, blob) = fold([user(events(3))])[0]
+    assert fold.restore(blob, b"epoch-01", 3) == fold.restore(deflate(blob), b"epoch-01", 3) == blob
+    assert fold.restore(spoil(blob), b"epoch-01", 3) is None
+    assert fold.restore(spoil(deflate(blob)), b"epoch-01", 3) is None
+    assert fold.restore(blob, b"epoch-01", 2) is None
+    assert fold.restore(blob, b"epoch-02", 3) is None

@@ -50,8 +50,9 @@ def test_every_field_of_the_wire_reaches_the_stored_event():
     assert errors == []
     assert valid.user_id == "alice"
     assert valid.event == StoredEvent(
-        "purchase", 1_323_435_000_250, "a", 5.0, 2.5, -1.25, "web", "s", "b", "line one\nline two", "e", "r", raw["context"]
+        "purchase", 1_323_435_000_250, "a", 5.0, 2.5, -1.25, "web", "s", "b", "line one\nline two", "r", raw["context"]
     )
+    assert valid.event_id == "e"
 
 
 def test_absent_and_null_are_the_same():

@@ -26,7 +26,7 @@ def service_port(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) ->
     core, folder = min(os.sched_getaffinity(0)), tmp_path_factory.mktemp("service")
     with ExitStack() as stack:
         store = stack.enter_context(EmbeddedRedis(folder / "redis", fsync="no"))
-        yield stack.enter_context(serving(tiny_bundle, store.url, core, folder / "service.log")).port
+        yield stack.enter_context(serving(tiny_bundle, store.url, [core], folder / "service.log")).port
 
 
 @pytest.fixture

@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from model.nets.repeats import Moment, RepeatScorer, RepeatState, remember, remember_all, seconds
+from model.nets.block import BLOCK
+from model.nets.repeats import RepeatScorer, remember, remember_all, seconds
+from model.nets.slots import Moment, RepeatState
 
 HALF_LIVES_S = (100.0, 1000.0)
 
@@ -21,12 +25,12 @@ def empty(slots, users=1):
 
 
 def moment(now_s, event, visit=None):
-    return Moment(*(torch.tensor([n]) for n in (now_s, event, event if visit is None else visit)))
+    return Moment(*(torch.tensor([[n]]) for n in (now_s, event, event if visit is None else visit)))
 
 
 def buy(scorer, state, key, now_s, event, weight=1.0, visit=None):
     return remember(
-        state, torch.tensor([key]), scorer.additions(torch.tensor([weight])), moment(now_s, event, visit), scorer.rates
+        state, torch.tensor([[key]]), scorer.additions(torch.tensor([[weight]])), moment(now_s, event, visit), scorer.rates
     )
 
 
@@ -89,19 +93,32 @@ def test_nothing_grows_when_the_clock_stands_behind_a_slot(scorer):
     assert buy(scorer, state, 7, 0, 2, weight=0.0).count[0, slot_of(state, 7)].tolist() == [1, 1, 0]
 
 
-def test_a_sequence_at_once_is_remembered_as_event_by_event(scorer):
-    generator = torch.Generator().manual_seed(0)
-    users, events = 4, 40
-    key = torch.randint(0, 9, (users, events), generator=generator)
-    add = scorer.additions(torch.randint(-1, 2, (users, events), generator=generator).float())
-    now = torch.randint(0, 300, (users, events), generator=generator).cumsum(1)
-    number = torch.arange(1, events + 1).expand(users, -1)
-    at_once = remember_all(empty(5, users), key, add, Moment(now, number, number // 2), scorer.rates)
-    state = empty(5, users)
-    for t in range(events):
-        state = remember(state, key[:, t], add[:, t], Moment(now[:, t], number[:, t], number[:, t] // 2), scorer.rates)
-    assert all(torch.equal(a, b) for a, b in zip(at_once, state, strict=True))
-    assert (state.key != 0).all()
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_sequence_at_once_is_remembered_as_event_by_event(data):
+    # More items than slots and fewer, events without item, blocks that are full and that are not, and a memory carried over.
+    users, slots, items = (data.draw(st.integers(*bounds)) for bounds in ((1, 3), (1, 9), (1, 20)))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    rates = torch.tensor([1e-2, 1e-3, 1e-3])
+    at_once = one_by_one = empty(slots, users)
+    now, number = torch.zeros(users, 1, dtype=torch.int64), 0
+    for events in data.draw(st.lists(st.sampled_from([1, 2, 17, BLOCK - 1, BLOCK, 2 * BLOCK + 3]), min_size=1, max_size=3)):
+        key = torch.randint(0, items + 1, (users, events), generator=generator)
+        key = torch.where(key > 0, key + 2**60, key)  # such keys differ in what a float would not hold
+        add = torch.rand(users, events, 3, generator=generator)
+        times = now + torch.randint(0, 100, (users, events), generator=generator).cumsum(1)
+        numbers = torch.arange(number + 1, number + events + 1).expand(users, -1)
+        now, number = times[:, -1:], number + events
+        at_once = remember_all(at_once, key, add, Moment(times, numbers, numbers // 2), rates)
+        for t in range(events):
+            one = slice(t, t + 1)
+            when = Moment(times[:, one], numbers[:, one], numbers[:, one] // 2)
+            one_by_one = remember(one_by_one, key[:, one], add[:, one], when, rates)
+        for name, part in at_once._asdict().items():
+            if name == "count":
+                assert torch.allclose(part, one_by_one.count, rtol=1e-5, atol=1e-6)
+            else:
+                assert torch.equal(part, getattr(one_by_one, name)), name
 
 
 def test_an_empty_slot_scores_nothing_and_a_filled_one_does_not_depend_on_its_place(scorer):
@@ -110,9 +127,10 @@ def test_an_empty_slot_scores_nothing_and_a_filled_one_does_not_depend_on_its_pl
         state = buy(scorer, state, key, event * 10, event)
     turned = RepeatState(*(part.flip(1) for part in state))
     visits, context = torch.ones(1, len(HALF_LIVES_S)), torch.randn(1, 4)
-    scores = scorer(state, visits, context, moment(400, 2))
+    asked = moment(400, 2)
+    scores = scorer(state, visits, context, asked)
     assert (scores == 0).tolist() == [[False, False, True]]
-    assert torch.allclose(scorer(turned, visits, context, moment(400, 2)).flip(1), scores)
+    assert torch.allclose(scorer(turned, visits, context, asked).flip(1), scores)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.errors import StateFormatError
 from app.runtime.manifest import StateTensor
-from app.state.codec import HEADER_BYTES, Header, StateCodec, peek
+from app.state.codec import HEADER_BYTES, Header, StateCodec, deflate, inflate, peek
 
 TENSORS = [
     StateTensor(name="h", dtype="float32", shape=[2, 3]),
@@ -81,10 +82,11 @@ def test_unpacked_arrays_can_be_written_and_fed_to_onnxruntime():
 def test_bytes_are_the_documented_layout():
     blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(2, 1).items()})
     magic, version, _, epoch, base, applied, catalogue = struct.unpack_from("<4sHH8sQQQ", blob)
-    assert (magic, version, epoch, base, applied, catalogue) == (b"LWST", 1, HEADER.epoch, 7, 2**40 + 1, 2**64 - 1)
-    assert HEADER_BYTES == 40
-    assert blob[40 : 40 + 24] == arrays(2, 1)["h"].astype("<f4").tobytes()  # manifest order, no padding
-    assert len(blob) == CODEC.size == 40 + 24 + 20 + 32 + 3 + 8
+    assert (magic, version, epoch, base, applied, catalogue) == (b"LWST", 2, HEADER.epoch, 7, 2**40 + 1, 2**64 - 1)
+    assert HEADER_BYTES == 48
+    assert struct.unpack_from("<I", blob, 40) == (len(blob) - 48,)
+    assert blob[48 : 48 + 24] == arrays(2, 1)["h"].astype("<f4").tobytes()  # manifest order, no padding
+    assert len(blob) == CODEC.size == 48 + 24 + 20 + 32 + 3 + 8
 
 
 @pytest.mark.parametrize("extra", [-1, 1])
@@ -99,10 +101,38 @@ def test_another_magic_or_format_is_refused_even_by_peek():
     assert peek(blob) == HEADER
     with pytest.raises(StateFormatError, match="LWST"):
         peek(b"X" + blob[1:])
-    with pytest.raises(StateFormatError, match="format 2"):
-        peek(blob[:4] + b"\x02\x00" + blob[6:])
-    with pytest.raises(StateFormatError, match="39 bytes"):
-        peek(blob[:39])
+    with pytest.raises(StateFormatError, match="format 3"):
+        peek(blob[:4] + b"\x03\x00" + blob[6:])
+    with pytest.raises(StateFormatError, match="47 bytes"):
+        peek(blob[:47])
+
+
+@given(headers, st.integers(0, 2**32))
+def test_a_deflated_state_comes_back_bit_for_bit_with_its_header_readable(header: Header, seed: int):
+    blob = CODEC.pack(header, {name: array[0] for name, array in arrays(seed, 1).items()})
+    stored = deflate(blob)
+    assert peek(stored) == header
+    assert struct.unpack_from("<I", stored, 40) == (len(stored) - HEADER_BYTES,)
+    assert inflate(stored, CODEC.size) == blob
+    assert inflate(blob, CODEC.size) == blob  # one that was stored raw
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda s: s[:-1], lambda s: s[:51], lambda s: s[:50] + b"???" + s[53:], lambda s: s[:40], lambda s: b""]
+)
+def test_a_damaged_deflated_state_is_refused(spoil):
+    zeros = {name: np.zeros_like(array[0]) for name, array in arrays(0, 1).items()}
+    stored = deflate(CODEC.pack(HEADER, zeros))
+    assert len(stored) < CODEC.size
+    with pytest.raises(StateFormatError):
+        inflate(spoil(stored), CODEC.size)
+
+
+def test_what_inflates_to_more_than_a_state_is_refused_and_not_kept_in_memory():
+    bomb = zlib.compress(bytes(10**8))
+    blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(1, 1).items()})
+    with pytest.raises(StateFormatError):
+        inflate(deflate(blob)[:HEADER_BYTES] + bomb, CODEC.size)
 
 
 def test_one_bad_state_among_good_ones_is_refused():

@@ -15,7 +15,7 @@ ids = nasty | st.text(max_size=8)
 
 def every_key(tenant: str, user: str, model: str) -> list[str]:
     of_user = keys.user_keys(tenant, user)
-    return [of_user.seq, of_user.meta, of_user.ids, keys.state_key(tenant, model, user)]
+    return [of_user.seq, of_user.meta, of_user.ids, of_user.gone, keys.state_key(tenant, model, user)]
 
 
 @given(st.tuples(ids, ids), st.tuples(ids, ids), ids)
@@ -31,7 +31,7 @@ def test_two_states_never_share_a_key(one: tuple[str, str, str], other: tuple[st
 
 @given(ids, ids, ids)
 def test_kinds_of_keys_never_meet_whatever_the_ids(tenant: str, user: str, model: str):
-    shared = [keys.user_keys(tenant, user).log, keys.PARTITIONS_KEY, keys.popularity_key(tenant, [])]
+    shared = [keys.user_keys(tenant, user).log, keys.LAYOUT_KEY, keys.popularity_key(tenant, [])]
     names = [*every_key(tenant, user, model), *shared]
     assert len(set(names)) == len(names)
 

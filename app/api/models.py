@@ -1,0 +1,108 @@
+"""GET /v1/models and POST /v1/models/{model_id}/activate"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Literal
+
+import msgspec
+from fastapi import APIRouter, Path, Query, Request, Response
+from msgspec import Meta
+
+from app.api.openapi import answers
+from app.api.service import json_response, models_of
+from app.ingest.schema import Id
+
+router = APIRouter(tags=["models"])
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A bundle that this worker can see."""
+
+    model_id: str
+    status: Annotated[
+        Literal["active", "preparing", "backfilling", "previous", "available", "unusable"],
+        Meta(description="`previous` is kept open for a way back; `unusable`: see `problem`."),
+    ]
+    problem: str | None
+    data: str | None
+    items: int | None
+    created_at: str | None
+    backfilled_users: Annotated[int | None, Meta(description="While it is `backfilling`.")]
+
+
+class Models(msgspec.Struct, frozen=True):
+    """The models, and which one serves."""
+
+    active: str | None
+    generation: Annotated[int, Meta(description="Grows with each change of the active model.")]
+    models: list[Model]
+
+
+class Activated(msgspec.Struct, frozen=True):
+    """A model that serves, or is on its way."""
+
+    model_id: str
+    status: Literal["active", "activating"]
+
+
+@router.get("/v1/models", summary="The models", responses=answers(Models, 503), operation_id="get_models")
+async def get_models(request: Request) -> Response:
+    """Every bundle that this worker can see, the active one and one that is being activated with its progress."""
+    return json_response(await _models(request))
+
+
+@router.post(
+    "/v1/models/{model_id}/activate",
+    summary="Serve another model",
+    responses=answers(Activated, 404, 409, 422, 503),
+    operation_id="activate_model",
+)
+async def activate_model(
+    request: Request,
+    model_id: Annotated[Id, Path(description="Of a bundle in the bundles folder.")],
+    wait: Annotated[bool, Query(description="Answer when it serves everywhere; otherwise at once, with 202.")] = True,
+) -> Response:
+    """Have every worker open and verify the bundle, fold the active users with it, and switch.
+
+    After the 200 no worker answers from the old model any more, which stays open for a way back: activating it again takes
+    moments. A bundle that cannot be verified never serves; 409 says why, and the running model keeps serving.
+    """
+    task = await models_of(request).activation.begin(model_id)
+    if task is not None:
+        if not wait:
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the board tells how it ended
+            return json_response(Activated(model_id, "activating"), 202)
+        # Shielded: a client that hangs up does not end it.
+        await asyncio.shield(task)
+    return json_response(Activated(model_id, "active"))
+
+
+async def _models(request: Request) -> Models:
+    hall = models_of(request).hall
+    serving = await hall.board.serving()
+    models = []
+    for model_id, found in hall.look().items():
+        manifest = found.manifest
+        problem = found.problem or hall.failed(model_id)
+        status: Literal["active", "preparing", "backfilling", "previous", "available", "unusable"]
+        if problem is not None:
+            status = "unusable"
+        elif model_id == serving.active:
+            status = "active"
+        elif model_id == serving.candidate:
+            status = "backfilling" if serving.phase == "backfill" else "preparing"
+        else:
+            status = "previous" if model_id == serving.previous else "available"
+        models.append(
+            Model(
+                model_id,
+                status,
+                problem,
+                manifest.data_name if manifest is not None else None,
+                manifest.items.count if manifest is not None else None,
+                manifest.created_at if manifest is not None else None,
+                serving.done if status == "backfilling" else None,
+            )
+        )
+    return Models(serving.active, serving.generation, models)

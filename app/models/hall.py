@@ -1,0 +1,200 @@
+"""The models that this worker has open, and which one it serves: follows the board that all workers share.
+
+A worker promises to serve a generation for a short while only (a lease, renewed with every heartbeat). Whoever changes the model
+waits until every living worker has said that it follows, and takes for dead who has been silent for longer than any lease: so
+when the change is acknowledged, nobody answers from the old model any more, also not one who was cut off or asleep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Mapping
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from app.errors import BundleError, DeviceError, NotReadyError, StorageError, UnavailableError
+from app.models.served import ServedModel, Service
+from app.models.shelf import Found, Shelf, load_model
+from app.settings import Settings
+from app.state.models import ALIVE_MS, Heartbeat, ModelBoard, Serving
+from app.state.redis import RedisStore
+from app.telemetry import Metrics
+
+LEASE_S: Final = 2.0
+log = structlog.get_logger()
+
+
+class Hall:
+    """Opens models, serves one, and keeps the one before for a way back.
+
+    Attributes:
+        worker: this worker's name among all.
+        board: what all workers share.
+        shelf: the bundles that can be opened here.
+    """
+
+    def __init__(self, settings: Settings, store: RedisStore, metrics: Metrics, first: ServedModel, shelf: Shelf) -> None:
+        self.worker = secrets.token_hex(8)
+        self.board = ModelBoard(store)
+        self.shelf = shelf
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._open: dict[str, ServedModel] = {first.model_id: first}
+        self._failed: dict[str, str] = {}
+        self._served = first
+        self._generation = 0
+        self._lease_until = 0.0
+        self._beating = asyncio.Lock()
+        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Take part: the first worker of all makes its model the active one; others follow what is active.
+
+        Raises LayoutError if the store is laid out for another version. Storage that is away is waited for.
+        """
+        await self._served.start()
+        try:
+            await self._store.register_model(self._served.model_id, "{}")
+            alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
+            serving = await self.board.serving()
+            if serving.active is None:
+                await self.board.first(self._served.model_id)
+            elif serving.active != self._served.model_id and alive.keys() == {self.worker}:
+                # Nobody serves: who starts a service with a bundle wants that one.
+                token = secrets.token_hex(8)
+                if await self.board.begin(self._served.model_id, token, 0, serving.token or ""):
+                    await self.board.commit(token, serving.generation)
+            await self.follow_once()
+        except StorageError as error:
+            log.warning("storage is away at the start", error=error.detail)
+        self._following = asyncio.create_task(self._follow())
+
+    async def stop(self) -> None:
+        """Sign off and close every model."""
+        for task in [*self._opening.values(), *([self._following] if self._following is not None else [])]:
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.05)
+        with contextlib.suppress(UnavailableError):
+            await self.board.beat(self.worker, None, ALIVE_MS)
+        for model in self._open.values():
+            await model.stop()
+
+    @property
+    def service(self) -> Service:
+        """What is served now, as far as this worker knows."""
+        return self._served.service
+
+    @property
+    def generation(self) -> int:
+        return self._generation
+
+    async def current(self) -> Service:
+        """What may be served at this moment: asks the board again if the lease has run out.
+
+        Raises NotReadyError if another model is active that this worker does not have open.
+        """
+        if monotonic() > self._lease_until:
+            try:
+                await self.follow_once()
+            except StorageError:
+                return self._served.service  # answers from the fallback, and says so
+            if monotonic() > self._lease_until:
+                raise NotReadyError("another model is active, and is not open here yet")
+        return self._served.service
+
+    def opened(self, model_id: str) -> ServedModel | None:
+        """A model that is open here."""
+        return self._open.get(model_id)
+
+    def failed(self, model_id: str) -> str | None:
+        """Why a model could not be opened here."""
+        return self._failed.get(model_id)
+
+    def look(self) -> Mapping[str, Found]:
+        """The bundles that can be opened here."""
+        return self.shelf.look()
+
+    async def follow_once(self) -> Serving:
+        """Read the board, do what it says, and say so. Raises StorageError."""
+        async with self._beating:
+            asked_s = monotonic()
+            serving = await self.board.serving()
+            if serving.active is not None and serving.generation != self._generation:
+                await self._switch(serving)
+            if serving.candidate is not None:
+                self._prepare(serving.candidate)
+            self._let_go(serving)
+            await self.board.beat(self.worker, self._says(), ALIVE_MS)
+            if serving.generation == self._generation:
+                self._lease_until = asked_s + LEASE_S
+            return serving
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self.follow_once()
+            except StorageError as error:
+                log.warning("cannot hear which model is active", error=error.detail)
+            except Exception:
+                log.exception("cannot follow the active model")
+            await asyncio.sleep(self._settings.model_poll_ms / 1000)
+
+    def _says(self) -> Heartbeat:
+        return Heartbeat(self._generation, sorted(self._open), self._failed)
+
+    async def _switch(self, serving: Serving) -> None:
+        assert serving.active is not None
+        model = self._open.get(serving.active)
+        if model is None:
+            self._prepare(serving.active)
+            return  # and the lease runs out
+        if model is not self._served:
+            await model.start()
+            before, self._served = self._served, model
+            # Requests that have begun with the old one end with it: nothing of it is closed, only its own work ends.
+            await before.stop()
+            log.info("switched", model=model.model_id, before=before.model_id, generation=serving.generation)
+        self._generation = serving.generation
+
+    def _prepare(self, model_id: str) -> None:
+        """Begin to open a model, if it is neither open nor being opened."""
+        if model_id not in self._open and model_id not in self._opening and model_id not in self._failed:
+            self._opening[model_id] = asyncio.create_task(self._open_model(model_id))
+
+    async def _open_model(self, model_id: str) -> None:
+        try:
+            found = self.look().get(model_id)
+            if found is None or found.manifest is None:
+                raise BundleError(f"{model_id}: no such bundle here" if found is None else f"{found.problem}")
+            runtime = await asyncio.to_thread(load_model, found.folder, self._settings.device, self._settings.intra_op_threads)
+            if runtime.bundle.manifest.model_id != model_id:
+                raise BundleError(f"{found.folder}: holds {runtime.bundle.manifest.model_id} by now")
+            model = ServedModel(self._settings, self._store, self._metrics, runtime)
+            await self._store.register_model(model_id, "{}")
+            self._open[model_id] = model
+            log.info("opened", model=model_id)
+        except (BundleError, DeviceError) as error:
+            self._failed[model_id] = error.detail
+            log.error("cannot open a model", model=model_id, reason=error.detail)
+        except StorageError as error:
+            log.warning("cannot open a model now", model=model_id, error=error.detail)  # the next look tries again
+        except Exception as error:
+            self._failed[model_id] = f"{type(error).__name__}: {error}"
+            log.exception("cannot open a model", model=model_id)
+        finally:
+            del self._opening[model_id]
+
+    def _let_go(self, serving: Serving) -> None:
+        """Forget models that are neither active nor the one before nor to be next."""
+        wanted = {serving.active, serving.previous, serving.candidate, self._served.model_id}
+        for model_id in [model_id for model_id in self._open if model_id not in wanted]:
+            del self._open[model_id]
+        for model_id in [model_id for model_id in self._failed if model_id not in wanted]:
+            del self._failed[model_id]  # a bundle may have been mended

@@ -1,0 +1,169 @@
+"""Everything that belongs to one model, wired: two of them can stand side by side, and a request lives with one of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Final
+
+import structlog
+
+from app.catalogue.catalogue import Catalogue
+from app.catalogue.popularity import LivePopularity
+from app.errors import StorageError
+from app.fold import Commits, Fold, StateCache, Users
+from app.fold.tensors import EventTensors
+from app.ingest.advance import Advance
+from app.ingest.append import Increment, UserEvents
+from app.ingest.count import PopularityCounter
+from app.ingest.pipeline import Ingest
+from app.recommend.follow import PopularityFollower
+from app.recommend.pipeline import Recommender
+from app.recommend.score import Scorer
+from app.runtime.session import Runtime
+from app.runtime.text import TextEncoder
+from app.settings import Settings
+from app.state.codec import StateCodec
+from app.state.redis import RedisStore
+from app.telemetry import Metrics
+
+TENANT: Final = "default"  # keys and more tenants come with authentication
+
+_COUNT_DELAY_S: Final = 0.05  # popularity on its way to Redis; other workers read it every few seconds
+_STOP_AGAIN_S: Final = 0.05
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes use of one model. A request takes one of these once, and stays with it."""
+
+    runtime: Runtime
+    catalogue: Catalogue
+    store: RedisStore
+    ingest: Ingest
+    recommender: Recommender
+    users: Users
+
+
+class ServedModel:
+    """One model on one store. Raises BundleError if the bundle's parts do not fit together."""
+
+    def __init__(self, settings: Settings, store: RedisStore, metrics: Metrics, runtime: Runtime) -> None:
+        bundle, manifest = runtime.bundle, runtime.bundle.manifest
+        self.model_id = manifest.model_id
+        self._settings = settings
+        self._metrics = metrics
+        self._tasks: list[asyncio.Task[None]] = []
+        catalogue = Catalogue(
+            [item.id for item in bundle.items],
+            [item.title for item in bundle.items],
+            [item.categories for item in bundle.items],
+            bundle.vectors,
+            bundle.bias,
+        )
+        half_lives_s = manifest.popularity.half_lives_s
+        popularity = LivePopularity(
+            catalogue,
+            half_lives_s,
+            bundle.popularity,
+            manifest.popularity.as_of_ms,
+            in_flight_s=_COUNT_DELAY_S + settings.redis_timeout_ms / 1000,
+        )
+        text = TextEncoder(bundle, runtime.device, settings.intra_op_threads) if manifest.text is not None else None
+        tensors = EventTensors(manifest, catalogue, text)
+        fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
+        cache = StateCache(settings.state_cache_mb * 2**20)
+        self._commits = commits = Commits(
+            store, cache, self.model_id, metrics, every=settings.commit_events, delay_s=settings.commit_delay_ms / 1000
+        )
+        known = Users(store, fold, cache, commits, self.model_id, metrics)
+        self._advance = advance = Advance(
+            known,
+            fold,
+            cache,
+            metrics,
+            delay_s=settings.fold_delay_ms / 1000,
+            batch_users=settings.fold_batch_users,
+            batch_events=settings.fold_batch_events,
+            most_events=settings.max_unfolded_events,
+        )
+        self._counter = counter = PopularityCounter(store, half_lives_s, _COUNT_DELAY_S)
+        self._following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.others_counted(TENANT))
+
+        def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
+            popularity.add(increments, monotonic())
+            counter.add(tenant, increments)
+            if settings.background_fold:
+                for user in users:
+                    to = user.appended
+                    advance.mark(tenant, to.user_id, to.epoch, to.attributes, to.total, user.events)
+
+        async def room() -> None:
+            await advance.room(settings.write_wait_ms / 1000)
+
+        self.service = Service(
+            runtime=runtime,
+            catalogue=catalogue,
+            store=store,
+            ingest=Ingest(
+                store,
+                manifest.event_types,
+                on_stored,
+                room=room,
+                max_future_s=settings.max_future_s,
+                max_events=settings.max_batch_events,
+            ),
+            recommender=Recommender(
+                bundle,
+                catalogue,
+                popularity,
+                Scorer(runtime, catalogue, popularity, fold),
+                tensors,
+                store,
+                known,
+                metrics,
+            ),
+            users=known,
+        )
+
+    async def start(self) -> None:
+        """Begin what runs beside the requests. Storage that is away is waited for.
+
+        Raises LayoutError if the store is laid out for another version.
+        """
+        if self._tasks:
+            return
+        try:
+            await self._following.refresh()
+        except StorageError as error:
+            log.warning("storage is away at the start", error=error.detail)
+        self._run(self._following.follow(self._settings.popularity_refresh_ms / 1000))
+        if self._settings.background_fold:
+            self._run(self._advance.run())
+        runtime = self.service.runtime
+        self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(1)
+
+    async def stop(self) -> None:
+        """End what runs beside the requests and store what waits. Requests that are under way end undisturbed, and `start` begins
+        again."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            # Again and again: redis-py 8.1 swallows a cancellation that reaches one of its calls at the wrong moment.
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=_STOP_AGAIN_S)
+        await self._counter.close()
+        await self._commits.close()
+        runtime = self.service.runtime
+        self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(0)
+
+    async def flush(self) -> None:
+        """Store the states that wait for it."""
+        await self._commits.flush()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.append(asyncio.create_task(work))

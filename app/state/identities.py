@@ -1,0 +1,183 @@
+"""Users who are erased, and users who turn out to be one: what reaches beyond one user's partition, in steps that can be resumed.
+
+A merge leads the source to the target first, so that nothing is stored with the source any more; then the source's events are
+sorted into the target's sequence, under a mark that makes a second time do nothing; then they go from the source. Whoever meets a
+user in the middle of that finishes it before going on, so no answer lacks what was acknowledged.
+
+An erasure takes every identity that leads to a user, and the one that was asked for last: as long as it is not done, asking again
+finds the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from app.errors import ConflictError, StorageError
+from app.state import keys
+from app.state.events import decode_event
+from app.state.ring import ring_ids
+from app.state.scripts import Script, script
+from app.state.transport import Command
+
+MARK: Final = "m:"
+"""Begins the fields of a target's meta that name its sources."""
+
+PENDING: Final = b"p"
+
+_MOST_HOPS: Final = 8
+_PAUSE_S: Final = 0.01
+
+Call = tuple[Sequence[str], Sequence[Any]]
+"""Keys and arguments of a script."""
+
+NewEvent = tuple[bytes, int, str]
+"""Packed event, unix ms, event id or ''."""
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """What an erasure removed: how many events, of which identities, the user's own last."""
+
+    events: int
+    identities: Sequence[str]
+
+
+class Commands(Protocol):
+    """What is needed of the store."""
+
+    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]: ...
+
+    async def all(self, commands: Sequence[Command]) -> list[Any]: ...
+
+    async def rewrite(
+        self,
+        tenant: str,
+        user_id: str,
+        new: Sequence[NewEvent],
+        *,
+        mark: str,
+        origin: str,
+        ids: Sequence[bytes],
+        attributes: bytes,
+    ) -> int: ...
+
+    async def models(self) -> dict[str, str]: ...
+
+
+class Identities:
+    """Merges and erasures on one store."""
+
+    def __init__(self, store: Commands, log_max_length: int, tombstone_ttl_s: int) -> None:
+        self._store = store
+        self._log_max_length = log_max_length
+        self._tombstone_ttl_ms = tombstone_ttl_s * 1000
+
+    async def resolve(self, tenant: str, user_id: str) -> str:
+        """Who has the events of this user: itself, or the last of those that it was merged into. Finishes what is halfway.
+
+        Raises:
+            ConflictError: two merges in opposite directions are running.
+        """
+        for _ in range(_MOST_HOPS):
+            ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
+            if target is None:
+                return user_id
+            if state == PENDING:
+                await self.finish(tenant, user_id, _decode(target))
+            user_id = _decode(target)
+        raise ConflictError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row, or is being merged both ways")
+
+    async def merge(self, tenant: str, target: str, source: str) -> str:
+        """Join `source` into `target`; returns who has the events of both now. The same merge again changes nothing.
+
+        Raises:
+            ConflictError: they are one already the other way round, or the source belongs to a third user.
+        """
+        holder = await self.resolve(tenant, target)
+        of_source = await self.resolve(tenant, source)
+        if of_source == holder:
+            if of_source == source:
+                raise ConflictError(f"{target!r} is {source!r}, or was merged into it: there is nothing to merge")
+            return holder
+        if of_source != source:
+            raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
+        await self._alias(tenant, source, holder, True)
+        if await self._leads_to(tenant, holder, source):
+            # Another merge runs the other way. Whoever sees it gives way; if both do, both can be asked for again.
+            await self._alias(tenant, source, holder, False)
+            raise ConflictError(f"{holder!r} is being merged into {source!r} at this moment")
+        return await self.resolve(tenant, source)
+
+    async def finish(self, tenant: str, source: str, target: str) -> None:
+        """Do what is left of a merge: sort the source's events into the target, then remove them from the source."""
+        user = keys.user_keys(tenant, source)
+        read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids)]
+        pairs, packed, ring = await self._store.all(read)
+        meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        if meta.get(b"to") != _encode(target) or meta.get(b"ms") != PENDING:
+            return
+        new = [(event, decode_event(event).time_ms, "") for event in packed]
+        ids = ring_ids(ring) if ring else []
+        attributes = meta.get(b"a", b"")
+        await self._store.rewrite(tenant, target, new, mark=MARK + source, origin=source, ids=ids, attributes=attributes)
+        marks = [field for field in meta if field.startswith(MARK.encode())]
+        if marks:  # those who were merged into the source are the target's now
+            holder = await self._end(tenant, target)
+            await self._store.all([("HSET", keys.user_keys(tenant, holder).meta, *(part for m in marks for part in (m, b"1")))])
+        states = [keys.state_key(tenant, model, source) for model in await self._store.models()]
+        names = (user.meta, user.log, user.seq, user.ids, *states)
+        arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length)
+        await self._store.run(script("moved"), [(names, arguments)], durable=True)
+
+    async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
+        """Remove everything that is known of a user and of every identity merged with it, and refuse what happened before."""
+        holder = await self.resolve(tenant, user_id)
+        (fields,) = await self._store.all([("HKEYS", keys.user_keys(tenant, holder).meta)])
+        sources = [_decode(field[len(MARK) :]) for field in fields if field.startswith(MARK.encode())]
+        order = [one for one in dict.fromkeys([*sources, holder]) if one != user_id] + [user_id]
+        models = await self._store.models()
+        events = 0
+        for one in order:
+            user = keys.user_keys(tenant, one)
+            names = (user.gone, user.log, user.meta, user.seq, user.ids, *(keys.state_key(tenant, m, one) for m in models))
+            arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms)
+            ((appended, _),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
+            events += appended
+        return Erased(events, order)
+
+    async def _alias(self, tenant: str, source: str, target: str, lead: bool) -> None:
+        call = ((keys.user_keys(tenant, source).meta,), (_encode(target), int(lead)))
+        ((to, _),) = await self._store.run(script("alias"), [call], durable=True)
+        if lead and to != _encode(target):
+            raise ConflictError(f"{source!r} is being merged into {_decode(to)!r} at this moment")
+
+    async def _leads_to(self, tenant: str, user_id: str, other: str) -> bool:
+        for _ in range(_MOST_HOPS):
+            if user_id == other:
+                return True
+            ((target,),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to")])
+            if target is None:
+                return False
+            user_id = _decode(target)
+        return True
+
+    async def _end(self, tenant: str, user_id: str) -> str:
+        """Where the aliases of a user end, whatever is halfway on the way."""
+        for _ in range(_MOST_HOPS):
+            ((target,),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to")])
+            if target is None:
+                return user_id
+            user_id = _decode(target)
+            await asyncio.sleep(_PAUSE_S)
+        raise StorageError(f"{user_id!r} is being merged both ways; try again")
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _decode(text: bytes) -> str:
+    return text.decode("utf-8", "surrogatepass")

@@ -1,0 +1,19 @@
+-- The last step of a merge: the target has this user's events, so they go here.
+--
+-- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash    only to and ms stay
+-- KEYS[2] lw:{pp}:log                   stream  k m, t tenant, u user, o target, p '': what the archive has of u is with o now
+-- KEYS[3...] seq, ids and the states of every model
+-- ARGV    tenant, user, target, log_max_length (0: no bound)
+-- Returns 1, or 0 if there was nothing to do
+
+local found = redis.call('HMGET', KEYS[1], 'to', 'ms')
+if found[1] ~= ARGV[3] or found[2] ~= 'p' then
+  return 0
+end
+redis.call('DEL', KEYS[1], unpack(KEYS, 3))
+redis.call('HSET', KEYS[1], 'to', ARGV[3], 'ms', 'd')
+redis.call('XADD', KEYS[2], '*', 'k', 'm', 't', ARGV[1], 'u', ARGV[2], 'o', ARGV[3], 'p', '')
+if ARGV[4] ~= '0' then
+  redis.call('XTRIM', KEYS[2], 'MAXLEN', '~', ARGV[4])
+end
+return 1

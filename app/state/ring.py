@@ -1,0 +1,26 @@
+"""The ring of a user's recent event ids, as append.lua keeps it: read and written whole where a sequence is rewritten."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+_HEADER: Final = struct.Struct("<IIQ")  # slots, zero, ids so far
+_ID_BYTES: Final = 8
+
+EMPTY_RING: Final = _HEADER.pack(0, 0, 0)
+
+
+def ring_ids(ring: bytes) -> list[bytes]:
+    """The hashes in a ring, oldest first."""
+    slots, _, seen = _HEADER.unpack_from(ring)
+    ids = [ring[at : at + _ID_BYTES] for at in range(_HEADER.size, len(ring), _ID_BYTES)]
+    turn = seen % slots if slots and seen > slots else 0
+    return ids[turn:] + ids[:turn]
+
+
+def remember_ids(ring: bytes, new: Sequence[bytes], slots: int) -> bytes:
+    """A ring of so many slots that holds the last of the old ids and the new ones; those that it has move to the end."""
+    latest = list(dict.fromkeys([*reversed(new), *reversed(ring_ids(ring))]))[:slots][::-1]
+    return _HEADER.pack(slots, 0, len(latest)) + b"".join(latest)

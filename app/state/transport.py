@@ -1,0 +1,294 @@
+"""Commands to Redis and their replies: one round trip for many, on one server or on a Cluster.
+
+Nothing is sent twice that may have run: a reply that was lost may belong to events that were stored, and only a client that sends
+event ids can repeat such a call safely. What Redis has certainly not run (a slot that moved, a script that it does not know) is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final, Protocol
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.crc import key_slot
+from redis.exceptions import (
+    AskError,
+    MovedError,
+    RedisClusterException,
+    ResponseError,
+    SlotNotCoveredError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.errors import StorageAddressError, StorageError
+
+Command = tuple[Any, ...]
+"""Name and arguments; of `EVALSHA` and `EVAL` the third argument is a key, of everything else the first."""
+
+_ELSEWHERE: Final = (MovedError, AskError, TryAgainError)
+_SCAN: Final = 1_000  # keys looked at in one go
+_TRY_AGAIN_S: Final = 0.02
+_AWAY: Final = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
+_SYNC_KEY: Final = "lw:{%s}:sync"
+
+
+class Transport(Protocol):
+    async def exchange(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        """The replies to `commands`, in their order, in one round trip to each node; an error reply is returned in its place.
+
+        Args:
+            durable: what was written must be confirmed as the settings demand before this returns.
+
+        Raises:
+            StorageError: no answer in time, or not for all, or not confirmed: what was sent may have been done or not.
+        """
+
+    def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """The keys of all nodes that match, some at a time; one may come twice. Raises StorageError."""
+
+    async def close(self) -> None: ...
+
+
+class Confirm:
+    """What must have happened to a write before it counts: so many replicas have it, or it is on this node's disk too."""
+
+    def __init__(self, replicas: int, fsync: bool, timeout_ms: int) -> None:
+        self.replicas, self.fsync, self.timeout_ms = replicas, fsync, timeout_ms
+
+    @property
+    def wanted(self) -> bool:
+        return self.replicas > 0 or self.fsync
+
+    def commands(self, tag: str) -> list[Command]:
+        """What follows the writes, on their connection. The first command is a write of its own: Redis waits for this
+        connection's last write, and a retry that found everything stored already has not written anything."""
+        wait: Command = ("WAIT", self.replicas, self.timeout_ms)
+        if self.fsync:
+            wait = ("WAITAOF", 1, self.replicas, self.timeout_ms)
+        return [("SET", _SYNC_KEY % tag, ""), wait]
+
+    def check(self, reply: Any) -> None:
+        """Raise StorageError if the reply to the last of `commands` says no."""
+        if isinstance(reply, Exception):
+            raise StorageError(f"Redis cannot confirm writes as the settings demand: {reply}") from reply
+        on_disk, replicas = (reply[0] >= 1, reply[1]) if self.fsync else (True, reply)
+        if not on_disk or replicas < self.replicas:
+            where = "" if on_disk else " and not on disk"
+            raise StorageError(f"stored, but confirmed by {replicas} of {self.replicas} replicas only{where}")
+
+
+class SingleTransport:
+    """One server at `url` (redis://, rediss:// or unix://).
+
+    Args:
+        timeout_ms: for a free connection, and for one exchange, connecting included.
+        max_connections: further exchanges wait for a free one.
+
+    Raises:
+        StorageAddressError: `url` is no address of a Redis.
+    """
+
+    def __init__(self, url: str, *, timeout_ms: int, max_connections: int, confirm: Confirm) -> None:
+        try:
+            self._pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=max_connections,
+                timeout=timeout_ms / 1000,
+                socket_connect_timeout=timeout_ms / 1000,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+            )
+            self._pool.make_connection()  # type: ignore[no-untyped-call]  # connects to nothing yet, but reads the options in the address
+        except (ValueError, TypeError) as error:
+            raise StorageAddressError(f"not an address of a Redis: {error}") from None
+        self._client: Redis = Redis.from_pool(self._pool)
+        self._timeout_s = timeout_ms / 1000
+        self._confirm = confirm
+
+    async def exchange(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        extra = self._confirm.commands("00") if durable and self._confirm.wanted else []
+        try:
+            async with asyncio.timeout(self._timeout_s + (self._confirm.timeout_ms / 1000 if extra else 0)):
+                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+                try:
+                    replies = await _pipeline(connection, [*commands, *extra])
+                finally:
+                    await self._pool.release(connection)
+        except _AWAY as error:
+            raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
+        if extra:
+            self._confirm.check(replies[-1])
+            del replies[-len(extra) :]
+        return replies
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        cursor: bytes | int = 0
+        while True:
+            (reply,) = await self.exchange([("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN)])
+            if isinstance(reply, Exception):
+                raise reply
+            cursor, names = reply
+            yield names
+            if int(cursor) == 0:
+                return
+
+    async def close(self) -> None:
+        await self._client.aclose()
+        await self._pool.disconnect()
+
+
+class ClusterTransport:
+    """A Redis Cluster, one of whose nodes is at `url`. Arguments and errors as for one server.
+
+    The replies of different nodes are independent: if one node is away, the commands to the others have been done.
+    """
+
+    def __init__(self, url: str, *, timeout_ms: int, max_connections: int, confirm: Confirm) -> None:
+        try:
+            self._cluster: RedisCluster = RedisCluster.from_url(
+                url,
+                max_connections=max_connections,
+                # For the questions about the topology, which a node that hangs must not hold up for good.
+                socket_timeout=timeout_ms / 4000,
+                socket_connect_timeout=timeout_ms / 4000,
+                retry=Retry(NoBackoff(), 0),
+                protocol=2,
+            )
+        except (ValueError, TypeError, RedisClusterException) as error:
+            raise StorageAddressError(f"not an address of a Redis Cluster: {error}") from None
+        self._timeout_s = timeout_ms / 1000
+        self._confirm = confirm
+        self._refreshing = asyncio.Lock()
+        self._stale = True  # the topology, unknown at first
+        self._connections = asyncio.Semaphore(max_connections)  # of each node: beyond it redis-py would refuse, not wait
+
+    async def exchange(self, commands: Sequence[Command], *, durable: bool = False) -> list[Any]:
+        deadline_s = self._timeout_s + (self._confirm.timeout_ms / 1000 if durable and self._confirm.wanted else 0)
+        try:
+            async with asyncio.timeout(deadline_s), self._connections:
+                return await self._exchange(commands, durable and self._confirm.wanted)
+        except (*_AWAY, RedisClusterException, SlotNotCoveredError) as error:
+            self._stale = True  # a master that is gone has a successor soon
+            raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
+
+    async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        if self._stale:
+            await self._refresh()
+        for node in self._cluster.get_primaries():
+            cursor: bytes | int = 0
+            while True:
+                try:
+                    async with asyncio.timeout(self._timeout_s), self._connections:
+                        (reply,) = await self._on(node, [("SCAN", cursor, "MATCH", pattern, "COUNT", _SCAN)], False)
+                except _AWAY as error:
+                    self._stale = True
+                    raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
+                if isinstance(reply, Exception):
+                    raise reply
+                cursor, names = reply
+                yield names
+                if int(cursor) == 0:
+                    break
+
+    async def close(self) -> None:
+        await self._cluster.aclose()
+
+    async def _exchange(self, commands: Sequence[Command], confirm: bool) -> list[Any]:
+        if self._stale:
+            await self._refresh()
+        replies: list[Any] = [None] * len(commands)
+        by_node: dict[str, tuple[ClusterNode, list[int]]] = {}
+        for index, command in enumerate(commands):
+            node = self._node(command)
+            by_node.setdefault(node.name, (node, []))[1].append(index)
+        waiting = [self._ask(node, commands, places, replies, confirm) for node, places in by_node.values()]
+        if len(waiting) == 1:
+            await waiting[0]
+        else:
+            # All of them, also if one fails: what another node has done must not be cut off halfway through its replies.
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return replies
+
+    async def _ask(
+        self, node: ClusterNode, commands: Sequence[Command], places: list[int], replies: list[Any], confirm: bool
+    ) -> None:
+        """Have a node do the commands at `places`, and follow those that it sends elsewhere."""
+        asked = [commands[place] for place in places]
+        for place, reply in zip(places, await self._on(node, asked, confirm), strict=True):
+            replies[place] = reply
+        # Until the deadline: while a slot moves, a user is whole on neither node until all keys have gone over.
+        while elsewhere := [place for place in places if isinstance(replies[place], _ELSEWHERE)]:
+            if any(isinstance(replies[place], MovedError) for place in elsewhere):
+                self._stale = True
+                await self._refresh()
+            if any(isinstance(replies[place], TryAgainError) for place in elsewhere):
+                await asyncio.sleep(_TRY_AGAIN_S)
+            # Who is sent on goes on alone and in order, so that the events of a user stay in theirs.
+            for place in elsewhere:
+                reply, command = replies[place], commands[place]
+                target = self._cluster.get_node(host=reply.host, port=reply.port) if isinstance(reply, AskError) else None
+                if target is not None:
+                    _, replies[place] = await self._on(target, [("ASKING",), command], confirm)
+                else:
+                    (replies[place],) = await self._on(self._node(command), [command], confirm)
+
+    async def _on(self, node: ClusterNode, commands: list[Command], confirm: bool) -> list[Any]:
+        extra = self._confirm.commands(_tag(commands[-1])) if confirm else []
+        connection = node.acquire_connection()
+        try:
+            replies = await _pipeline(connection, [*commands, *extra])
+        finally:
+            node.release(connection)
+        if extra:
+            # A node that took none of the commands has nothing to confirm.
+            if not all(isinstance(reply, ResponseError) for reply in replies[: len(commands)]):
+                self._confirm.check(replies[-1])
+            del replies[-len(extra) :]
+        return replies
+
+    def _node(self, command: Command) -> ClusterNode:
+        return self._cluster.nodes_manager.get_node_from_slot(key_slot(_key(command).encode()))
+
+    async def _refresh(self) -> None:
+        """Learn anew which node has which slot; once, whoever asks meanwhile."""
+        async with self._refreshing:
+            if self._stale:
+                await self._cluster.nodes_manager.initialize()
+                self._stale = False
+
+
+async def _pipeline(connection: AbstractConnection, commands: Sequence[Command]) -> list[Any]:
+    """One round trip on one connection; a connection that fails, or is left halfway, is closed and connects again."""
+    try:
+        await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+        replies: list[Any] = []
+        for _ in commands:
+            try:
+                replies.append(await connection.read_response(timeout=math.inf))
+            except ResponseError as error:
+                replies.append(error)
+        return replies
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+
+
+def _key(command: Command) -> str:
+    key: str = command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]
+    return key
+
+
+def _tag(command: Command) -> str:
+    key = _key(command)
+    return key[key.find("{") + 1 : key.find("}")] if "{" in key else key

@@ -1,0 +1,1 @@
+"""One measurement a file; each takes what it needs and returns a `Part`."""

@@ -1,0 +1,88 @@
+"""The slow end of reads: p99 at half of the service's own capacity, against the floor at the same rate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, Final
+
+from loadtests.connection import get
+from loadtests.floor import PATH
+from loadtests.pace import Steady, steadily
+from loadtests.samples import latencies_ms, median, over_rounds, percentile
+from loadtests.servers import Server
+from loadtests.stand import Part, Stand
+
+SHARE: Final = 0.5
+"""Of the capacity that was measured in the same run."""
+
+_ROUNDS: Final = 5
+_WINDOW_S: Final = 3.0
+_CONNECTIONS: Final = 32
+
+PUNCTUAL_MS: Final = 0.5
+"""A generator that is later than this at its p99 measures itself."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A window of the service and one of the floor, one after the other."""
+
+    service: Steady
+    floor: Steady
+
+    @property
+    def late_p99_ms(self) -> float:
+        return percentile([*self.service.late, *self.floor.late], 99) * 1e3
+
+    @property
+    def counts(self) -> bool:
+        return self.late_p99_ms <= PUNCTUAL_MS
+
+    @property
+    def ratio(self) -> float:
+        return percentile(self.service.latencies, 99) / percentile(self.floor.latencies, 99)
+
+
+def measure(stand: Stand, floor: Server, users: Sequence[str], capacity_rps: float) -> Part:
+    """A constant rate, latency from the moment a request was due, in windows that take turns."""
+    rate = SHARE * capacity_rps
+    questions = stand.setup.traffic(list(users), seed=4).questions()
+    seconds = max(0.5, _WINDOW_S * min(1, stand.setup.scale))
+    wanted = stand.setup.times(_ROUNDS, 2)
+    rounds: list[Round] = []
+    # Where the generator did not get its core a round says nothing, and there is another instead; within reason.
+    while sum(one.counts for one in rounds) < wanted and len(rounds) < 2 * wanted:
+        floor_first = len(rounds) % 2 == 0
+        before = steadily(floor.port, repeat(get(PATH)), rate, _CONNECTIONS, seconds) if floor_first else None
+        service = steadily(stand.service.port, questions, rate, _CONNECTIONS, seconds)
+        rounds.append(Round(service, before or steadily(floor.port, repeat(get(PATH)), rate, _CONNECTIONS, seconds)))
+    return part(rounds, rate, wanted)
+
+
+def part(rounds: Sequence[Round], rate: float, wanted: int) -> Part:
+    """The figure is the median of the counted rounds' ratios; the latencies beside it are of all of them together."""
+    counted = [one for one in rounds if one.counts] or list(rounds)
+    ratios = [one.ratio for one in counted]
+    late_p99_ms = percentile([seconds for one in counted for seconds in (*one.service.late, *one.floor.late)], 99) * 1e3
+    made_of: dict[str, Any] = {
+        "rate_rps": rate,
+        "service": _report([one.service for one in counted]),
+        "floor": _report([one.floor for one in counted]),
+        "ratio_rounds": over_rounds(ratios),
+        "rounds_that_count": sum(one.counts for one in rounds),
+        "rounds_measured": len(rounds),
+        "generator_late_p99_ms": late_p99_ms,
+        "connections": _CONNECTIONS,
+    }
+    void = []
+    if 2 * made_of["rounds_that_count"] < wanted:
+        void.append(f"get_p99_ratio: the generator was {late_p99_ms:.2f} ms late at its p99 in {len(rounds)} rounds")
+    return Part({"get_p99_ratio": median(ratios)}, {"get_p99_ratio": made_of}, void=void)
+
+
+def _report(windows: Sequence[Steady]) -> dict[str, Any]:
+    rounds = over_rounds([percentile(window.latencies, 99) * 1e3 for window in windows])
+    together = latencies_ms([seconds for window in windows for seconds in window.latencies])
+    return together | {"p99_rounds_ms": rounds, "queued": sum(window.queued for window in windows)}

@@ -1,0 +1,219 @@
+"""Half an hour of mixed load at half capacity: does any process grow? Exits with 1 if one does, by more than 5%.
+
+    python -m loadtests.soak --bundle .demo/bundles/current            # 30 minutes; --minutes 2 for a look
+
+What users have in Redis is at its bound before the clock starts (bounded sequences, all states stored), so that nothing has a
+reason to grow: memory that does is lost.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from app.errors import LongwaveError
+from app.state.embedded import EmbeddedRedis
+from loadtests.busy import family
+from loadtests.client import Client, settle
+from loadtests.errors import BenchError
+from loadtests.loop import Loop
+from loadtests.machine import choose_cores, describe_commit, describe_machine, load_average
+from loadtests.pace import Flow, saturate
+from loadtests.report import write
+from loadtests.samples import latencies_ms, median, rounded
+from loadtests.servers import Server, serving
+from loadtests.stand import Setup
+from loadtests.traffic import Traffic
+from loadtests.world import choose_bundle
+
+RESULTS: Final = Path(__file__).parent / "results" / "soak.json"
+LIMIT: Final = 0.05
+"""How far a process's memory may be from its middle value, after the warm-up."""
+
+_USERS: Final = 1_000
+_SEQUENCE: Final = 100  # events kept of each, and had by each before the clock starts
+_LOG: Final = 100  # entries kept of each partition's log
+_CACHE_MB: Final = 8  # so that states leave a worker's memory too: half of the users fit
+_BATCH: Final = 500
+_READS: Final = 2  # for each write
+_CONNECTIONS: Final = 16
+_CAPACITY_S: Final = 3.0
+_SAMPLE_S: Final = 10.0
+_WARM_UP: Final = 0.2  # of the time, but at least one sample
+_SHARE: Final = 0.5
+_DRAIN_S: Final = 60.0
+
+
+@dataclass
+class Memory:
+    """Resident bytes of the same processes, again and again."""
+
+    processes: dict[str, int]
+    at_s: list[float] = field(default_factory=list)
+    samples: dict[str, list[int]] = field(default_factory=dict)
+
+    def sample(self, at_s: float) -> None:
+        self.at_s.append(at_s)
+        for name, pid in self.processes.items():
+            self.samples.setdefault(name, []).append(resident_bytes(pid))
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory now. Raises BenchError if it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        raise BenchError(f"process {pid} has ended") from None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def trend(at_s: Sequence[float], values: Sequence[int], warm_up_s: float) -> dict[str, float]:
+    """What memory did after the warm-up: the straight line of least squares, and the largest distance from the median."""
+    kept = [(at, value) for at, value in zip(at_s, values, strict=True) if at >= warm_up_s]
+    middle = median([value for _, value in kept])
+    mean_at, mean = (sum(column) / len(kept) for column in zip(*kept, strict=True))
+    spread = sum((at - mean_at) ** 2 for at, _ in kept)
+    slope = sum((at - mean_at) * (value - mean) for at, value in kept) / spread if spread else 0.0
+    return {
+        "median_mib": middle / 2**20,
+        "slope_mib_per_hour": slope * 3_600 / 2**20,
+        "slope_percent_per_hour": 100 * slope * 3_600 / middle,
+        "max_deviation": max(abs(value - middle) for _, value in kept) / middle,
+        "samples": len(kept),
+    }
+
+
+def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[str, Any]:
+    """Fill, find the capacity, load at half of it, watch."""
+    seconds = minutes * 60
+    os.sched_setaffinity(0, {setup.cores.generator})
+    users = [f"soaked-{number}" for number in range(_USERS)]
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="longwave-soak-")))
+        store = stack.enter_context(EmbeddedRedis(folder / "redis"))
+        settings = {
+            "workers": workers,
+            "max_sequence": _SEQUENCE,
+            "dedupe_window": _SEQUENCE,
+            "log_max_length": _LOG,
+            "state_cache_mb": _CACHE_MB,
+        }
+        core = [setup.cores.service]
+        server = stack.enter_context(serving(setup.bundle.folder, store.url, core, folder / "service.log", **settings))
+        traffic = setup.traffic(users, exponent=1.05, step_ms=1, seed=10)
+        _fill(server, traffic, users)
+        reads = saturate(server.port, traffic.questions(), _CONNECTIONS, _CAPACITY_S)
+        writes = saturate(server.port, traffic.singles(), _CONNECTIONS, _CAPACITY_S)
+        settle(server)
+        rate = _SHARE * mixed_capacity(reads.answers / reads.seconds, writes.answers / writes.seconds)
+        console.print(f"{rate:.0f} requests a second for {minutes:g} minutes", highlight=False)
+        memory = Memory(_names(server) | {"redis": store.pid})
+        began, flows = perf_counter(), {}
+        with Loop() as loop:
+            for name, share, requests in (
+                ("get", _READS / (1 + _READS), traffic.questions()),
+                ("post", 1 / (1 + _READS), traffic.singles()),
+            ):
+                flows[name] = Flow(loop, server.port, requests, share * rate, _CONNECTIONS)
+                flows[name].warm_up()
+            for flow in flows.values():
+                flow.start()
+            _every(loop, _SAMPLE_S if seconds >= 10 * _SAMPLE_S else seconds / 10, lambda: memory.sample(perf_counter() - began))
+            loop.at(perf_counter() + seconds, loop.stop)
+            loop.run(seconds + _DRAIN_S)
+            for flow in flows.values():
+                flow.finish()
+                loop.run(_DRAIN_S)
+    warm_up_s = _WARM_UP * seconds
+    found = {name: trend(memory.at_s, values, warm_up_s) for name, values in memory.samples.items()}
+    return {
+        "minutes": minutes,
+        "warm_up_s": warm_up_s,
+        "workers": workers,
+        "users": _USERS,
+        "requests_per_second": rate,
+        "requests": sum(len(flow.found.latencies) for flow in flows.values()),
+        "latency": {name: latencies_ms(flow.found.latencies) for name, flow in flows.items()},
+        "limit": LIMIT,
+        "processes": found,
+        "max_deviation": max(one["max_deviation"] for one in found.values()),
+        "samples_at_s": [round(at) for at in memory.at_s],
+        "samples_mib": {name: [value / 2**20 for value in values] for name, values in memory.samples.items()},
+    }
+
+
+def mixed_capacity(reads_rps: float, writes_rps: float) -> float:
+    """Requests a second of the mix, from the capacities of its parts: what one of each takes adds up."""
+    return (1 + _READS) / (_READS / reads_rps + 1 / writes_rps)
+
+
+def _fill(server: Server, traffic: Traffic, users: Sequence[str]) -> None:
+    """As many events to each user as are kept of it."""
+    events = [event for _ in range(_SEQUENCE) for event in traffic.events_of(users)]
+    with Client(server) as client:
+        for start in range(0, len(events), _BATCH):
+            client.tell(events[start : start + _BATCH])
+    settle(server)
+
+
+def _names(server: Server) -> dict[str, int]:
+    """The processes of the service by what they are."""
+    first, *others = family(server.pid)
+    return {"service": first} | {f"child {number}": pid for number, pid in enumerate(others, start=1)}
+
+
+def _every(loop: Loop, period_s: float, action: Callable[[], None]) -> None:
+    """Do something now and after each period, as long as the loop runs."""
+
+    def again() -> None:
+        action()
+        loop.at(perf_counter() + period_s, again)
+
+    again()
+
+
+def main(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to serve; default: as for the bench.")] = None,
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long, warm-up included.")] = 30.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the service.")] = 1,
+    out: Annotated[Path, typer.Option(help="Where the result goes.", show_default=False)] = RESULTS,
+) -> None:
+    """Load the service for long at half of its capacity and watch the memory of every process."""
+    console = Console()
+    try:
+        setup = Setup(choose_bundle(bundle), choose_cores())
+        found = soak(setup, minutes, workers, console)
+    except (BenchError, LongwaveError) as error:
+        Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
+        sys.exit(2)
+    about = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": describe_commit(),
+        "machine": describe_machine(),
+        "load_average": load_average(),
+        "model_id": setup.bundle.model_id,
+        "data": setup.bundle.data,
+    }
+    write(about | rounded(found), out)
+    for name, one in found["processes"].items():
+        console.print(
+            f"{name}: {one['median_mib']:.1f} MiB, {one['slope_percent_per_hour']:+.2f}% an hour, "
+            f"at most {one['max_deviation']:.2%} from the middle",
+            highlight=False,
+        )
+    sys.exit(0 if found["max_deviation"] <= LIMIT else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

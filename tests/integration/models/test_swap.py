@@ -1,0 +1,264 @@
+"""One model after the other while requests come in: none fails, none sees two models, none is answered by the old one later."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+
+import pytest
+from conftest import event
+
+from app.errors import StorageError
+from app.models.activate import Activation
+from app.models.hall import LEASE_S
+from app.state import keys
+from app.state.redis import RedisStore
+
+HISTORY = [event("", 7 * n, n) for n in range(40)]
+
+
+def of(user_id):
+    return [one | {"user_id": user_id} for one in HISTORY]
+
+
+def ids(answer):
+    return [item["item_id"] for item in answer["items"]]
+
+
+async def test_after_an_activation_every_worker_answers_from_the_new_model(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as one, start(folder, old) as other:
+        await one.tell(*of("u"))
+        before = await one.ask("u")
+        assert before["model_id"] == old
+        response = await one.activate(new)
+        assert (response.status_code, response.json()) == (200, {"model_id": new, "status": "active"})
+        after = [await worker.ask("u") for worker in (one, other)]
+        assert {answer["model_id"] for answer in after} == {new}
+        assert ids(after[0]) != ids(before)
+        assert [model["status"] for model in (await other.models())["models"] if model["model_id"] == new] == ["active"]
+        # and what the new model says is what it would have said from the start
+    async with start(folder, new) as fresh:
+        assert (await fresh.ask("u"))["model_id"] == new
+        await fresh.tell(*of("v"))
+        assert ids(await fresh.ask("v")) == ids(await fresh.ask("u"))
+
+
+async def test_requests_during_swaps_neither_fail_nor_mix_models(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as one, start(folder, old) as other:
+        workers = [one, other]
+        await one.tell(*of("u"))
+        expected = {}
+        for model_id in (new, old):  # what each says of this user
+            assert (await one.activate(model_id)).status_code == 200
+            expected[model_id] = ids(await one.ask("u"))
+        assert expected[old] != expected[new]
+        answers, stop, written = [], asyncio.Event(), [0]
+
+        async def read(worker):
+            while not stop.is_set():
+                began = time.monotonic()
+                answers.append((began, await worker.ask("u")))
+                await asyncio.sleep(0)
+
+        async def write(worker, number):
+            while not stop.is_set():
+                # A view, which does not count towards popularity: that would change the lists.
+                await worker.tell(event(f"writer {number}", written[0], written[0]) | {"type": "view"})
+                written[0] += 1
+
+        tasks = [asyncio.create_task(read(worker)) for worker in workers * 2]
+        tasks += [asyncio.create_task(write(worker, n)) for n, worker in enumerate(workers)]
+        switched = []
+        for turn in range(4):
+            await asyncio.sleep(0.1)
+            model_id = (new, old)[turn % 2]
+            response = await workers[turn % 2].activate(model_id)
+            assert response.status_code == 200, response.text
+            switched.append((time.monotonic(), model_id))
+        await asyncio.sleep(0.1)
+        stop.set()
+        await asyncio.gather(*tasks)  # a request that failed fails here
+        assert len(answers) > 50
+        for began, answer in answers:
+            assert ids(answer) == expected[answer["model_id"]]
+            latest = [model_id for at, model_id in switched if at < began]
+            following = [model_id for at, model_id in switched if at >= began][:1]
+            if latest:  # after its 200, the model itself or the one that is being activated next
+                assert answer["model_id"] in {latest[-1], *following}
+        assert {answer["model_id"] for _, answer in answers} == {old, new}
+
+
+async def test_active_users_are_folded_beforehand_and_the_others_at_their_first_read(start, two_models, raw):
+    folder, old, new = two_models
+    async with start(folder, old, backfill_days=10_000, commit_events=1) as one:
+        for n in range(20):
+            await one.tell(*of(f"u{n}"))
+        await one.tell(event("old friend", 1) | {"timestamp": 1_000})
+        assert (await one.activate(new)).status_code == 200
+        stored = {key.decode() for key in raw.scan_iter("lw:*:state:*")}
+        assert {keys.state_key("default", new, f"u{n}") for n in range(20)} <= stored
+        assert keys.state_key("default", new, "old friend") not in stored
+        assert (await one.ask("old friend"))["applied_events"] == 1
+
+
+async def test_a_way_back_is_an_activation_like_any_other(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as one:
+        await one.tell(*of("u"))
+        first = await one.ask("u")
+        await one.activate(new)
+        statuses = {model["model_id"]: model["status"] for model in (await one.models())["models"]}
+        assert statuses == {new: "active", old: "previous"}
+        assert one.hall.opened(old) is not None  # still open
+        await one.tell(event("u", 3, 100))
+        assert (await one.activate(old)).status_code == 200
+        again = await one.ask("u")
+        assert (again["model_id"], again["applied_events"]) == (old, first["applied_events"] + 1)
+
+
+@pytest.mark.parametrize("damage", ["a byte of a graph", "golden", "manifest"])
+async def test_a_bundle_that_cannot_be_verified_never_serves(start, two_models, tmp_path, damage):
+    folder, old, new = two_models
+    copy = shutil.copytree(folder, tmp_path / "bundles")
+    file = copy / new / {"a byte of a graph": "step.onnx", "golden": "golden.npz", "manifest": "manifest.json"}[damage]
+    spoilt = bytearray(file.read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    file.write_bytes(spoilt)
+    async with start(copy, old) as one, start(copy, old) as other:
+        await one.tell(*of("u"))
+        response = await other.activate(new)
+        assert response.status_code == 409, response.text
+        assert "cannot be served" in json.loads(response.content)["detail"]
+        assert {(await worker.ask("u"))["model_id"] for worker in (one, other)} == {old}
+        assert (await one.models())["active"] == old
+        # mended, it can be activated
+        file.write_bytes((folder / new / file.name).read_bytes())
+        for _ in range(200):
+            response = await other.activate(new)
+            if response.status_code == 200:
+                break
+            await asyncio.sleep(0.02)
+        assert response.status_code == 200, response.text
+
+
+async def test_an_unknown_model_is_not_found_and_the_active_one_needs_no_activation(start, two_models):
+    folder, old, _ = two_models
+    async with start(folder, old) as one:
+        assert (await one.activate("0" * 16)).status_code == 404
+        generation = (await one.models())["generation"]
+        assert (await one.activate(old)).status_code == 200
+        assert (await one.models())["generation"] == generation
+
+
+async def test_two_activations_at_once_are_one_and_a_conflict(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as one, start(folder, old) as other:
+        responses = await asyncio.gather(one.activate(new), other.activate(new))
+        assert sorted(response.status_code for response in responses) == [200, 409]
+
+
+async def test_without_waiting_the_answer_comes_at_once_and_the_list_tells_the_progress(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old, backfill_events_per_s=2_000) as one:
+        for n in range(20):
+            await one.tell(*of(f"u{n}"))
+        response = await one.activate(new, wait=False)
+        assert (response.status_code, response.json()["status"]) == (202, "activating")
+        seen = set()
+        async with asyncio.timeout(20):
+            while (listed := await one.models())["active"] != new:
+                seen |= {model["status"] for model in listed["models"] if model["model_id"] == new}
+                await asyncio.sleep(0.005)
+        assert "backfilling" in seen
+
+
+async def test_a_coordinator_that_dies_between_the_phases_leaves_the_old_model_and_the_way_free(start, two_models, monkeypatch):
+    folder, old, new = two_models
+    async with start(folder, old) as one:
+        await one.tell(*of("u"))
+        async with start(folder, old) as other:
+
+            async def never(*_):
+                await asyncio.Event().wait()
+
+            monkeypatch.setattr(Activation, "_backfill", never)
+            assert (await other.activate(new, wait=False)).status_code == 202
+            for _ in range(200):
+                if one.hall.opened(new) is not None:
+                    break
+                await asyncio.sleep(0.02)
+            # SIGKILL: its tasks end, and it neither clears the board nor signs off.
+            monkeypatch.setattr(other.hall.board, "end", never)
+            other.app.state.hook.models.activation._running.cancel()
+            other.hall._following.cancel()
+            await asyncio.sleep(0.05)
+            monkeypatch.undo()
+            assert (await one.ask("u"))["model_id"] == old
+            assert (await one.activate(new)).status_code == 409  # for all that is known, the other one goes on
+            async with asyncio.timeout(15):
+                while (response := await one.activate(new)).status_code == 409:  # noqa: ASYNC110 - nobody tells when it is given up
+                    await asyncio.sleep(0.1)
+            assert response.status_code == 200, response.text
+            assert (await one.ask("u"))["model_id"] == new
+
+
+async def test_a_worker_that_slept_through_a_swap_does_not_answer_from_the_old_model(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as one, start(folder, old) as sleeper:
+        await one.tell(*of("u"))
+        assert (await sleeper.ask("u"))["model_id"] == old
+        sleeper.hall._following.cancel()  # stopped in the middle of everything; wakes after it was taken for dead
+        began = time.monotonic()
+        response = await one.activate(new)
+        assert response.status_code == 200, response.text
+        assert time.monotonic() - began > LEASE_S  # it was waited for as long as it might have answered
+        answer = await sleeper.get("/v1/users/u/recommendations")
+        for _ in range(100):
+            if answer.status_code != 503:  # until it has opened the new one
+                break
+            await asyncio.sleep(0.02)
+            answer = await sleeper.get("/v1/users/u/recommendations")
+        assert json.loads(answer.content)["model_id"] == new
+
+
+async def test_a_worker_that_starts_later_follows_what_is_active_not_what_it_was_given(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as one:
+        await one.tell(*of("u"))
+        await one.activate(new)
+        async with start(folder, old) as late:
+            for _ in range(200):
+                response = await late.get("/v1/users/u/recommendations")
+                if response.status_code == 200:
+                    break
+                await asyncio.sleep(0.02)
+            assert json.loads(response.content)["model_id"] == new
+    async with start(folder, old) as alone:  # nobody serves: who starts a service with a bundle wants that one
+        assert (await alone.ask("u"))["model_id"] == old
+
+
+async def test_while_storage_is_away_a_worker_goes_on_degraded_and_follows_when_it_is_back(start, two_models, monkeypatch):
+    folder, old, new = two_models
+    async with start(folder, old) as one, start(folder, old) as cut_off:
+        await one.tell(*of("u"))
+
+        async def away(*_, **__):
+            raise StorageError("away")
+
+        store: RedisStore = cut_off.hall._store
+        exchange = store._transport.exchange
+        monkeypatch.setattr(store._transport, "exchange", away)
+        assert (await one.activate(new)).status_code == 200
+        answer = await cut_off.ask("u")
+        assert (answer["degraded"], answer["source"]) == (True, "fallback")
+        monkeypatch.setattr(store._transport, "exchange", exchange)
+        for _ in range(200):
+            response = await cut_off.get("/v1/users/u/recommendations")
+            if response.status_code == 200 and json.loads(response.content)["source"] == "model":
+                break
+            await asyncio.sleep(0.02)
+        assert json.loads(response.content)["model_id"] == new

@@ -1,0 +1,294 @@
+"""Erasing users and joining them: nothing of the erased comes back, nothing of the joined is lost, wherever it was cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import redis
+
+from app.errors import ConflictError, StorageError
+from app.state import keys
+from app.state.codec import Header, StateCodec
+from app.state.events import StoredEvent
+from app.state.redis import RedisStore
+from app.state.store import Append
+
+OpenStore = Callable[..., Awaitable[RedisStore]]
+CODEC = StateCodec([])
+
+
+def event(n: int) -> StoredEvent:
+    return StoredEvent(type="purchase", time_ms=n, item_id=str(n))
+
+
+async def append(store: RedisStore, user: str, *times: int, ids: bool = False) -> str:
+    event_ids = [f"id {n}" if ids else None for n in times]
+    (appended,) = await store.append("default", [Append(user, [event(n) for n in times], event_ids)])
+    return appended.flags
+
+
+async def times(store: RedisStore, user: str) -> list[int]:
+    (loaded,) = await store.load("default", "m", [user])
+    return [event.time_ms for event in loaded.tail]
+
+
+async def commit_all(store: RedisStore, user: str) -> str:
+    (loaded,) = await store.load("default", "m", [user])
+    assert loaded.meta is not None
+    header = Header(loaded.meta.epoch, loaded.tail_start, loaded.meta.appended, 0)
+    (result,) = await store.commit_many("default", "m", [(loaded.user_id, CODEC.pack(header, {}))])
+    return result
+
+
+def left_of(raw: redis.Redis, *users: str) -> list[str]:
+    """Keys that name one of these users."""
+    return sorted(key.decode() for key in raw.scan_iter() if any(key.decode().endswith(f":{user}") for user in users))
+
+
+def log_of(raw: redis.Redis, user: str) -> list[tuple[bytes, ...]]:
+    entries = raw.xrange(keys.user_keys("default", user).log)
+    return [(fields[b"k"], fields[b"u"]) for _, fields in entries if fields[b"u"] == user.encode()]
+
+
+# Erasing.
+
+
+async def test_an_erased_user_leaves_a_tombstone_and_a_log_entry_and_nothing_else(store: RedisStore, raw: redis.Redis):
+    await store.register_model("m", "{}")
+    await append(store, "alice", 1, 2, ids=True)
+    await store.set_attributes("default", "alice", {"country": "UK"})
+    assert await commit_all(store, "alice") == "stored"
+    erased = await store.erase("default", "alice", 1_000)
+    assert (erased.events, list(erased.identities)) == (2, ["alice"])
+    assert left_of(raw, "alice") == []
+    assert log_of(raw, "alice")[-1] == (b"x", b"alice")
+    tombstone = keys.user_keys("default", "alice").gone
+    assert "alice" not in tombstone
+    assert raw.get(tombstone) == b"1000"
+    assert raw.pttl(tombstone) > 0
+
+
+async def test_what_happened_before_the_erasure_is_refused_and_what_comes_after_begins_anew(store: RedisStore):
+    await append(store, "alice", 1, 2, ids=True)
+    await store.erase("default", "alice", 1_000)
+    assert await append(store, "alice", 1, 1_000, 1_001, ids=True) == "gg1"
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is not None
+    assert (loaded.meta.appended, await times(store, "alice")) == (1, [1_001])
+
+
+async def test_events_dated_after_their_erasure_do_not_come_back_by_a_retry(store: RedisStore):
+    await append(store, "alice", 5_000, ids=True)  # a clock that is ahead
+    await store.erase("default", "alice", 1_000)
+    assert await append(store, "alice", 5_000, ids=True) == "g"
+
+
+async def test_a_fold_in_flight_does_not_bring_an_erased_user_back(store: RedisStore, raw: redis.Redis):
+    await append(store, "alice", 1, 2)
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is not None
+    state = CODEC.pack(Header(loaded.meta.epoch, 0, 2, 0), {})
+    await store.erase("default", "alice", 1_000)
+    assert await store.commit_many("default", "m", [("alice", state)]) == ["refused"]
+    await append(store, "alice", 2_000, 2_001, 2_002)
+    assert await store.commit_many("default", "m", [("alice", state)]) == ["refused"]
+    assert left_of(raw, "alice") == [keys.user_keys("default", "alice").meta, keys.user_keys("default", "alice").seq]
+
+
+async def test_an_unknown_user_can_be_erased_and_an_erased_one_again(store: RedisStore):
+    assert (await store.erase("default", "nobody", 10)).events == 0
+    assert await append(store, "nobody", 5, 11) == "g1"
+    assert (await store.erase("default", "nobody", 20)).events == 1
+    assert (await store.erase("default", "nobody", 20)).events == 0
+
+
+@pytest.mark.parametrize("named", ["alice", "cookie", "phone"])
+async def test_an_erasure_takes_every_identity_whichever_was_named(store: RedisStore, raw: redis.Redis, named: str):
+    for user in ("alice", "cookie", "phone"):
+        await append(store, user, 1, 2)
+    await store.merge("default", "cookie", "phone")
+    await store.merge("default", "alice", "cookie")
+    erased = await store.erase("default", named, 1_000)
+    assert sorted(erased.identities) == ["alice", "cookie", "phone"]
+    assert erased.events == 6
+    assert left_of(raw, "alice", "cookie", "phone") == []
+    for user in ("alice", "cookie", "phone"):
+        assert await append(store, user, 2) == "g"
+        await append(store, user, 2_000)
+    assert await times(store, "cookie") == [2_000]  # strangers to one another from now on
+
+
+class Dies(RedisStore):
+    """Ends before its n-th round trip that writes; a process that was killed there."""
+
+    left = 10**9
+
+    async def run(self, script: Any, calls: Any, *, durable: bool = False) -> list[Any]:
+        if durable:
+            if self.left == 0:
+                raise KeyboardInterrupt
+            self.left -= 1
+        return await super().run(script, calls, durable=durable)
+
+
+@pytest.mark.parametrize("steps", range(4))
+@pytest.mark.parametrize("named", ["alice", "cookie"])
+async def test_an_erasure_that_was_cut_off_can_be_asked_for_again(store: RedisStore, redis_url, raw, steps: int, named: str):
+    for user in ("alice", "cookie", "phone"):
+        await append(store, user, 1)
+    await store.merge("default", "alice", "phone")
+    await store.merge("default", "alice", "cookie")
+    dying = Dies(redis_url)
+    await dying.open()
+    dying.left = steps
+    with contextlib.suppress(KeyboardInterrupt):
+        await dying.erase("default", named, 1_000)
+    await dying.close()
+    await store.erase("default", named, 1_001)
+    assert left_of(raw, "alice", "cookie", "phone") == []
+
+
+# Merging.
+
+
+async def test_a_merge_sorts_the_events_in_by_time_and_leads_the_source_to_the_target(store: RedisStore, raw: redis.Redis):
+    await store.register_model("m", "{}")
+    await append(store, "alice", 10, 30, ids=True)
+    await append(store, "cookie", 20, 40, 5, ids=True)
+    assert await commit_all(store, "cookie") == "stored"
+    assert await store.merge("default", "alice", "cookie") == "alice"
+    assert await times(store, "alice") == await times(store, "cookie") == [5, 10, 20, 30, 40]
+    (loaded,) = await store.load("default", "m", ["cookie"])
+    assert (loaded.user_id, loaded.meta is not None and loaded.meta.appended) == ("alice", 5)
+    assert left_of(raw, "cookie") == [keys.user_keys("default", "cookie").meta]
+    assert raw.hgetall(keys.user_keys("default", "cookie").meta) == {b"to": b"alice", b"ms": b"d"}
+    # What is told of either is of one user now, and the ids of both are known.
+    assert await append(store, "cookie", 20, 50, ids=True) == "01"
+    assert await append(store, "alice", 40, 60, ids=True) == "01"
+    assert await times(store, "alice") == [5, 10, 20, 30, 40, 50, 60]
+    assert log_of(raw, "alice").count((b"h", b"alice")) == 3
+    assert log_of(raw, "cookie")[-1] == (b"m", b"cookie")
+
+
+async def test_the_same_merge_again_changes_nothing(store: RedisStore):
+    await append(store, "alice", 1)
+    await append(store, "cookie", 2)
+    await store.merge("default", "alice", "cookie")
+    (before,) = await store.load("default", "m", ["alice"])
+    assert await store.merge("default", "alice", "cookie") == "alice"
+    assert await store.load("default", "m", ["alice"]) == [before]
+
+
+async def test_an_unknown_identity_leads_to_the_target_from_then_on(store: RedisStore):
+    await append(store, "alice", 1)
+    await store.merge("default", "alice", "cookie")
+    await append(store, "cookie", 2)
+    assert await times(store, "alice") == [1, 2]
+
+
+async def test_a_merge_into_a_merged_user_goes_where_that_one_went(store: RedisStore):
+    for n, user in enumerate(("alice", "phone", "cookie")):
+        await append(store, user, n)
+    await store.merge("default", "alice", "phone")
+    assert await store.merge("default", "phone", "cookie") == "alice"
+    assert await times(store, "alice") == [0, 1, 2]
+
+
+async def test_what_cannot_be_merged_is_a_conflict_and_changes_nothing(store: RedisStore):
+    for n, user in enumerate(("alice", "bob", "cookie")):
+        await append(store, user, n)
+    await store.merge("default", "alice", "cookie")
+    for target, source in [("alice", "alice"), ("cookie", "alice"), ("bob", "cookie")]:
+        with pytest.raises(ConflictError):
+            await store.merge("default", target, source)
+    assert (await times(store, "alice"), await times(store, "bob")) == ([0, 2], [1])
+
+
+@pytest.mark.parametrize("then", ["load", "append", "merge", "merge on", "erase"])
+@pytest.mark.parametrize("steps", range(1, 3))
+async def test_a_merge_that_was_cut_off_is_finished_by_whoever_comes_next(store, redis_url, raw, steps: int, then: str):
+    await append(store, "alice", 10)
+    await append(store, "cookie", 5, 20)
+    dying = Dies(redis_url)
+    await dying.open()
+    dying.left = steps
+    with pytest.raises(KeyboardInterrupt):
+        await dying.merge("default", "alice", "cookie")
+    await dying.close()
+    if then == "load":
+        assert await times(store, "cookie") == [5, 10, 20]
+    elif then == "append":
+        await append(store, "cookie", 30)
+        assert await times(store, "alice") == [5, 10, 20, 30]
+    elif then == "merge":
+        await store.merge("default", "alice", "cookie")
+        assert await times(store, "alice") == [5, 10, 20]
+    elif then == "merge on":  # the target goes on before the source has arrived
+        await append(store, "carol", 1)
+        await store.merge("default", "carol", "alice")
+        assert await times(store, "cookie") == [1, 5, 10, 20]
+    else:
+        await store.erase("default", "cookie", 1_000)
+        assert left_of(raw, "alice", "cookie") == []
+
+
+async def test_events_that_arrive_during_merges_are_all_kept_once(store: RedisStore):
+    users = ["alice", *(f"cookie {n}" for n in range(8))]
+
+    async def tell(user: str, start: int) -> None:
+        for n in range(start, start + 20):
+            assert await append(store, user, n, ids=True) == "1"
+
+    telling = [tell(user, 1_000 * n) for n, user in enumerate(users)]
+    await asyncio.gather(*telling, *(store.merge("default", "alice", user) for user in users[1:]))
+    assert sorted(await times(store, "alice")) == sorted(1_000 * n + i for n in range(len(users)) for i in range(20))
+
+
+async def test_merges_of_two_users_into_each_other_end_in_one_of_them_or_in_none(store: RedisStore):
+    for round_ in range(20):
+        one, other = f"a{round_}", f"b{round_}"
+        await append(store, one, 1)
+        await append(store, other, 2)
+        results = await asyncio.gather(
+            store.merge("default", one, other), store.merge("default", other, one), return_exceptions=True
+        )
+        assert all(isinstance(result, str | ConflictError | StorageError) for result in results), results
+        # However it ended, asking once more settles it, and no event is missing.
+        try:
+            await store.merge("default", one, other)
+        except ConflictError:
+            await store.merge("default", other, one)
+        assert await times(store, one) == await times(store, other) == [1, 2]
+
+
+async def test_a_merge_does_not_bring_back_what_was_erased(store: RedisStore):
+    await append(store, "alice", 10)
+    await store.erase("default", "alice", 100)
+    await append(store, "cookie", 50, 150)
+    await store.merge("default", "alice", "cookie")
+    assert await times(store, "alice") == [150]
+
+
+async def test_attributes_of_both_are_joined_and_the_targets_win(store: RedisStore):
+    await append(store, "alice", 1)
+    await store.set_attributes("default", "alice", {"country": "UK"})
+    await append(store, "cookie", 2)
+    await store.set_attributes("default", "cookie", {"country": "France", "age": "25-34"})
+    await store.merge("default", "alice", "cookie")
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is not None
+    assert loaded.meta.attributes == {"country": "UK", "age": "25-34"}
+
+
+async def test_the_joined_sequence_keeps_its_bound(open_store: OpenStore):
+    store = await open_store(max_sequence=5)
+    await append(store, "alice", *range(0, 10, 2))
+    await append(store, "cookie", *range(1, 10, 2))
+    await store.merge("default", "alice", "cookie")
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is not None
+    assert ([e.time_ms for e in loaded.tail], loaded.meta.appended, loaded.tail_start) == ([5, 6, 7, 8, 9], 10, 5)
