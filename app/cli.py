@@ -46,6 +46,7 @@ def serve(
     """Serve a bundle over HTTP. Options win over the LONGWAVE_ environment variables."""
     import uvicorn
 
+    from app.keeper import kept
     from app.runtime.bundle import read_bundle
     from app.state.embedded import EMBEDDED_URL, EmbeddedRedis
 
@@ -65,7 +66,12 @@ def serve(
                 os.environ[EMBEDDED_URL] = url
         except LongwaveError as error:
             _fail(error.detail)
+        settings = settings.resolved()
         _export(settings, url)
+        if settings.archive == "inside":
+            stack.enter_context(
+                kept("archiver", [sys.executable, "-c", "from app.cli import main; main()", "archive", "--follow"])
+            )
         if settings.workers > 1:
             os.environ[MULTIPROCESS_DIR] = stack.enter_context(tempfile.TemporaryDirectory(prefix="longwave-metrics-"))
         # uvicorn raises the signal that stopped it once more when it is done; as an exit, it lets the stack unwind.
@@ -166,6 +172,7 @@ def _export(settings: Settings, redis_url: str) -> None:
         update={
             "bundle_dir": settings.bundle_dir.absolute(),
             "storage_dir": settings.storage_dir.absolute(),
+            "archive_dir": settings.archive_folder.absolute(),
             "redis_url": redis_url,
         }
     )

@@ -27,8 +27,7 @@ from app.models.shelf import Shelf, load_model
 from app.runtime.session import Runtime
 from app.settings import Settings, load_settings
 from app.state.embedded import EMBEDDED_URL, EmbeddedRedis, die_with_parent
-from app.state.redis import RedisStore
-from app.state.transport import Confirm
+from app.state.opening import open_store
 from app.telemetry import Metrics, configure_logs
 
 _DESCRIPTION = "Tell what users do; ask what each of them would want next."
@@ -118,21 +117,6 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         redis="embedded" if settings.redis_url in (None, os.environ.get(EMBEDDED_URL)) else "external",
     )
     return Models(hall, activation)
-
-
-def open_store(settings: Settings, url: str) -> RedisStore:
-    """The store as the settings want it. Raises StorageAddressError if `url` is no address."""
-    return RedisStore(
-        url,
-        cluster=settings.redis_cluster,
-        timeout_ms=settings.redis_timeout_ms,
-        max_sequence=settings.max_sequence,
-        dedupe_window=settings.dedupe_window,
-        log_max_length=settings.log_max_length,
-        state_ttl_s=settings.state_ttl_s,
-        tombstone_ttl_s=settings.tombstone_ttl_s,
-        confirm=Confirm(settings.redis_wait_replicas, settings.redis_wait_fsync, settings.redis_wait_ms),
-    )
 
 
 def openapi_document() -> str:

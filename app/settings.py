@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,19 +82,6 @@ class Settings(BaseSettings):
     dedupe_window: int = Field(
         1_000, ge=0, le=100_000, description="How many of a user's latest event ids are remembered to recognise a retry."
     )
-    archive_dir: Path = Field(Path(".longwave/archive"), description="Folder of the event log's archive.")
-    archive_interval_s: float = Field(
-        60.0, ge=0.1, le=86_400, description="Longest that events wait in the log before they are archived."
-    )
-    archive_batch_rows: int = Field(
-        100_000,
-        ge=1,
-        le=10_000_000,
-        description="About how many events one commit of the archive takes; it does not wait when full.",
-    )
-    archive_lease_ms: int = Field(
-        60_000, ge=100, le=3_600_000, description="How long a partition stays an archiver's own without a sign of life from it."
-    )
     state_ttl_s: int = Field(
         30 * 86_400,
         ge=60,
@@ -106,9 +94,6 @@ class Settings(BaseSettings):
         le=TEN_YEARS_S,
         description="How long events that happened before their user was erased are refused: no late retry brings them back.",
     )
-    archive_erase_hours: int = Field(
-        24, ge=1, le=8_760, description="Within how many hours an erasure has reached every file of the archive."
-    )
     state_cache_mb: int = Field(
         256, ge=0, le=65_536, description="Memory of each worker for the states of the users it served last; about 60 users a MB."
     )
@@ -119,6 +104,31 @@ class Settings(BaseSettings):
         description="A state goes to Redis when it is so many events ahead of what is there; others fold what is missing.",
     )
     commit_delay_ms: int = Field(20, ge=0, le=60_000, description="How long states are gathered before a commit.")
+    archive: Literal["auto", "inside", "elsewhere", "off"] = Field(
+        "auto",
+        description="Who moves the event log into the archive. `inside`: a process that this service starts; `elsewhere`: "
+        "somebody runs `longwave archive --follow`; `off`: nobody, and the log is cut at `log_max_length`. `auto` is `inside` "
+        "with the embedded Redis where the extra `archive` is installed, else `off`.",
+    )
+    archive_dir: Path | None = Field(None, description="Folder of the event log's archive. Unset: `archive` in `storage_dir`.")
+    archive_interval_s: float = Field(
+        60.0, ge=0.1, le=86_400, description="Longest that events wait in the log before they are archived."
+    )
+    archive_batch_rows: int = Field(
+        100_000,
+        ge=1,
+        le=10_000_000,
+        description="About how many events one commit of the archive takes; it does not wait when full.",
+    )
+    archive_lease_ms: int = Field(
+        60_000, ge=100, le=3_600_000, description="How long a partition stays an archiver's own without a sign of life from it."
+    )
+    archive_erase_within_s: int = Field(
+        86_400,
+        ge=60,
+        le=TEN_YEARS_S,
+        description="How soon after its arrival an erasure is carried out in the archive's files, too.",
+    )
     max_batch_events: int = Field(1_000, ge=1, le=100_000, description="Most events in one request.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body, checked while it is read.")
     max_future_s: int = Field(
@@ -153,6 +163,23 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="Server processes.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line that is written.")
     log_format: Literal["console", "json"] = Field("console", description="`json` writes one object a line.")
+
+    @property
+    def archive_folder(self) -> Path:
+        """Where the archive is."""
+        return self.archive_dir if self.archive_dir is not None else self.storage_dir / "archive"
+
+    def resolved(self) -> Settings:
+        """The same with `auto` decided, as long as it is known whether the Redis is the embedded one."""
+        if self.archive != "auto":
+            return self
+        inside = self.redis_url is None and importlib.util.find_spec("pyarrow") is not None
+        return self.model_copy(update={"archive": "inside" if inside else "off"})
+
+    @property
+    def log_bound(self) -> int:
+        """`log_max_length`, or 0 where an archiver trims the log: what it has not taken must stay."""
+        return 0 if self.archive in ("inside", "elsewhere") else self.log_max_length
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -57,8 +57,8 @@ async def delete_user(request: Request, user_id: KnownUserId) -> Response:
     erased = await service.store.erase(TENANT, user_id, at_ms)
     for identity in erased.identities:
         service.users.forget(TENANT, identity)
-    hours = hook_of(request).settings.archive_erase_hours
-    receipt = Erasure(user_id, moment(at_ms), erased.events, len(erased.identities), moment(at_ms + hours * 3_600_000))
+    within_ms = hook_of(request).settings.archive_erase_within_s * 1000
+    receipt = Erasure(user_id, moment(at_ms), erased.events, len(erased.identities), moment(at_ms + within_ms))
     return json_response(receipt)
 
 

@@ -29,6 +29,7 @@ def register(cli: typer.Typer) -> None:
     """Add the commands to `longwave`."""
     cli.command()(archive)
     cli.command()(restore)
+    cli.command()(rebuild)
     cli.command("import")(import_)
 
 
@@ -50,7 +51,7 @@ def archive(
         settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
         configure_logs(settings.log_level, settings.log_format)
         archiver = Archiver(
-            Archive(settings.archive_dir),
+            Archive(settings.archive_folder),
             RedisLog(_client(settings, stack)),
             batch_rows=settings.archive_batch_rows,
             interval_s=settings.archive_interval_s,
@@ -59,7 +60,7 @@ def archive(
         )
         if not follow:
             rows = archiver.once(erase_now)
-            Console().print(f"{rows:,} records -> {settings.archive_dir}", soft_wrap=True, highlight=False)
+            Console().print(f"{rows:,} records -> {settings.archive_folder}", soft_wrap=True, highlight=False)
             return
         stop = threading.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -80,7 +81,7 @@ def restore(
         with _bar() as bar:
             task = bar.add_task("restoring", total=None)
             done = run(
-                Archive(settings.archive_dir),
+                Archive(settings.archive_folder),
                 _client(settings, stack),
                 max_sequence=settings.max_sequence,
                 dedupe_window=settings.dedupe_window,
@@ -89,6 +90,46 @@ def restore(
             )
     Console().print(
         f"{done.users:,} users with {done.events:,} events, {done.aliases:,} aliases, {done.tombstones:,} tombstones",
+        highlight=False,
+    )
+
+
+def rebuild(
+    bundle: Annotated[Path | None, typer.Option(help="Bundle of the model.", show_default=False)] = None,
+    archive_dir: ArchiveDir = None,
+    storage_dir: StorageDir = None,
+) -> None:
+    """Fold every user's state from the archive's first event on, beyond what the stored sequences hold."""
+    with _one_line_errors(), ExitStack() as stack:
+        from app.archive.archive import Archive
+        from app.archive.histories import histories
+        from app.archive.rebuild import rebuild as run
+        from app.models.served import fold_of
+        from app.models.shelf import load_model
+        from app.state.opening import open_store
+
+        settings = _settings(bundle_dir=bundle, archive_dir=archive_dir, storage_dir=storage_dir)
+        runtime = load_model(settings.bundle_dir, settings.device, settings.intra_op_threads)
+        url = _url(settings, stack)
+
+        async def work() -> Any:
+            store = open_store(settings, url, timeout_ms=60_000)
+            try:
+                with _bar() as bar:
+                    task = bar.add_task("folding", total=None)
+                    return await run(
+                        histories(Archive(settings.archive_folder)),
+                        store,
+                        fold_of(runtime, settings),
+                        runtime.bundle.manifest.model_id,
+                        lambda users: bar.advance(task, users),
+                    )
+            finally:
+                await store.close()
+
+        done = asyncio.run(work())
+    Console().print(
+        f"{done.stored:,} states stored, {done.current:,} were as good, {done.differs:,} users differ from the archive",
         highlight=False,
     )
 
@@ -107,8 +148,7 @@ def import_(
         from app.archive.imports import import_files, import_id_of
         from app.archive.tables import read_mapping
         from app.runtime.bundle import read_bundle
-        from app.state.redis import RedisStore
-        from app.state.transport import Confirm
+        from app.state.opening import open_store
 
         settings = _settings(bundle_dir=bundle, storage_dir=storage_dir)
         mapping = read_mapping(column or [])
@@ -117,16 +157,7 @@ def import_(
         same = import_id or import_id_of(files, mapping)
 
         async def run() -> Any:
-            store = RedisStore(
-                url,
-                cluster=settings.redis_cluster,
-                timeout_ms=60_000,  # a long history is one call
-                max_sequence=settings.max_sequence,
-                dedupe_window=settings.dedupe_window,
-                log_max_length=settings.log_max_length,
-                tombstone_ttl_s=settings.tombstone_ttl_s,
-                confirm=Confirm(settings.redis_wait_replicas, settings.redis_wait_fsync, settings.redis_wait_ms),
-            )
+            store = open_store(settings, url, timeout_ms=60_000)  # a long history is one call
             try:
                 with _bar() as bar:
                     tasks = {what: bar.add_task(what, total=1.0) for what in ("reading", "writing")}
@@ -180,8 +211,9 @@ def _client(settings: Settings, stack: ExitStack) -> Any:
     import redis
 
     timeout_s = max(settings.redis_timeout_ms / 1000, 10)  # reads thousands of records a call
-    url = _url(settings, stack)
-    kind: Any = redis.RedisCluster if settings.redis_cluster else redis.Redis
+    kind = redis.RedisCluster if settings.redis_cluster else redis.Redis
+    client = kind.from_url(_url(settings, stack), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+    stack.enter_context(client)
     try:
         client = stack.enter_context(kind.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s))
         client.ping()
@@ -193,7 +225,7 @@ def _client(settings: Settings, stack: ExitStack) -> Any:
 
 
 def _settings(**options: Any) -> Settings:
-    return load_settings(**{name: value for name, value in options.items() if value is not None})
+    return load_settings(**{name: value for name, value in options.items() if value is not None}).resolved()
 
 
 def _bar() -> Progress:

@@ -3,6 +3,6 @@
 from app.fold.cache import CachedState, StateCache
 from app.fold.commits import Commits
 from app.fold.fold import Fold, Unfolded
-from app.fold.users import LongTail, Users, UserState
+from app.fold.users import Asked, LongTail, Users, UserState
 
-__all__ = ["CachedState", "Commits", "Fold", "LongTail", "StateCache", "Unfolded", "UserState", "Users"]
+__all__ = ["Asked", "CachedState", "Commits", "Fold", "LongTail", "StateCache", "Unfolded", "UserState", "Users"]

@@ -43,6 +43,15 @@ class UserState:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A user to be loaded; `own` is a state of theirs that was just folded, which the cache may have given up already."""
+
+    tenant: str
+    user_id: str
+    own: CachedState | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LongTail:
     """A user whose tail is too long to be folded between other requests."""
 
@@ -66,7 +75,7 @@ class Users:
         self._model_id = model_id
         self._metrics = metrics
         self._batcher = Batcher(self.batch, most=_BATCH_USERS, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
-        self._long: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._long: dict[tuple[str, str], asyncio.Task[CachedState | None]] = {}
 
     async def current(self, tenant: str, user_id: str) -> UserState | None:
         """The state of a user with every stored event applied; None for a user without events.
@@ -77,11 +86,12 @@ class Users:
             StorageError: the store did not answer.
             OverloadedError: too many requests are waiting.
         """
+        asked = Asked(tenant, user_id)
         while True:
-            found = await self._batcher((tenant, user_id))
+            found = await self._batcher(asked)
             if not isinstance(found, LongTail):
                 return found
-            await self.shorten(found)
+            asked = await self.shorten(found)
 
     async def peek(self, tenant: str, user_id: str) -> Loaded:
         """The user as stored, not folded: `tail_start` is how far the state of this worker, or else the stored one, goes.
@@ -104,23 +114,29 @@ class Users:
         self._commits.submit(tenant, user_id, state)
         return state
 
-    async def shorten(self, long: LongTail) -> None:
-        """Fold a long tail, so that its user can be asked for again. Raises StorageError."""
+    async def shorten(self, long: LongTail) -> Asked:
+        """Fold a long tail; returns what to ask for again. Raises StorageError."""
         # Shielded: others wait for the same fold, and whoever comes back after giving up should find it done.
-        await asyncio.shield(self._fold_long(long.tenant, long.user_id))
+        own = await asyncio.shield(self._fold_long(long.tenant, long.user_id))
+        # By the name that has the events, and with the state: whatever becomes of cache and commit, it is not folded again.
+        return Asked(long.tenant, long.user_id, own)
 
-    async def batch(self, asked: Sequence[tuple[str, str]]) -> list[UserState | LongTail | None]:
-        """`current` for (tenant, user_id) pairs in one round trip; a user whose tail is too long to be folded between other
-        requests comes back as `LongTail`: `shorten` it and ask again."""
+    async def batch(self, asked: Sequence[Asked]) -> list[UserState | LongTail | None]:
+        """`current` for several users in one round trip; one whose tail is too long to be folded between other requests comes
+        back as `LongTail`: `shorten` it and ask again."""
         found: dict[tuple[str, str], UserState | LongTail | None] = {}
-        for tenant in dict.fromkeys(tenant for tenant, _ in asked):
-            users = list(dict.fromkeys(user for of, user in asked if of == tenant))
-            for user, state in zip(users, await self._load_and_fold(tenant, users), strict=True):
-                found[tenant, user] = state
-        return [found[one] for one in asked]
+        for tenant in dict.fromkeys(one.tenant for one in asked):
+            users: dict[str, CachedState | None] = {}
+            for one in asked:
+                if one.tenant == tenant:
+                    users[one.user_id] = users.get(one.user_id) or self._cache.get(tenant, one.user_id) or one.own
+            states = await self._load_and_fold(tenant, list(users), list(users.values()))
+            found |= {(tenant, user): state for user, state in zip(users, states, strict=True)}
+        return [found[one.tenant, one.user_id] for one in asked]
 
-    async def _load_and_fold(self, tenant: str, users: Sequence[str]) -> list[UserState | LongTail | None]:
-        held = [self._cache.get(tenant, user) for user in users]
+    async def _load_and_fold(
+        self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None]
+    ) -> list[UserState | LongTail | None]:
         loaded = await self._load(tenant, users, held)
         result: list[UserState | LongTail | None] = [None] * len(users)
         short = []
@@ -174,14 +190,14 @@ class Users:
         self._cache.put(tenant, user.user_id, CachedState(header, blob, user.tail_start))
         return header
 
-    def _fold_long(self, tenant: str, user_id: str) -> asyncio.Task[None]:
+    def _fold_long(self, tenant: str, user_id: str) -> asyncio.Task[CachedState | None]:
         """The one task that folds a long tail of a user."""
         key = (tenant, user_id)
         task = self._long.get(key)
         if task is None:
             task = self._long[key] = asyncio.create_task(self._fold_in_parts(tenant, user_id))
 
-            def done(task: asyncio.Task[None]) -> None:
+            def done(task: asyncio.Task[CachedState | None]) -> None:
                 del self._long[key]
                 if not task.cancelled():
                     task.exception()  # is raised to those who wait; there may be none left
@@ -189,13 +205,13 @@ class Users:
             task.add_done_callback(done)
         return task
 
-    async def _fold_in_parts(self, tenant: str, user_id: str) -> None:
-        """Fold a long tail in a thread, part by part, until little of it is left."""
+    async def _fold_in_parts(self, tenant: str, user_id: str) -> CachedState | None:
+        """Fold a long tail in a thread, part by part, until little of it is left; returns the state."""
         own = self._cache.get(tenant, user_id)
         while True:
             (user,) = await self._load(tenant, [user_id], [own])
             if user.meta is None or len(user.tail) <= _INLINE_EVENTS:
-                return
+                return own
             state = _state_of(user, own)
             if state is None:
                 self._metrics.rebuilt.labels("no_state").inc()

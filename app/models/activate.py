@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from app.errors import ConflictError, NotFoundError, StorageError, UnavailableError
-from app.fold import LongTail, UserState
+from app.fold import Asked, LongTail, UserState
 from app.models.hall import Hall
 from app.models.served import ServedModel
 from app.settings import Settings
@@ -109,10 +109,9 @@ class Activation:
                 began = time.monotonic()
                 some = await self._board.active_since(found[start : start + _TOGETHER], since_ms)
                 events = 0
-                for pair, state in zip(some, await users.batch(some), strict=True):
+                for state in await users.batch([Asked(tenant, user_id) for tenant, user_id in some]):
                     while isinstance(state, LongTail):
-                        await users.shorten(state)
-                        (state,) = await users.batch([pair])
+                        (state,) = await users.batch([await users.shorten(state)])
                     if isinstance(state, UserState):
                         events += state.meta.stored
                 done += len(some)

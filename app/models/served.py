@@ -22,6 +22,7 @@ from app.ingest.pipeline import Ingest
 from app.recommend.follow import PopularityFollower
 from app.recommend.pipeline import Recommender
 from app.recommend.score import Scorer
+from app.runtime.bundle import Bundle
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.settings import Settings
@@ -49,6 +50,30 @@ class Service:
     users: Users
 
 
+def catalogue_of(bundle: Bundle) -> Catalogue:
+    """The items of a bundle. Raises BundleError if two share an id or a key."""
+    return Catalogue(
+        [item.id for item in bundle.items],
+        [item.title for item in bundle.items],
+        [item.categories for item in bundle.items],
+        bundle.vectors,
+        bundle.bias,
+    )
+
+
+def tensors_of(runtime: Runtime, settings: Settings, catalogue: Catalogue) -> EventTensors:
+    """How a model reads events. Raises BundleError."""
+    bundle = runtime.bundle
+    text = TextEncoder(bundle, runtime.device, settings.intra_op_threads) if bundle.manifest.text is not None else None
+    return EventTensors(bundle.manifest, catalogue, text)
+
+
+def fold_of(runtime: Runtime, settings: Settings) -> Fold:
+    """The fold of a model, for whoever needs nothing else of it. Raises BundleError."""
+    catalogue = catalogue_of(runtime.bundle)
+    return Fold(runtime, catalogue, StateCodec(runtime.bundle.manifest.state), tensors_of(runtime, settings, catalogue))
+
+
 class ServedModel:
     """One model on one store. Raises BundleError if the bundle's parts do not fit together."""
 
@@ -58,13 +83,7 @@ class ServedModel:
         self._settings = settings
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
-        catalogue = Catalogue(
-            [item.id for item in bundle.items],
-            [item.title for item in bundle.items],
-            [item.categories for item in bundle.items],
-            bundle.vectors,
-            bundle.bias,
-        )
+        catalogue = catalogue_of(bundle)
         half_lives_s = manifest.popularity.half_lives_s
         popularity = LivePopularity(
             catalogue,
@@ -73,8 +92,7 @@ class ServedModel:
             manifest.popularity.as_of_ms,
             in_flight_s=_COUNT_DELAY_S + settings.redis_timeout_ms / 1000,
         )
-        text = TextEncoder(bundle, runtime.device, settings.intra_op_threads) if manifest.text is not None else None
-        tensors = EventTensors(manifest, catalogue, text)
+        tensors = tensors_of(runtime, settings, catalogue)
         fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
         cache = StateCache(settings.state_cache_mb * 2**20)
         self._commits = commits = Commits(

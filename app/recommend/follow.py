@@ -44,6 +44,7 @@ class PopularityFollower:
         self._tenant = tenant
         self._others_counted = others_counted
         self._opened = False
+        self._stale = False  # others have counted, and the table is not read, or not to its end
 
     async def refresh(self) -> None:
         """Read the store's counts; the first time, check its layout and give it the bundle's counts of items it does not have.
@@ -56,11 +57,13 @@ class PopularityFollower:
             await self._seed()
             self._opened = True
         # What this worker counts it knows; the table, of every item, is read again only when others have counted.
-        if not await self._others_counted():
+        self._stale = await self._others_counted() or self._stale
+        if not self._stale:
             return
         began_s = monotonic()
         async for some in self._store.popularity_parts(self._tenant, self._popularity.half_lives_s):
             self._popularity.refresh(some, began_s)
+        self._stale = False
 
     async def follow(self, period_s: float) -> None:
         """Refresh until cancelled; a store that is away is asked again."""

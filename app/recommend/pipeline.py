@@ -15,7 +15,7 @@ import structlog
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
-from app.fold import LongTail, Users, UserState
+from app.fold import Asked, LongTail, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Query, Recommendations, RecommendedItem, moment
 from app.recommend.score import Question, Ranked, Scorer
@@ -79,10 +79,9 @@ class Recommender:
         Raises OverloadedError if too many requests are waiting.
         """
         try:
-            answer = await self._batcher(query)
+            answer = await self._batcher((query, Asked(query.tenant, query.user_id)))
             while isinstance(answer, LongTail):
-                await self._users.shorten(answer)
-                answer = await self._batcher(query)
+                answer = await self._batcher((query, await self._users.shorten(answer)))
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
             return self._fallback(query, "storage_unavailable", stages)
@@ -93,10 +92,11 @@ class Recommender:
         stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
         return self._respond(query, ranked.rows, ranked.scores, answer.user)
 
-    async def _answer(self, queries: Sequence[Query]) -> list[_Answer | LongTail | None]:
+    async def _answer(self, asked: Sequence[tuple[Query, Asked]]) -> list[_Answer | LongTail | None]:
         """Load, fold and rank for all of them; None for a user without events."""
         began = perf_counter()
-        users = await self._users.batch([(query.tenant, query.user_id) for query in queries])
+        queries = [query for query, _ in asked]
+        users = await self._users.batch([user for _, user in asked])
         answers: list[_Answer | LongTail | None] = [user if isinstance(user, LongTail) else None for user in users]
         known = [(place, user) for place, user in enumerate(users) if isinstance(user, UserState)]
         if not known:

@@ -38,9 +38,7 @@ class SeenItems:
     async def rows(self, tenant: str, user: UserState) -> list[int]:
         """The rows of a user as loaded; also those of events that came since, if there are any."""
         key = (tenant, user.user_id)
-        seen = self._users.pop(key, None)
-        if seen is not None:
-            self._events -= len(seen.rows)
+        seen = self._take(key)
         if seen is None or seen.epoch != user.meta.epoch or seen.end < user.meta.appended:
             seen = await self._go_on(tenant, user, seen)
         while len(seen.rows) > user.meta.stored and seen.end == user.meta.appended:
@@ -49,12 +47,19 @@ class SeenItems:
                 seen.times[row] -= 1
                 if not seen.times[row]:
                     del seen.times[row]
+        self._take(key)  # of another read of this user, which was under way at the same time
         self._users[key] = seen
         self._events += len(seen.rows)
         while self._events > _MOST_EVENTS:
             _, oldest = self._users.popitem(last=False)
             self._events -= len(oldest.rows)
         return list(seen.times)
+
+    def _take(self, key: tuple[str, str]) -> _Seen | None:
+        seen = self._users.pop(key, None)
+        if seen is not None:
+            self._events -= len(seen.rows)
+        return seen
 
     async def _go_on(self, tenant: str, user: UserState, seen: _Seen | None) -> _Seen:
         held = Held(seen.epoch, seen.end) if seen is not None else None

@@ -208,7 +208,7 @@ class EmbeddedRedis:
             pass_fds=(lock,),
             # Its own session: a Ctrl-C in the terminal is for the service, which stops the server after its last request.
             start_new_session=True,
-            preexec_fn=_asking_for_signal(os.getpid()),
+            preexec_fn=asking_for_signal(os.getpid()),
         )
         assert server.stdin is not None
         with contextlib.suppress(BrokenPipeError), server.stdin as stdin:
@@ -276,12 +276,12 @@ def die_with_parent(parent: int) -> None:
 
     Linux only; elsewhere it does nothing.
     """
-    ask = _asking_for_signal(parent)
+    ask = asking_for_signal(parent)
     if ask is not None:
         ask()
 
 
-def _asking_for_signal(parent: int) -> Callable[[], None] | None:
+def asking_for_signal(parent: int) -> Callable[[], None] | None:
     """What a child runs to that end; prepared beforehand, because between fork and exec nothing may be imported."""
     if sys.platform != "linux":
         return None

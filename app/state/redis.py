@@ -40,7 +40,7 @@ DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
 _PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
 _MOST_HOPS: Final = 8  # from one merged user to the next
-_MOST_TRIES: Final = 20  # of a rewrite that others keep overtaking
+_MOST_TRIES: Final = 200  # of a rewrite that others keep overtaking: a handful of merges into an active user takes some 20
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
 _REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)

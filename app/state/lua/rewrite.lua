@@ -5,7 +5,7 @@
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, and one field for each import or merge that is done
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
 -- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, c: how
---                                                    many follow), then k h: an event that is new here
+--                                                    many follow, i: the mark), then k h: an event that is new here
 -- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms), attributes
 --         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
 --         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of events of the sequence, number of
@@ -35,7 +35,8 @@ if ARGV[12] ~= '' then
   redis.call('SET', KEYS[3], ARGV[12])
 end
 if ARGV[14] == '1' then
-  redis.call('XADD', KEYS[4], '*', 'k', 's', 't', ARGV[1], 'u', ARGV[2], 'p', ARGV[5], 'c', ARGV[16], 'o', ARGV[11])
+  redis.call('XADD', KEYS[4], '*', 'k', 's', 't', ARGV[1], 'u', ARGV[2], 'p', ARGV[5], 'c', ARGV[16], 'o', ARGV[11],
+    'i', ARGV[10])
   for i = 17 + length, 15 + length + 2 * new, 2 do
     redis.call('XADD', KEYS[4], '*', 'k', 'h', 't', ARGV[1], 'u', ARGV[2], 'e', ARGV[i], 'i', ARGV[i + 1], 'n', '0', 'p', ARGV[5])
   end

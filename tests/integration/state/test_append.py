@@ -199,6 +199,26 @@ async def test_two_batches_of_one_user_are_stored_in_their_order(store: RedisSto
     assert await stored(store) == plain(event(1), event(2))
 
 
+async def test_the_answer_names_the_epoch_and_the_attributes_of_the_moment(store: RedisStore):
+    # Whoever folds what was just stored needs both, and asks for neither.
+    async def answer(*events: Event) -> tuple[str, dict[str, str], bytes]:
+        (appended,) = await store.append("default", [batch("alice", *events)])
+        (loaded,) = await store.load("default", "m", ["alice"])
+        assert loaded.meta is not None
+        assert (appended.epoch, appended.total) == (loaded.meta.epoch, loaded.meta.appended)
+        return appended.flags, dict(appended.attributes), appended.epoch
+
+    flags, attributes, first = await answer(event(1, "a"))
+    assert (flags, attributes) == ("1", {})
+    await store.set_attributes("default", "alice", {"country": "ü", "age": "25-34"})
+    for events, expected in (([event(2, "b")], "1"), ([event(1, "a"), event(2, "b")], "00")):  # all retries answer it too
+        flags, attributes, second = await answer(*events)
+        assert (flags, attributes) == (expected, {"country": "ü", "age": "25-34"})
+        assert second != first
+    await store.set_attributes("default", "alice", {})
+    assert (await answer(event(3)))[:2] == ("1", {})
+
+
 async def test_racing_retries_of_one_event_store_it_once(store: RedisStore):
     flags = await asyncio.gather(*(append(store, event(1, "a")) for _ in range(30)))
     assert sorted(flags) == ["0"] * 29 + ["1"]
