@@ -24,6 +24,7 @@ class User:
     attributes: dict[str, str] = field(default_factory=dict)
     ids: list[str] = field(default_factory=list)
     to: str | None = None
+    marks: list[str] = field(default_factory=list)
 
 
 class LogWorld:
@@ -58,11 +59,14 @@ class LogWorld:
         user.epoch = self._epoch()
         user.events += events
         user.events.sort(key=lambda pair: pair[0].time_ms)
-        user.n = len(user.events)
+        user.n += len(events)
         user.ids += [event_id for _, event_id in events if event_id]
         head = {"k": "s"} | _names(tenant, user_id) | {"p": user.epoch, "c": len(events), "o": _text(origin)}
         if mark:
-            head["i"] = mark
+            head["i"] = _text(mark)
+            user.marks.append(mark)
+        elif origin:
+            user.marks.append(f"m:{origin}")
         rest = [
             {"k": "h"} | _names(tenant, user_id) | {"e": encode_event(event), "i": i or "", "n": 0, "p": user.epoch}
             for event, i in events
@@ -79,15 +83,19 @@ class LogWorld:
         self.users.pop((tenant, user_id), None)
         for alias in [key for key, user in self.users.items() if key[0] == tenant and user.to == user_id]:
             del self.users[alias]  # it would keep the name
+        for key, user in self.users.items():
+            if key[0] == tenant:
+                user.marks = [mark for mark in user.marks if mark != f"m:{user_id}"]
         self.gone[tenant, user_id] = at_ms
         return [{"k": "x"} | _names(tenant, user_id) | {"p": "", "g": at_ms}]
 
     def merge(self, source: str, target: str, tenant: str = "default") -> list[list[Fields]]:
         """The records of the two scripts, in their order: one of the target's partition, one of the source's."""
         events = list(self._user(tenant, source).events)
-        written = self.rewrite(target, events, origin=source, tenant=tenant)
+        mark = self.random.choice(["", f"m:{source}"])  # the log did not always say it
+        written = self.rewrite(target, events, origin=source, tenant=tenant, mark=mark)
         self.users[tenant, source] = User(to=target)
-        return [written, [{"k": "m"} | _names(tenant, source) | {"o": _text(target)}]]
+        return [written, [{"k": "m"} | _names(tenant, source) | {"o": _text(target), "p": ""}]]
 
     def random_event(self) -> StoredEvent:
         pick = self.random

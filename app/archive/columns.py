@@ -33,7 +33,8 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 
 
 _EVENT_TYPES: Final = {name: _arrow_type(hint) for name, hint in get_type_hints(StoredEvent).items()}
-EVENT_FIELDS: Final = tuple(name for name in StoredEvent.__struct_fields__ if name != "event_id")
+EVENT_FIELDS: Final = StoredEvent.__struct_fields__
+_CONTEXT: Final = EVENT_FIELDS.index("context")
 
 SCHEMA: Final = pa.schema(
     [
@@ -124,10 +125,9 @@ def from_text(text: str) -> str:
 
 
 def _event(values: list[Any]) -> StoredEvent:
-    fields = dict(zip(EVENT_FIELDS, values, strict=True))
-    if fields["context"] is not None:
-        fields["context"] = _decode_json(fields["context"])
-    return StoredEvent(**fields)
+    if values[_CONTEXT] is not None:
+        values[_CONTEXT] = _decode_json(values[_CONTEXT])
+    return StoredEvent(*values)
 
 
 def _json(value: Any) -> str:

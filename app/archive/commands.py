@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from app.errors import LongwaveError, StorageError
-from app.settings import Settings, SettingsError, load_settings
+from app.errors import LongwaveError, StorageAddressError, StorageError
+from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import configure_logs
 
 TENANT = "default"
@@ -56,7 +56,7 @@ def archive(
             batch_rows=settings.archive_batch_rows,
             interval_s=settings.archive_interval_s,
             lease_ms=settings.archive_lease_ms,
-            erase_within_s=settings.archive_erase_within_s,
+            erase_within_s=settings.archive_erase_hours * 3_600,
         )
         if not follow:
             rows = archiver.once(erase_now)
@@ -215,7 +215,10 @@ def _client(settings: Settings, stack: ExitStack) -> Any:
     client = kind.from_url(_url(settings, stack), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
     stack.enter_context(client)
     try:
+        client = stack.enter_context(kind.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s))
         client.ping()
+    except ValueError as error:
+        raise StorageAddressError(f"{variable('redis_url')}: not an address of a Redis: {error}") from error
     except redis.RedisError as error:
         raise StorageError(f"Redis does not answer: {error}") from error
     return client

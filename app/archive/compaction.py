@@ -151,15 +151,20 @@ def without(table: pa.Table, removals: Collection[Removal]) -> pa.Table:
             erased_ms[of_user] = max(erased_ms.get(of_user, 0), removal.ms)
     columns = ("tenant", "partition", "user_id", "ms", "seq", "kind", "other")
     keep: list[bool] = []
-    others: list[str | None] = []
+    named_rows: list[bool] = []
     for tenant, partition, user, ms, seq, kind, other in zip(*(table.column(name).to_pylist() for name in columns), strict=True):
         upto = last.get((tenant, partition, user))
         gone = upto is not None and ((ms, seq) < upto[:2] or ((ms, seq) == upto[:2] and kind == ERASED))
         named = other is not None and ms <= erased_ms.get((tenant, other), -1)
         keep.append(not gone and not (named and kind == MOVED))
-        others.append(None if named and kind == SEQUENCE else other)
-    at = table.schema.get_field_index("other")
-    return table.set_column(at, table.schema.field(at), pa.array(others, table.schema.field(at).type)).filter(pa.array(keep))
+        named_rows.append(named and kind == SEQUENCE)
+    mask = pa.array(named_rows, pa.bool_())
+    for name in ("other", "event_id"):  # the mark of a merge has the name, too
+        at = table.schema.get_field_index(name)
+        column = table.column(at)
+        blanked = pc.if_else(mask, pa.scalar(None, column.type), column)
+        table = table.set_column(at, table.schema.field(at), blanked)
+    return table.filter(pa.array(keep, pa.bool_()))
 
 
 def _names(archive: Archive, file: File, removals: Sequence[Removal]) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -19,6 +19,7 @@ from app.archive.record import ERASED
 from app.archive.replay import Replay
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
+from app.state.identities import MARK
 from app.state.keys import PARTITIONS
 
 ROWS_AT_ONCE: Final = 1_000_000
@@ -83,9 +84,10 @@ def users(archive: Archive, manifest: Manifest, window: int = 0, rows_at_once: i
     for portion in range(portions):
         partitions = range(PARTITIONS * portion // portions, PARTITIONS * (portion + 1) // portions)
         for user in _users(_rows(archive, manifest, partitions), window):
-            # Compaction drops the alias of a user who was erased later: until then it is passed over here.
+            # Compaction takes the names of the erased from aliases and merges: until it has, they are passed over here.
             if user.moved_to is None or user.moved_ms > erased_ms.get((user.tenant, user.moved_to), -1):
-                yield user
+                marks = [m for m in user.marks if not m.startswith(MARK) or (user.tenant, m[len(MARK) :]) not in erased_ms]
+                yield replace(user, marks=marks)
 
 
 def _rows(archive: Archive, manifest: Manifest, partitions: range) -> pa.Table:

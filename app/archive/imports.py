@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 from zlib import crc32
 
-import msgspec
 import pyarrow as pa
 
 from app.archive.columns import from_text, to_text
@@ -118,7 +117,7 @@ async def import_files(
             imported.reasons.append(f"{path}: row {first + index}: {bad[index]}")
         for found in valid:
             if found.index not in bad:
-                yield first + found.index, found.user_id, _without_id(found.event), raw[found.index].get("event_id")
+                yield first + found.index, found.user_id, found.event, found.event_id
 
     with tempfile.TemporaryDirectory(prefix="longwave-import-") as folder:
         spill = _Spill(Path(folder), buckets)
@@ -218,9 +217,3 @@ class _Spill:
         if rows:
             arrays = [pa.array(column, kind.type) for column, kind in zip(zip(*rows, strict=True), _SPILL, strict=True)]
             self._writers[bucket].write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SPILL))
-
-
-def _without_id(event: StoredEvent) -> StoredEvent:
-    if getattr(event, "event_id", None) is None:
-        return event
-    return msgspec.structs.replace(event, event_id=None)

@@ -12,7 +12,7 @@ MAINTENANCE_KEY = "lw:archive:maintenance"
 
 def log_key(partition: int) -> str:
     """Stream: the event log of a partition."""
-    return f"lw:{{{partition:02x}}}:log"
+    return keys.log_key(f"{partition:02x}")
 
 
 def lease_key(partition: int) -> str:
@@ -22,9 +22,9 @@ def lease_key(partition: int) -> str:
 
 def user_hash(user_id: str) -> str:
     """What is remembered of an erased user: 16 hex digits, as in the key of the tombstone."""
-    return blake2b(encode_id(user_id).encode("ascii"), digest_size=8).hexdigest()
+    return blake2b(keys.encode_id(user_id).encode("ascii"), digest_size=8).hexdigest()
 
 
 def gone_key(partition: int, tenant: str, hashed_user: str) -> str:
-    """String with expiry: unix ms of the user's erasure. Built from the hash, because the archive knows no more."""
-    return f"lw:{{{partition:02x}}}:{encode_id(tenant)}:gone:{hashed_user}"
+    """`UserKeys.gone`, built from the hash alone: the archive knows no more of the erased."""
+    return f"lw:{{{partition:02x}}}:{keys.encode_id(tenant)}:gone:{hashed_user}"

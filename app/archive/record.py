@@ -22,10 +22,10 @@ _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 _FIELDS: Final[Mapping[str, frozenset[bytes]]] = {
     EVENT: frozenset({b"e", b"i", b"n", b"p"}),
     HISTORY: frozenset({b"e", b"i", b"n", b"p"}),
-    SEQUENCE: frozenset({b"p", b"c", b"o", b"i"}),
+    SEQUENCE: frozenset({b"p", b"c", b"o", b"i", b"a"}),
     ATTRIBUTES: frozenset({b"a", b"p"}),
     ERASED: frozenset({b"p", b"g"}),
-    MOVED: frozenset({b"o"}),
+    MOVED: frozenset({b"o", b"p"}),
 }
 _COMMON: Final = frozenset({b"k", b"t", b"u"})
 
@@ -78,13 +78,13 @@ def parse(partition: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Rec
             partition=partition,
             ms=ms,
             seq=seq,
-            epoch=fields[b"p"] if b"p" in known and kind != ERASED else b"",
+            epoch=fields[b"p"] if kind not in (ERASED, MOVED) else b"",
             n=int(fields[b"n"]) if b"n" in known else 0,
             event=decode_event(fields[b"e"]) if b"e" in known else None,
             event_id=(_text(fields[b"i"]) if b"e" in known else _text(fields.get(b"i", b""))) or None,
             count=int(fields[b"c"]) if b"c" in known else 0,
             other=_text(fields[b"o"]) if b"o" in known else "",
-            attributes=_decode_attributes(fields[b"a"]) if b"a" in known else None,
+            attributes=_attributes(kind, fields),
             gone_ms=int(fields[b"g"]) if b"g" in known else None,
             extra={_name(name): fields[name].hex() for name in fields.keys() - known - _COMMON} or None,
         )
@@ -99,6 +99,13 @@ def parse_id(entry_id: bytes | str) -> tuple[int, int]:
     text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
     ms, _, seq = text.partition("-")
     return int(ms), int(seq)
+
+
+def _attributes(kind: str, fields: Mapping[bytes, bytes]) -> dict[str, str] | None:
+    """The user's attributes; those of a merge stand with the sequence."""
+    if kind == ATTRIBUTES or (kind == SEQUENCE and fields.get(b"a")):
+        return _decode_attributes(fields[b"a"])
+    return None
 
 
 def _text(raw: bytes) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from app.archive.record import ATTRIBUTES, ERASED, EVENT, HISTORY, MOVED, SEQUENCE, Record
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
+from app.state.identities import MARK
 
 
 @dataclass(slots=True)
@@ -31,7 +32,6 @@ class Life:
     marks: list[str] = field(default_factory=list)
     moved_to: str | None = None
     moved_ms: int = 0
-    counted: bool = False  # whether n is Redis' own count, and not only the number of events
 
 
 class Replay:
@@ -58,8 +58,11 @@ class Replay:
         elif record.kind == SEQUENCE:
             self.life.moved_to = None
             self.life.epoch = record.epoch
-            if record.event_id is not None:
-                self.life.marks.append(record.event_id)
+            mark = record.event_id or (MARK + record.other if record.other else None)
+            if mark is not None:
+                self.life.marks.append(mark)
+            if record.attributes is not None:
+                self.life.attributes = record.attributes
             self._awaited = record.count
             self._settle()
         elif record.kind == ATTRIBUTES:
@@ -80,12 +83,12 @@ class Replay:
         assert record.event is not None
         life = self.life
         life.moved_to = None
-        if life.counted and record.epoch == life.epoch and record.n <= life.n:
+        if record.epoch == life.epoch and record.n <= life.n:
             # Redis was killed, lost the end of its log, which the archive had, and has counted on from there: so do we.
             self._forget(life.n - record.n + 1)
         life.events.append((record.event, record.event_id))
         self._remember(record.event_id)
-        life.epoch, life.n, life.counted = record.epoch, record.n, True
+        life.epoch, life.n = record.epoch, record.n
 
     def _history(self, record: Record) -> None:
         assert record.event is not None
@@ -100,7 +103,8 @@ class Replay:
         if not self._awaited:
             # Stable: of the same time, what was there comes first, and each part keeps its order.
             self.life.events = sorted([*self.life.events, *self._arrived], key=lambda pair: pair[0].time_ms)
-            self.life.n, self.life.counted, self._arrived = len(self.life.events), False, []
+            self.life.n += len(self._arrived)
+            self._arrived = []
 
     def _remember(self, event_id: str | None) -> None:
         ids = self.life.ids

@@ -6,9 +6,8 @@ bundle's weights: see `on_event`.
 
 from __future__ import annotations
 
-import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -79,36 +78,32 @@ def restore(
         verify(archive, manifest)
         client.set(LAYOUT_KEY, RESTORING)
         writer = _Writer(client)
-        found = aliases = events = 0
+        found = events = 0
+        aliases: dict[tuple[str, str], str] = {}
         for user in users(archive, manifest, dedupe_window, rows_at_once):
             _check_partition(user)
             kept = user.events[max(0, len(user.events) - max_sequence) :]
             _write(writer, user, kept, dedupe_window)
-            aliases += user.moved_to is not None
+            if user.moved_to is not None:
+                aliases[user.tenant, user.user_id] = user.moved_to
             found += user.moved_to is None
             events += len(kept)
-            for event in user.events if on_event is not None else ():
-                on_event(user.tenant, event)  # type: ignore[misc]  # not None in this loop
+            if on_event is not None:
+                for event in user.events:
+                    on_event(user.tenant, event)
             if on_user is not None:
                 on_user()
-        tombstones = _write_tombstones(
-            writer, manifest, tombstone_ttl_s, time.time_ns() // 1_000_000 if now_ms is None else now_ms
-        )
+        _mark_sources(writer, aliases)
+        now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+        tombstones = _write_tombstones(writer, manifest, tombstone_ttl_s, now_ms)
         for pp, cursor in manifest.cursors.items():
-            # New records must come after the archived ones, whatever this machine's clock says; a stream keeps its last id.
+            # New records must come after the archived ones, whatever this machine's clock says: a stream remembers its last id.
             key = log_key(int(pp, 16))
             writer.add("XADD", key, cursor, "k", "restored")
             writer.add("XTRIM", key, "MAXLEN", "0")
         writer.flush()
         client.set(LAYOUT_KEY, LAYOUT)
-    return Restored(users=found, aliases=aliases, events=events, tombstones=tombstones)
-
-
-def dedupe_ring(capacity: int, event_ids: Sequence[str]) -> bytes:
-    """The `ids` string of a user after these ids, oldest first: u32 capacity, u32 0, u64 count, then 8 bytes each."""
-    last = event_ids[max(0, len(event_ids) - capacity) :]
-    slots = b"".join(blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in last)
-    return struct.pack("<IIQ", capacity, 0, len(last)) + slots
+    return Restored(users=found, aliases=len(aliases), events=events, tombstones=tombstones)
 
 
 def _demand_empty(client: Any) -> None:
@@ -133,7 +128,7 @@ def _check_partition(user: ArchivedUser) -> None:
 def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], window: int) -> None:
     key = user_keys(user.tenant, user.user_id)
     if user.moved_to is not None:
-        writer.add("HSET", key.meta, "to", user.moved_to.encode("utf-8", "surrogatepass"))
+        writer.add("HSET", key.meta, "to", _text(user.moved_to), "ms", "d")
         return
     for start in range(0, len(kept), _CHUNK):
         writer.add("RPUSH", key.seq, *(encode_event(_compact(event)) for event in kept[start : start + _CHUNK]))
@@ -143,21 +138,30 @@ def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], win
         meta |= {"f": min(times), "l": max(times)}
     if user.attributes:
         meta["a"] = _encode_attributes(dict(user.attributes))
-    meta |= dict.fromkeys(user.marks, 1)
-    writer.add("HSET", key.meta, *(part for pair in meta.items() for part in pair))
+    done = (part for mark in user.marks for part in (_text(mark), 1))
+    writer.add("HSET", key.meta, *(part for pair in meta.items() for part in pair), *done)
     if user.ids:
-        writer.add("SET", key.ids, dedupe_ring(window, user.ids))
+        hashes = [blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in user.ids]
+        writer.add("SET", key.ids, remember_ids(EMPTY_RING, hashes, window))
+
+
+def _mark_sources(writer: _Writer, aliases: Mapping[tuple[str, str], str]) -> None:
+    """Tell each user who was merged into them, at whatever remove: an erasure takes them all."""
+    for tenant, source in aliases:
+        holder, hops = aliases[tenant, source], 0
+        while (tenant, holder) in aliases and hops < len(aliases):
+            holder, hops = aliases[tenant, holder], hops + 1
+        writer.add("HSET", user_keys(tenant, holder).meta, _text(MARK + source), 1)
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _compact(event: StoredEvent) -> StoredEvent:
-    """The event as the service packs it: whole numbers without a fraction, in one byte instead of nine."""
-    numbers = {name: getattr(event, name) for name in ("value", "quantity", "price")}
-    whole = {name: int(number) for name, number in numbers.items() if number is not None and _is_whole(number)}
-    return msgspec.structs.replace(event, **whole) if whole else event
-
-
-def _is_whole(number: float) -> bool:
-    return number.is_integer() and abs(number) < 2**53
+    """The event as the service packs it: columns have every number as a float."""
+    numbers = {name: compact_number(getattr(event, name)) for name in ("value", "quantity", "price")}
+    return msgspec.structs.replace(event, **numbers)
 
 
 def _write_tombstones(writer: _Writer, manifest: Manifest, ttl_s: float, now_ms: int) -> int:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -14,13 +15,13 @@ from app.archive.archive import Archive
 from app.archive.archiver import Archiver
 from app.archive.histories import histories
 from app.archive.keys import gone_key, user_hash
-from app.archive.restore import RESTORING, Restored, dedupe_ring, restore
+from app.archive.restore import RESTORING, Restored, restore
 from app.errors import ArchiveError
 from app.state import keys
 from app.state.events import StoredEvent, decode_event
+from app.state.ring import EMPTY_RING, remember_ids
 
 MakeArchiver = Callable[..., Archiver]
-LAYOUT = getattr(keys, "LAYOUT_KEY", "lw:partitions")
 
 
 def event(n: int) -> StoredEvent:
@@ -30,6 +31,12 @@ def event(n: int) -> StoredEvent:
 def restored(archive: Archive, raw: redis.Redis, **settings: Any) -> Restored:
     defaults: dict[str, Any] = {"max_sequence": 1_000_000, "dedupe_window": 1_000_000, "tombstone_ttl_s": 10**9}
     return restore(archive, raw, **(defaults | settings))
+
+
+def aliases_of(world: LogWorld, holder: str) -> list[tuple[str, str]]:
+    """Who leads to a user, directly or through others."""
+    direct = [(user_id, user.to) for (_, user_id), user in world.users.items() if user.to == holder]
+    return direct + [further for name, _ in direct for further in aliases_of(world, name)]
 
 
 @pytest.mark.parametrize("rows_at_once", [1_000_000, 40])
@@ -51,11 +58,11 @@ def test_what_is_restored_is_what_was_archived(
         archive, raw, max_sequence=15, dedupe_window=10, on_event=lambda *e: counted.append(e), rows_at_once=rows_at_once
     )
 
-    expected: set[str] = {LAYOUT}
+    expected: set[str] = {keys.LAYOUT_KEY}
     for (tenant, user_id), user in world.users.items():
         key = keys.user_keys(tenant, user_id)
         if user.to is not None:
-            assert raw.hgetall(key.meta) == {b"to": user.to.encode()}
+            assert raw.hgetall(key.meta) == {b"to": user.to.encode(), b"ms": b"d"}
             expected.add(key.meta)
         elif user.epoch:
             stored = [decode_event(packed) for packed in raw.lrange(key.seq, 0, -1)]
@@ -66,9 +73,12 @@ def test_what_is_restored_is_what_was_archived(
                 meta |= {b"f": b"%d" % min(times), b"l": b"%d" % max(times)}
             if user.attributes:
                 meta[b"a"] = msgspec.msgpack.encode(user.attributes)
-            assert raw.hgetall(key.meta) == meta
+            sources = [name for name, _ in aliases_of(world, user_id)]
+            marks = {mark.encode() for mark in [*user.marks, *(f"m:{name}" for name in sources)]}
+            assert raw.hgetall(key.meta) == meta | dict.fromkeys(marks, b"1")
             latest = list(dict.fromkeys(reversed(user.ids)))[:10][::-1]
-            assert raw.get(key.ids) == (dedupe_ring(10, latest) if latest else None)
+            ring = remember_ids(EMPTY_RING, [blake2b(i.encode(), digest_size=8).digest() for i in latest], 10)
+            assert raw.get(key.ids) == (ring if latest else None)
             expected |= {key.meta} | ({key.seq} if times else set()) | ({key.ids} if latest else set())
     for (tenant, user_id), at_ms in world.gone.items():
         key = gone_key(int(keys.partition(tenant, user_id), 16), tenant, user_hash(user_id))
@@ -111,7 +121,7 @@ def test_a_redis_that_is_not_empty_is_refused_and_left_alone(archive: Archive, m
         restored(archive, raw)
     assert raw.keys() == [b"somebody's"]
     raw.flushall()
-    raw.set(LAYOUT, "laid out by a service that found it empty")
+    raw.set(keys.LAYOUT_KEY, "laid out by a service that found it empty")
     assert restored(archive, raw).users == 1
 
 
@@ -128,7 +138,7 @@ def test_a_restore_that_was_broken_off_is_known_and_said(archive: Archive, make_
 
     with pytest.raises(Killed):
         restored(archive, raw, on_user=kill)
-    assert raw.get(LAYOUT) == RESTORING.encode()
+    assert raw.get(keys.LAYOUT_KEY) == RESTORING.encode()
     with pytest.raises(ArchiveError, match="broken off: empty it"):
         restored(archive, raw)
 
