@@ -56,7 +56,7 @@ def archive(
             batch_rows=settings.archive_batch_rows,
             interval_s=settings.archive_interval_s,
             lease_ms=settings.archive_lease_ms,
-            erase_within_s=settings.archive_erase_hours * 3_600,
+            erase_within_s=settings.archive_erase_within_s,
         )
         if not follow:
             rows = archiver.once(erase_now)
@@ -212,8 +212,7 @@ def _client(settings: Settings, stack: ExitStack) -> Any:
 
     timeout_s = max(settings.redis_timeout_ms / 1000, 10)  # reads thousands of records a call
     kind = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    client = kind.from_url(_url(settings, stack), socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
-    stack.enter_context(client)
+    url = _url(settings, stack)
     try:
         client = stack.enter_context(kind.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s))
         client.ping()

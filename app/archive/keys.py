@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from app.state.keys import encode_id
+from app.state import keys
 
 MAINTENANCE_KEY = "lw:archive:maintenance"
 """String: token of the archiver that compacts and erases; with expiry."""

@@ -24,8 +24,10 @@ from app.archive.keys import gone_key, log_key, user_hash
 from app.archive.manifest import Manifest
 from app.archive.record import ERASED
 from app.errors import ArchiveError, StorageError
-from app.state.events import StoredEvent, encode_event
+from app.state.events import StoredEvent, compact_number, encode_event
+from app.state.identities import MARK
 from app.state.keys import LAYOUT, LAYOUT_KEY, partition, user_keys
+from app.state.ring import EMPTY_RING, remember_ids
 
 RESTORING: Final = "half of a restore"
 """Value of the layout key meanwhile: a service that looks refuses this Redis, and a second restore knows what it found."""
