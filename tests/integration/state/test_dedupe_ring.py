@@ -119,5 +119,6 @@ def test_a_full_ring_takes_its_bytes_and_nothing_more(raw: redis.Redis, a_call: 
     for start in range(0, 5_000, a_call):
         append(raw, "alice", Step("append", 1_000, [b"%08d" % n for n in range(start, start + a_call)]))
     raw.set("like it", bytes(HEADER_BYTES + ID_BYTES * 1_000))
-    assert raw.memory_usage(of.ids) <= raw.memory_usage("like it") + len(of.ids)
+    # The names of the two keys differ, and an allocator has its steps; twice the ring is what must not be.
+    assert raw.memory_usage(of.ids) <= raw.memory_usage("like it") + 200
     assert raw.object("encoding", of.ids) == b"raw"
