@@ -114,14 +114,20 @@ class Advance:
         """Fold until cancelled. Errors are logged and never end it."""
         while True:
             await self._wake.wait()
-            await asyncio.sleep(self._delay_s)
+            if len(self._dirty) < self._batch_users:  # a full batch need not wait for more
+                await asyncio.sleep(self._delay_s)
             self._wake.clear()
-            while self._dirty:
-                await self._fold_some()
+            # Who is dirty now; who becomes so meanwhile is gathered anew, so that calls of the model stay few and full.
+            due = len(self._dirty)
+            while due > 0 and self._dirty:
+                due -= await self._fold_some()
                 self._metrics.unfolded_users.set(len(self._dirty))
                 await asyncio.sleep(0)  # requests go in between
+            if self._dirty:
+                self._wake.set()
 
-    async def _fold_some(self) -> None:
+    async def _fold_some(self) -> int:
+        """Fold those who wait longest; returns how many."""
         tenant = next(iter(self._dirty))[0]
         batch: list[tuple[str, _Dirty]] = []
         events = 0
@@ -144,14 +150,15 @@ class Advance:
                 dirty.events = None  # the store is asked again, whatever has been folded
                 self._dirty.setdefault((tenant, user_id), dirty)
             await asyncio.sleep(_BACK_OFF_S)
-            return
+            return len(batch)
         except Exception:
             # One bad user must not stop the others: its reads will show the error, and the fold goes on.
             log.exception("background fold failed", users=[user_id for user_id, _ in batch[:10]])
-            return
+            return len(batch)
         now_s = monotonic()
         for _, dirty in batch:
             self._metrics.fold_lag_seconds.observe(now_s - dirty.since_s)
+        return len(batch)
 
     def _fold_known(self, tenant: str, batch: Sequence[tuple[str, _Dirty]]) -> list[str]:
         """Fold those of whom this worker knows state and events; returns the others."""

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Protocol
 
-from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster
+from redis.asyncio import ConnectionPool, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
@@ -139,10 +139,9 @@ class SingleTransport(_Servers):
     def __init__(self, url: str, *, timeout_ms: int, max_connections: int, confirm: Confirm) -> None:
         super().__init__()
         try:
-            self._pool = BlockingConnectionPool.from_url(
+            # Its options and connections are redis-py's; who has which is kept here: its pool takes longer than a small call.
+            self._pool = ConnectionPool.from_url(
                 url,
-                max_connections=max_connections,
-                timeout=timeout_ms / 1000,
                 socket_connect_timeout=timeout_ms / 1000,
                 retry=Retry(NoBackoff(), 0),
                 protocol=2,
@@ -151,20 +150,27 @@ class SingleTransport(_Servers):
             self._pool.make_connection()  # type: ignore[no-untyped-call]  # connects to nothing yet, but reads the options in the address
         except (ValueError, TypeError) as error:
             raise StorageAddressError(f"not an address of a Redis: {error}") from None
-        self._client: Redis = Redis.from_pool(self._pool)
         self._timeout_s = timeout_ms / 1000
         self._confirm = confirm
+        self._bound = asyncio.Semaphore(max_connections)
+        self._free: list[AbstractConnection] = []
+        self._all: list[AbstractConnection] = []
 
     async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         extra = self._confirm.commands("00") if durable and self._confirm.wanted else []
         try:
-            async with asyncio.timeout(self._timeout_s + (self._confirm.timeout_ms / 1000 if extra else 0)):
-                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
+            async with asyncio.timeout(self._timeout_s + (self._confirm.timeout_ms / 1000 if extra else 0)), self._bound:
+                connection = self._free.pop() if self._free else self._made()
                 try:
+                    # What can be read before anything was asked is the end of the connection, or nothing that was meant for us.
+                    if connection.is_connected and await connection.can_read():
+                        await connection.disconnect(nowait=True)
+                    if not connection.is_connected:
+                        await connection.connect()  # type: ignore[no-untyped-call]
                     self.check(only)
                     replies = await _pipeline(connection, [*commands, *extra])
                 finally:
-                    await self._pool.release(connection)
+                    self._free.append(connection)
         except _AWAY as error:
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
         if extra:
@@ -183,9 +189,14 @@ class SingleTransport(_Servers):
             if int(cursor) == 0:
                 return
 
+    def _made(self) -> AbstractConnection:
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        self._all.append(connection)
+        return connection
+
     async def close(self) -> None:
-        await self._client.aclose()
-        await self._pool.disconnect()
+        for connection in self._all:
+            await connection.disconnect()
 
 
 class ClusterTransport(_Servers):
