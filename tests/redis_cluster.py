@@ -8,8 +8,8 @@
         cluster.wait_failover(slot)
         cluster.heal()                         # all nodes up again, nothing moving, nothing stored
 
-All calls block: an async test runs them in a thread where something else must go on meanwhile. `start`, `restart` and `heal` must
-come from a thread that outlives the nodes (see `redis_process.spawn`).
+All calls block: an async test runs them in a thread where something else must go on meanwhile. `start`, `restart`, `revive` and
+`heal` must come from a thread that outlives the nodes (see `redis_process.spawn`).
 """
 
 from __future__ import annotations
@@ -333,8 +333,8 @@ class RedisCluster:
         """Return when all six nodes run, agree and serve, and each of three masters has a replica that follows it."""
         until(self._settled, _SETTLE_S, "the cluster settles")
 
-    def heal(self) -> None:
-        """All nodes up, nobody failed, no slot moving, nothing stored: as after the start, but for who has which slots."""
+    def revive(self) -> None:
+        """All nodes up again and nobody failed; what is stored stays."""
         for node in self.nodes:
             if node.paused:
                 node.resume()
@@ -342,6 +342,10 @@ class RedisCluster:
             if node.process is None:
                 self.restart(node)
         self.await_settled()
+
+    def heal(self) -> None:
+        """All nodes up, no slot moving, nothing stored: as after the start, but for who has which slots."""
+        self.revive()
         for move in self._moves:
             if not move.done:
                 self._abandon(move)
