@@ -371,19 +371,14 @@ class RedisCluster:
     def _settled(self) -> bool:
         if not all(node.alive and node.state_ok() for node in self.nodes):
             return False
-        replicas = 0
-        for node in self.nodes:
-            view = node.view()
-            if len(view) != _NODES or any("fail" in flags or link != "connected" for _, flags, *_, link in _heads(view)):
-                return False
-            replication = node.info("replication")
-            if replication["role"] == "slave":
-                replicas += 1
-                if replication["master_link_status"] != "up":
-                    return False
-            elif replication["connected_slaves"] != 1:
-                return False
-        return replicas == _NODES - _MASTERS
+        views = [_shape(node.view()) for node in self.nodes]
+        # Not each for itself: a node that has not heard of a failover yet would send a test to the wrong one.
+        if views[0] is None or any(view != views[0] for view in views):
+            return False
+        links = [node.info("replication") for node in self.nodes]
+        return all(
+            link["master_link_status"] == "up" if link["role"] == "slave" else link["connected_slaves"] == 1 for link in links
+        )
 
 
 def slot_of(key: str | bytes) -> int:
@@ -405,6 +400,19 @@ def free_port() -> int:
         return port
 
 
-def _heads(view: dict[str, list[str]]) -> list[list[str]]:
-    """Of each line: address, flags, ..., link state."""
-    return [fields[:7] for fields in view.values()]
+def _shape(view: dict[str, list[str]]) -> dict[str, str | tuple[str, ...]] | None:
+    """Of a node's view: each replica's master, each master's slots; None if that is no whole cluster."""
+    shape: dict[str, str | tuple[str, ...]] = {}
+    slots = 0
+    for node, (_, flags, master, _, _, _, link, *ranges) in view.items():
+        if "fail" in flags or link != "connected":
+            return None
+        if "slave" in flags:
+            shape[node] = master
+        else:
+            owned = [range_ for range_ in ranges if not range_.startswith("[")]  # [slot->-node]: on its way
+            slots += sum(int(last or first) - int(first) + 1 for first, _, last in (range_.partition("-") for range_ in owned))
+            shape[node] = tuple(owned)
+    masters = {node for node, of in shape.items() if isinstance(of, tuple)}
+    followed = {of for of in shape.values() if isinstance(of, str)}
+    return shape if len(shape) == _NODES and len(masters) == _MASTERS and followed == masters and slots == SLOTS else None
