@@ -164,6 +164,21 @@ def test_the_mark_of_an_import_is_restored(archive: Archive, make_archiver: Make
     assert raw.hget(keys.user_keys("default", "a").meta, "import:1") == b"1"
 
 
+@pytest.mark.parametrize("erase_now", [False, True])
+def test_the_name_of_an_erased_source_is_not_restored(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, erase_now: bool
+):
+    world = LogWorld()
+    for user in ("source", "target"):
+        add(raw, world.event(user, event(1)))
+    for script in (*world.merge("source", "target"), world.erase("source")):
+        add(raw, script)
+    make_archiver().once(erase_now)
+    raw.flushall()
+    restored(archive, raw)
+    assert b"m:source" not in raw.hkeys(keys.user_keys("default", "target").meta)
+
+
 def test_a_tombstone_lives_as_long_as_it_would_have(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
     world = LogWorld()
     (record,) = world.erase("a", at_ms=1_700_000_000_500)
