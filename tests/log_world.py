@@ -65,8 +65,6 @@ class LogWorld:
         if mark:
             head["i"] = _text(mark)
             user.marks.append(mark)
-        elif origin:
-            user.marks.append(f"m:{origin}")
         rest = [
             {"k": "h"} | _names(tenant, user_id) | {"e": encode_event(event), "i": i or "", "n": 0, "p": user.epoch}
             for event, i in events
@@ -92,8 +90,7 @@ class LogWorld:
     def merge(self, source: str, target: str, tenant: str = "default") -> list[list[Fields]]:
         """The records of the two scripts, in their order: one of the target's partition, one of the source's."""
         events = list(self._user(tenant, source).events)
-        mark = self.random.choice(["", f"m:{source}"])  # the log did not always say it
-        written = self.rewrite(target, events, origin=source, tenant=tenant, mark=mark)
+        written = self.rewrite(target, events, origin=source, tenant=tenant, mark=f"m:{source}")
         self.users[tenant, source] = User(to=target)
         return [written, [{"k": "m"} | _names(tenant, source) | {"o": _text(target), "p": ""}]]
 

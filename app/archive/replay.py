@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from app.archive.record import ATTRIBUTES, ERASED, EVENT, HISTORY, MOVED, SEQUENCE, Record
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
-from app.state.identities import MARK
 
 
 @dataclass(slots=True)
@@ -58,9 +57,8 @@ class Replay:
         elif record.kind == SEQUENCE:
             self.life.moved_to = None
             self.life.epoch = record.epoch
-            mark = record.event_id or (MARK + record.other if record.other else None)
-            if mark is not None:
-                self.life.marks.append(mark)
+            if record.event_id is not None:
+                self.life.marks.append(record.event_id)
             if record.attributes is not None:
                 self.life.attributes = record.attributes
             self._awaited = record.count

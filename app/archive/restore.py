@@ -134,7 +134,9 @@ def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], win
         return
     for start in range(0, len(kept), _CHUNK):
         writer.add("RPUSH", key.seq, *(encode_event(_compact(event)) for event in kept[start : start + _CHUNK]))
-    meta: dict[str, bytes | int] = {"n": user.n, "e": user.epoch}
+    meta: dict[str, bytes | int] = {"e": user.epoch}
+    if user.n:
+        meta["n"] = user.n
     if user.events:
         times = [event.time_ms for event in user.events]
         meta |= {"f": min(times), "l": max(times)}

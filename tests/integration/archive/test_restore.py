@@ -68,7 +68,7 @@ def test_what_is_restored_is_what_was_archived(
             stored = [decode_event(packed) for packed in raw.lrange(key.seq, 0, -1)]
             assert stored == [e for e, _ in user.events[-15:]]
             times = [e.time_ms for e, _ in user.events]
-            meta = {b"n": b"%d" % user.n, b"e": user.epoch}
+            meta = {b"e": user.epoch} | ({b"n": b"%d" % user.n} if user.n else {})
             if times:
                 meta |= {b"f": b"%d" % min(times), b"l": b"%d" % max(times)}
             if user.attributes:
@@ -162,6 +162,21 @@ def test_the_mark_of_an_import_is_restored(archive: Archive, make_archiver: Make
     raw.flushall()
     restored(archive, raw)
     assert raw.hget(keys.user_keys("default", "a").meta, "import:1") == b"1"
+
+
+@pytest.mark.parametrize("erase_now", [False, True])
+def test_the_name_of_an_erased_source_is_not_restored(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, erase_now: bool
+):
+    world = LogWorld()
+    for user in ("source", "target"):
+        add(raw, world.event(user, event(1)))
+    for script in (*world.merge("source", "target"), world.erase("source")):
+        add(raw, script)
+    make_archiver().once(erase_now)
+    raw.flushall()
+    restored(archive, raw)
+    assert b"m:source" not in raw.hkeys(keys.user_keys("default", "target").meta)
 
 
 def test_a_tombstone_lives_as_long_as_it_would_have(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
