@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from msgspec import Meta
 
 from app.api.openapi import answers
-from app.api.service import hook_of, json_response, service_of
+from app.api.service import hook_of, json_response, models_of
 from app.errors import StorageError
 from app.telemetry import METRICS_CONTENT_TYPE
 
@@ -41,12 +41,12 @@ async def readyz(request: Request) -> Response:
 
     Storage that is away does not make it unready: lists are still answered, from the fallback, and say so.
     """
-    service = await service_of(request)
+    hall, storage = models_of(request).hall, "up"
     try:
+        service = await hall.current()
         await service.store.ping()
-        storage = "up"
     except StorageError as error:
-        storage = error.detail
+        service, storage = hall.service, error.detail
     manifest, device = service.runtime.bundle.manifest, service.runtime.device
     return json_response(
         Readiness(True, manifest.model_id, manifest.data_name, len(service.catalogue), device.name, device.why, storage)

@@ -66,12 +66,11 @@ class HotRoute:
             given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) | given
         values = {}
         errors: list[Any] = []
-        for name, value in given.items():
-            parameter = self._parameters.get(name)
-            if parameter is None:
+        for name, parameter in self._parameters.items():  # the path first, then as they are declared: so FastAPI names errors
+            if name not in given:
                 continue
             try:
-                values[name] = parameter.adapter.validate_python(value)
+                values[name] = parameter.adapter.validate_python(given[name])
             except ValidationError as error:
                 errors += [found | {"loc": (parameter.place, name)} for found in error.errors(include_url=False)]
         if errors:

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 
 from app.api.openapi import answers
 from app.api.parameters import AsOf, K, KnownUserId, Platform, now_ms
-from app.api.service import TENANT, hook_of, json_response, service_of
+from app.api.service import TENANT, hook_of, json_response, models_of, service_of
+from app.errors import StorageError
 from app.recommend.answer import Query, Recommendations
 from app.telemetry import Stages
 
@@ -28,8 +29,11 @@ async def get_recommendations(
     took, and their sum `service`, in milliseconds.
     """
     stages = Stages()
-    service = await service_of(request)
     query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform)
-    answer = await service.recommender.recommend(query, stages)
+    try:
+        answer = await (await service_of(request)).recommender.recommend(query, stages)
+    except StorageError:
+        # Nobody can tell now which model may answer: none does, not even the one that served until now.
+        answer = models_of(request).hall.service.recommender.degraded(query, stages)
     hook_of(request).metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})

@@ -35,12 +35,18 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class UserState:
-    """A user with every stored event applied; `user_id` is another one than was asked for where that one has been merged."""
+    """A user with every stored event applied.
+
+    Attributes:
+        user_id: another one than was asked for where that one has been merged.
+        folded: events that were folded for this answer.
+    """
 
     user_id: str
     meta: UserMeta
     header: Header
     blob: bytes
+    folded: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +175,7 @@ class Users:
             for (place, user, _), (header, blob) in zip(short, folded, strict=True):
                 self.keep(tenant, user.user_id, header, blob, _stored(user, held[place]), generation)
                 assert user.meta is not None
-                result[place] = UserState(user.user_id, user.meta, header, blob)
+                result[place] = UserState(user.user_id, user.meta, header, blob, len(user.tail))
         return result
 
     async def _load(

@@ -65,18 +65,19 @@ class Activation:
         return self._running
 
     async def _run(self, model_id: str, token: str) -> None:
+        committed = False
         try:
             async with asyncio.timeout(self._settings.activation_timeout_s):
-                model = await self._prepared(model_id)
+                model = await self._prepared(model_id, token)
                 await self._backfill(model, token)
                 serving = await self._board.serving()
                 if not await self._board.commit(token, serving.generation):
                     raise ConflictError("another activation has taken over")
+                committed = True
                 await self._followed(serving.generation + 1)
         except TimeoutError:
-            raise UnavailableError(
-                f"the activation did not end within {self._settings.activation_timeout_s} s; the running model keeps serving"
-            ) from None
+            ends = "it is active, but not every worker has followed" if committed else "the running model keeps serving"
+            raise UnavailableError(f"the activation did not end within {self._settings.activation_timeout_s} s; {ends}") from None
         finally:
             # Nothing stays half-done: without the commit above, what served goes on serving.
             try:
@@ -84,13 +85,13 @@ class Activation:
             except StorageError as error:
                 log.warning("an activation is not cleared", error=error.detail)
 
-    async def _prepared(self, model_id: str) -> ServedModel:
+    async def _prepared(self, model_id: str, token: str) -> ServedModel:
         """Phase 1: every living worker has the model open. Raises ConflictError if one cannot."""
         while True:
             await self._hall.follow_once()
             says = await self._board.beat_of_all()
             for said in says.values():
-                if model_id in said.failed:
+                if said.token == token and model_id in said.failed:  # in this activation, not in an earlier one
                     raise ConflictError(f"the bundle cannot be served: {said.failed[model_id]}")
             model = self._hall.opened(model_id)
             if model is not None and all(model_id in said.ready for said in says.values()):
@@ -112,8 +113,9 @@ class Activation:
                 for state in await users.batch([Asked(tenant, user_id) for tenant, user_id in some]):
                     while isinstance(state, LongTail):
                         (state,) = await users.batch([await users.shorten(state)])
+                        events += state.meta.stored if isinstance(state, UserState) else 0
                     if isinstance(state, UserState):
-                        events += state.meta.stored
+                        events += state.folded
                 done += len(some)
                 if not await self._board.progress(token, "backfill", done):
                     raise ConflictError("another activation has taken over")

@@ -25,6 +25,7 @@ from app.state.redis import RedisStore
 from app.telemetry import Metrics
 
 LEASE_S: Final = 2.0
+_TRY_AGAIN_S: Final = 10.0
 log = structlog.get_logger()
 
 
@@ -46,6 +47,8 @@ class Hall:
         self._metrics = metrics
         self._open: dict[str, ServedModel] = {first.model_id: first}
         self._failed: dict[str, str] = {}
+        self._failed_s = 0.0  # when the last one failed, on time.monotonic()
+        self._token: str | None = None  # of the candidate that was seen last
         self._served = first
         self._generation = 0
         self._lease_until = 0.0
@@ -98,13 +101,12 @@ class Hall:
     async def current(self) -> Service:
         """What may be served at this moment: asks the board again if the lease has run out.
 
-        Raises NotReadyError if another model is active that this worker does not have open.
+        Raises:
+            NotReadyError: another model is active that this worker does not have open.
+            StorageError: the board cannot be read, so nobody knows which model may answer.
         """
         if monotonic() > self._lease_until:
-            try:
-                await self.follow_once()
-            except StorageError:
-                return self._served.service  # answers from the fallback, and says so
+            await self.follow_once()
             if monotonic() > self._lease_until:
                 raise NotReadyError("another model is active, and is not open here yet")
         return self._served.service
@@ -128,6 +130,7 @@ class Hall:
             serving = await self.board.serving()
             if serving.active is not None and serving.generation != self._generation:
                 await self._switch(serving)
+            self._try_again(serving)
             if serving.candidate is not None:
                 self._prepare(serving.candidate)
             self._let_go(serving)
@@ -147,7 +150,7 @@ class Hall:
             await asyncio.sleep(self._settings.model_poll_ms / 1000)
 
     def _says(self) -> Heartbeat:
-        return Heartbeat(self._generation, sorted(self._open), self._failed)
+        return Heartbeat(self._generation, sorted(self._open), self._failed, self._token)
 
     async def _switch(self, serving: Serving) -> None:
         assert serving.active is not None
@@ -162,6 +165,14 @@ class Hall:
             await before.stop()
             log.info("switched", model=model.model_id, before=before.model_id, generation=serving.generation)
         self._generation = serving.generation
+
+    def _try_again(self, serving: Serving) -> None:
+        """Forget why a model could not be opened: for each new activation, and now and then, since a bundle may be mended."""
+        if serving.token != self._token:
+            self._token = serving.token
+            self._failed.pop(serving.candidate or "", None)
+        if monotonic() > self._failed_s + _TRY_AGAIN_S and serving.candidate is None:
+            self._failed.clear()
 
     def _prepare(self, model_id: str) -> None:
         """Begin to open a model, if it is neither open nor being opened."""
@@ -181,20 +192,21 @@ class Hall:
             self._open[model_id] = model
             log.info("opened", model=model_id)
         except (BundleError, DeviceError) as error:
-            self._failed[model_id] = error.detail
+            self._fail(model_id, error.detail)
             log.error("cannot open a model", model=model_id, reason=error.detail)
         except StorageError as error:
             log.warning("cannot open a model now", model=model_id, error=error.detail)  # the next look tries again
         except Exception as error:
-            self._failed[model_id] = f"{type(error).__name__}: {error}"
+            self._fail(model_id, f"{type(error).__name__}: {error}")
             log.exception("cannot open a model", model=model_id)
         finally:
             del self._opening[model_id]
+
+    def _fail(self, model_id: str, reason: str) -> None:
+        self._failed[model_id], self._failed_s = reason, monotonic()
 
     def _let_go(self, serving: Serving) -> None:
         """Forget models that are neither active nor the one before nor to be next."""
         wanted = {serving.active, serving.previous, serving.candidate, self._served.model_id}
         for model_id in [model_id for model_id in self._open if model_id not in wanted]:
             del self._open[model_id]
-        for model_id in [model_id for model_id in self._failed if model_id not in wanted]:
-            del self._failed[model_id]  # a bundle may have been mended

@@ -84,7 +84,7 @@ class Recommender:
                 answer = await self._batcher((query, await self._users.shorten(answer)))
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
-            return self._fallback(query, "storage_unavailable", stages)
+            return self.degraded(query, stages)
         if answer is None:
             stages.mark("load")
             return self._fallback(query, "unknown_user", stages)
@@ -112,6 +112,10 @@ class Recommender:
         for (place, user), ranked in zip(known, await self._scorer.rank(questions), strict=True):
             answers[place] = _Answer(user, ranked, load_s)
         return answers
+
+    def degraded(self, query: Query, stages: Stages) -> Recommendations:
+        """The answer where storage is away, without trying it."""
+        return self._fallback(query, "storage_unavailable", stages)
 
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()

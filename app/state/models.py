@@ -31,12 +31,13 @@ class Serving:
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
-    """What a worker says of itself: the generation it serves, the models that it could serve at once, and those it could not, and
-    why."""
+    """What a worker says of itself: the generation it serves, the models that it could serve at once, those it could not open,
+    and why, and the token of the candidate that it has seen."""
 
     generation: int
     ready: list[str]
     failed: dict[str, str]
+    token: str | None = None
 
 
 class ModelBoard:

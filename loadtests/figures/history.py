@@ -59,7 +59,7 @@ def measure(setup: Setup) -> Part:
         "short_events": SHORT,
         "rebuild_long_ms": [rebuilds[user] for user in long],
         "rebuild_short_ms": [rebuilds[user] for user in short],
-        # There is no way yet to swap a model under load; this is where its figure goes.
+        # Not measured yet; this is where its figure goes.
         "ratio_during_swap": None,
     }
     beside = {

@@ -198,7 +198,6 @@ async def test_requests_are_counted_and_timed_by_the_same_names(ways):
     assert {name: both[name] - plain[name] for name in both} == {name: plain[name] - before.get(name, 0.0) for name in plain}
 
 
-@pytest.mark.xfail(strict=True, reason="the shortcut names them in the order of the query, the path last")
 @pytest.mark.parametrize(("user", "query"), [("%00", "k=0"), ("u", "platform=&as_of=x&k=0")])
 async def test_several_wrong_parameters_are_named_in_the_same_order(ways, user, query):
     assert await ways.same("GET", f"/v1/users/{user}/recommendations?{query}") == 422
