@@ -20,7 +20,7 @@ from app.runtime.golden import replay_golden
 from app.runtime.session import open_runtime
 from app.settings import Settings
 from app.state.embedded import find_redis_server
-from app.state.redis import RedisStore
+from app.state.opening import open_store
 
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 
@@ -90,7 +90,7 @@ def _redis(settings: Settings) -> str:
         return f"embedded, {find_redis_server()}, data in {settings.storage_dir}"
 
     async def ping(url: str) -> None:
-        store = RedisStore(url, timeout_ms=settings.redis_timeout_ms)
+        store = open_store(settings, url)
         try:
             await store.ping()
         finally:

@@ -13,7 +13,7 @@ from loadtests.connection import Answer, Connection, get
 from loadtests.errors import BenchError
 from loadtests.metrics import parse_metrics
 from loadtests.servers import Server
-from loadtests.traffic import asked, profile, told
+from loadtests.traffic import asked, told
 
 _QUIET_S: Final = 0.03
 _QUIET_SHARE: Final = 0.1
@@ -55,10 +55,6 @@ class Client:
         if said["source"] != "model" or said["applied_events"] != applied:
             raise BenchError(f"expected a list that reflects {applied} events, got {said}")
         return answer
-
-    def folded_events(self, user_id: str) -> int:
-        folded: int = json.loads(self.answer(get(profile(user_id))).body)["folded_events"]
-        return folded
 
     def metrics(self) -> dict[str, float]:
         return parse_metrics(self.answer(get("/metrics")).body.decode())
