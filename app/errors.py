@@ -81,6 +81,10 @@ class OverloadedError(UnavailableError):
     title = "Overloaded"
 
 
+class StorageRefusedError(StorageError):
+    """Redis answered, and refused to write: it is full, read-only, or without its replicas. Nothing was done."""
+
+
 class StorageChangedError(StorageError):
     """Another server answers than before (a restart, a failover): it may have lost what was seen of the last one."""
 

@@ -20,11 +20,11 @@ class HistoryOnRedis:
 
     async def write_history(
         self, tenant: str, user_id: str, events: Sequence[StoredEvent], event_ids: Sequence[str | None], import_id: str
-    ) -> bool:
+    ) -> int | None:
         assert len(events) == len(event_ids)
         key, mark, epoch = user_keys(tenant, user_id), f"import:{import_id}", secrets.token_bytes(8)
         if self._client.hexists(key.meta, mark):
-            return False
+            return None
         there = [decode_event(packed) for packed in self._client.lrange(key.seq, 0, -1)]
         merged = sorted([*there, *events], key=lambda event: event.time_ms)
         script = self._client.pipeline(transaction=True)
@@ -36,7 +36,7 @@ class HistoryOnRedis:
         for event, event_id in zip(events, event_ids, strict=True):
             script.xadd(key.log, {"k": "h", **names, "e": encode_event(event), "i": event_id or "", "n": 0, "p": epoch})
         script.execute()
-        return True
+        return len(events)
 
 
 def run_import(files: list[Path], url: str, **settings: object) -> Imported:

@@ -81,18 +81,15 @@ class LogWorld:
         self.users.pop((tenant, user_id), None)
         for alias in [key for key, user in self.users.items() if key[0] == tenant and user.to == user_id]:
             del self.users[alias]  # it would keep the name
-        for key, user in self.users.items():
-            if key[0] == tenant:
-                user.marks = [mark for mark in user.marks if mark != f"m:{user_id}"]
         self.gone[tenant, user_id] = at_ms
         return [{"k": "x"} | _names(tenant, user_id) | {"p": "", "g": at_ms}]
 
     def merge(self, source: str, target: str, tenant: str = "default") -> list[list[Fields]]:
         """The records of the two scripts, in their order: one of the target's partition, one of the source's."""
         events = list(self._user(tenant, source).events)
-        written = self.rewrite(target, events, origin=source, tenant=tenant, mark=f"m:{source}")
-        self.users[tenant, source] = User(to=target)
-        return [written, [{"k": "m"} | _names(tenant, source) | {"o": _text(target), "p": ""}]]
+        written = self.rewrite(target, events, origin=source, tenant=tenant, mark=f"d:{self._user(tenant, source).epoch.hex()}")
+        self.users[tenant, source] = User(to=target, marks=self._user(tenant, source).marks)
+        return [written, [{"k": "m"} | _names(tenant, source) | {"o": _text(target), "c": len(events), "p": ""}]]
 
     def random_event(self) -> StoredEvent:
         pick = self.random
@@ -119,7 +116,8 @@ class LogWorld:
         if what < 0.94:
             return [self.attributes(user, {"country": pick.choice(["DE", "FR"])})]
         if what < 0.97 or user == other or self._user("default", other).to is not None:
-            return [self.erase(user)]
+            aliases = [alias for (_, alias), known in self.users.items() if known.to == user]
+            return [self.erase(one) for one in (*aliases, user)]
         return self.merge(user, other)
 
     def _user(self, tenant: str, user_id: str) -> User:

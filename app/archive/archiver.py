@@ -19,7 +19,7 @@ from app.archive.compaction import Compaction
 from app.archive.files import day_of, write_file
 from app.archive.log import Log
 from app.archive.manifest import File, Manifest, Removal
-from app.archive.record import ERASED, HISTORY, MOVED, SEQUENCE, Record, parse
+from app.archive.record import ERASED, HISTORY, SEQUENCE, Record, parse
 from app.errors import ArchiveError, StorageError
 from app.state.keys import PARTITIONS
 
@@ -177,7 +177,7 @@ class Archiver:
     def _commit(self, batches: dict[int, _Batch]) -> int:
         records = [record for partition in sorted(batches) for record in batches[partition].records]
         files = self._write(records)
-        removals = [_removal(record) for record in records if record.kind in (ERASED, MOVED)]
+        removals = [_removal(record) for record in records if record.kind == ERASED]
 
         def add(manifest: Manifest) -> Manifest | None:
             if any(manifest.cursor(partition) != batch.start for partition, batch in batches.items()):
@@ -273,7 +273,6 @@ def _fill(source: Log, partition: int, batch: _Batch, room: int) -> bool:
 
 def _removal(record: Record) -> Removal:
     return Removal(
-        kind="x" if record.kind == ERASED else "m",
         tenant=to_text(record.tenant),
         user_id=to_text(record.user_id),
         partition=record.partition,

@@ -69,7 +69,7 @@ def to_table(records: Sequence[Record]) -> pa.Table:
         "user_id": [to_text(r.user_id) for r in records],
         "epoch": [r.epoch or None for r in records],
         "n": [r.n or None for r in records],
-        "count": [r.count if r.kind == "s" else None for r in records],
+        "count": [r.count if r.kind in ("s", "m") else None for r in records],
         "other": [to_text(r.other) if r.other else None for r in records],
         "attributes": [None if r.attributes is None else _json(r.attributes) for r in records],
         "gone_ms": [r.gone_ms for r in records],

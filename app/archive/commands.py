@@ -181,6 +181,7 @@ def import_(
     for reason in done.reasons:
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
     passed = f", {done.refused:,} rows passed over" if done.refused else ""
+    passed += f", {done.erased:,} rows of before their users were erased" if done.erased else ""
     Console().print(
         f"import {same}: {done.rows:,} events of {done.users:,} users; {done.again:,} users had it already{passed}",
         highlight=False,

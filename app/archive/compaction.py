@@ -19,7 +19,7 @@ from app.archive.columns import ORDER, SCHEMA, from_text
 from app.archive.files import day_of, read_file, sweep, write_file
 from app.archive.keys import user_hash
 from app.archive.manifest import File, Manifest, Removal, Removed
-from app.archive.record import ERASED, MOVED, SEQUENCE
+from app.archive.record import MOVED, SEQUENCE
 
 TARGET_ROWS: Final = 1_000_000
 """Rows of a large file: what a merge holds in memory."""
@@ -138,23 +138,22 @@ class Compaction:
 def without(table: pa.Table, removals: Collection[Removal]) -> pa.Table:
     """The rows that removals leave, in their order.
 
-    The user's own rows up to the removal go, that of an erasure with them; that of a move stays, it is the alias. Of other
-    users, who was merged into an erased user loses that alias, and a sequence that came from one the name of its origin.
+    The user's own rows up to the erasure go, it with them. Of other users, who was merged into an erased user loses that alias,
+    and a sequence that came from one the name of its origin.
     """
-    last: dict[tuple[str, int, str], tuple[int, int, str]] = {}
+    last: dict[tuple[str, int, str], tuple[int, int]] = {}
     erased_ms: dict[tuple[str, str], int] = {}
     for removal in removals:
         key = (removal.tenant, removal.partition, removal.user_id)
-        last[key] = max(last.get(key, (0, 0, "")), (removal.ms, removal.seq, removal.kind))
-        if removal.kind == ERASED:
-            of_user = (removal.tenant, removal.user_id)
-            erased_ms[of_user] = max(erased_ms.get(of_user, 0), removal.ms)
+        last[key] = max(last.get(key, (0, 0)), (removal.ms, removal.seq))
+        of_user = (removal.tenant, removal.user_id)
+        erased_ms[of_user] = max(erased_ms.get(of_user, 0), removal.ms)
     columns = ("tenant", "partition", "user_id", "ms", "seq", "kind", "other")
     keep: list[bool] = []
     named_rows: list[bool] = []
     for tenant, partition, user, ms, seq, kind, other in zip(*(table.column(name).to_pylist() for name in columns), strict=True):
         upto = last.get((tenant, partition, user))
-        gone = upto is not None and ((ms, seq) < upto[:2] or ((ms, seq) == upto[:2] and kind == ERASED))
+        gone = upto is not None and (ms, seq) <= upto
         named = other is not None and ms <= erased_ms.get((tenant, other), -1)
         keep.append(not gone and not (named and kind == MOVED))
         named_rows.append(named and kind == SEQUENCE)
@@ -204,7 +203,6 @@ def _portions(files: Sequence[File], most_rows: int) -> Iterator[list[File]]:
 
 def _removed(removal: Removal, now_ms: int) -> Removed:
     return Removed(
-        kind=removal.kind,
         tenant=removal.tenant,
         user_hash=user_hash(from_text(removal.user_id)),
         partition=removal.partition,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -15,11 +15,9 @@ from app.archive.columns import ORDER, from_text, to_records
 from app.archive.compaction import canonical
 from app.archive.files import read_file
 from app.archive.manifest import Manifest
-from app.archive.record import ERASED
 from app.archive.replay import Replay
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
-from app.state.identities import MARK
 from app.state.keys import PARTITIONS
 
 ROWS_AT_ONCE: Final = 1_000_000
@@ -40,7 +38,7 @@ class History(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ArchivedUser:
-    """A user as the archive leaves it: live, or an alias (`moved_to`, and then without anything else).
+    """A user as the archive leaves it: live, or an alias (`moved_to`), whose events are those that had left its sequence before.
 
     `ids` are the last event ids in order of arrival, `marks` those of the imports and merges that were done.
     """
@@ -78,16 +76,14 @@ def users(archive: Archive, manifest: Manifest, window: int = 0, rows_at_once: i
     """
     erased_ms: dict[tuple[str, str], int] = {}
     for removal in manifest.removals:
-        if removal.kind == ERASED:
-            erased_ms[from_text(removal.tenant), from_text(removal.user_id)] = removal.ms
+        erased_ms[from_text(removal.tenant), from_text(removal.user_id)] = removal.ms
     portions = min(PARTITIONS, max(1, -(-manifest.rows // rows_at_once)))
     for portion in range(portions):
         partitions = range(PARTITIONS * portion // portions, PARTITIONS * (portion + 1) // portions)
         for user in _users(_rows(archive, manifest, partitions), window):
             # Compaction takes the names of the erased from aliases and merges: until it has, they are passed over here.
             if user.moved_to is None or user.moved_ms > erased_ms.get((user.tenant, user.moved_to), -1):
-                marks = [m for m in user.marks if not m.startswith(MARK) or (user.tenant, m[len(MARK) :]) not in erased_ms]
-                yield replace(user, marks=marks)
+                yield user
 
 
 def _rows(archive: Archive, manifest: Manifest, partitions: range) -> pa.Table:

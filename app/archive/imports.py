@@ -47,17 +47,20 @@ class HistoryWriter(Protocol):
 
     async def write_history(
         self, tenant: str, user_id: str, events: Sequence[StoredEvent], event_ids: Sequence[str | None], import_id: str
-    ) -> bool:
-        """Add events, sorted by time, to the user's sequence under a new epoch; False if this import has done so before."""
+    ) -> int | None:
+        """Add events, sorted by time, to the user's sequence under a new epoch; returns how many were taken, None if this import
+        has done so before."""
 
 
 @dataclass(slots=True)
 class Imported:
-    """What an import did. `again` users had it already; `refused` has what was wrong with rows that were passed over."""
+    """What an import did. `again` users had it already; `erased` rows were of before their user was erased; `refused` rows were
+    passed over, and `reasons` say why."""
 
     rows: int = 0
     users: int = 0
     again: int = 0
+    erased: int = 0
     refused: int = 0
     reasons: list[str] = field(default_factory=list)
 
@@ -141,11 +144,13 @@ async def _write(
 
     async def write(user_id: str, events: list[StoredEvent], event_ids: list[str | None]) -> None:
         try:
-            if await writer.write_history(tenant, user_id, events, event_ids, import_id):
-                imported.users += 1
-                imported.rows += len(events)
-            else:
+            taken = await writer.write_history(tenant, user_id, events, event_ids, import_id)
+            if taken is None:
                 imported.again += 1
+            else:
+                imported.users += taken > 0
+                imported.rows += taken
+                imported.erased += len(events) - taken
         finally:
             slots.release()
         handled[0] += len(events)

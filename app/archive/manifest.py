@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
 
@@ -21,9 +21,8 @@ class File(msgspec.Struct, frozen=True):
 
 
 class Removal(msgspec.Struct, frozen=True):
-    """Rows of a user up to the record at (ms, seq) that must go: an erasure (`x`) or a move (`m`). Ids as in the files."""
+    """Rows of a user who was erased that must go: those up to the record at (ms, seq), and it. Ids as in the files."""
 
-    kind: Literal["x", "m"]
     tenant: str
     user_id: str
     partition: int
@@ -33,12 +32,11 @@ class Removal(msgspec.Struct, frozen=True):
 
 
 class Removed(msgspec.Struct, frozen=True):
-    """What is kept of a removal once the rows are gone: no name, only the hash by which Redis keeps a tombstone.
+    """What is kept of an erasure once the rows are gone: no name, only the hash by which Redis keeps a tombstone.
 
     `ms` is when it arrived, `gone_ms` up to which time events of the user are refused, `done_ms` when the rows were gone.
     """
 
-    kind: Literal["x", "m"]
     tenant: str
     user_hash: str
     partition: int

@@ -15,7 +15,7 @@ HISTORY: Final = "h"  # an event of a bulk import or a merge; belongs to the SEQ
 SEQUENCE: Final = "s"  # the sequence was rewritten under a new epoch, `count` HISTORY records follow
 ATTRIBUTES: Final = "a"
 ERASED: Final = "x"
-MOVED: Final = "m"  # the user's events are another user's now
+MOVED: Final = "m"  # the user's last `count` events are another user's now, and stand there
 
 _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 
@@ -25,7 +25,7 @@ _FIELDS: Final[Mapping[str, frozenset[bytes]]] = {
     SEQUENCE: frozenset({b"p", b"c", b"o", b"i", b"a"}),
     ATTRIBUTES: frozenset({b"a", b"p"}),
     ERASED: frozenset({b"p", b"g"}),
-    MOVED: frozenset({b"o", b"p"}),
+    MOVED: frozenset({b"o", b"c", b"p"}),
 }
 _COMMON: Final = frozenset({b"k", b"t", b"u"})
 

@@ -70,7 +70,9 @@ class Replay:
         elif record.kind == ERASED:
             self.life = Life()
         elif record.kind == MOVED:
-            self.life = Life(moved_to=record.other, moved_ms=record.ms)
+            # What had left the sequence before has not moved with it.
+            older = self.life.events[: max(0, len(self.life.events) - record.count)]
+            self.life = Life(events=older, marks=self.life.marks, moved_to=record.other, moved_ms=record.ms)
 
     def finish(self) -> None:
         """The records end here. Raises ArchiveError like `apply`."""

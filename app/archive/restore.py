@@ -22,10 +22,9 @@ from app.archive.files import verify
 from app.archive.histories import ROWS_AT_ONCE, ArchivedUser, users
 from app.archive.keys import gone_key, log_key, user_hash
 from app.archive.manifest import Manifest
-from app.archive.record import ERASED
 from app.errors import ArchiveError, StorageError
 from app.state.events import StoredEvent, compact_number, encode_event
-from app.state.identities import MARK
+from app.state.identities import SOURCE
 from app.state.keys import LAYOUT, LAYOUT_KEY, partition, user_keys
 from app.state.ring import EMPTY_RING, remember_ids
 
@@ -81,13 +80,13 @@ def restore(
         client.set(LAYOUT_KEY, RESTORING)
         writer = _Writer(client)
         found = events = 0
-        aliases: dict[tuple[str, str], str] = {}
+        aliases: dict[tuple[str, str], ArchivedUser] = {}
         for user in users(archive, manifest, dedupe_window, rows_at_once):
             _check_partition(user)
-            kept = user.events[max(0, len(user.events) - max_sequence) :]
+            kept = user.events[max(0, len(user.events) - max_sequence) :] if user.moved_to is None else []
             _write(writer, user, kept, dedupe_window)
             if user.moved_to is not None:
-                aliases[user.tenant, user.user_id] = user.moved_to
+                aliases[user.tenant, user.user_id] = user
             found += user.moved_to is None
             events += len(kept)
             if on_event is not None:
@@ -149,13 +148,17 @@ def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], win
         writer.add("SET", key.ids, remember_ids(EMPTY_RING, hashes, window))
 
 
-def _mark_sources(writer: _Writer, aliases: Mapping[tuple[str, str], str]) -> None:
-    """Tell each user who was merged into them, at whatever remove: an erasure takes them all."""
-    for tenant, source in aliases:
-        holder, hops = aliases[tenant, source], 0
+def _mark_sources(writer: _Writer, aliases: Mapping[tuple[str, str], ArchivedUser]) -> None:
+    """Lead each alias to where its way ends, and tell that user who was merged into them, at whatever remove (an erasure takes
+    them all), and what was done with those before."""
+    for (tenant, source), alias in aliases.items():
+        holder, hops = alias.moved_to, 0
         while (tenant, holder) in aliases and hops < len(aliases):
-            holder, hops = aliases[tenant, holder], hops + 1
-        writer.add("HSET", user_keys(tenant, holder).meta, _text(MARK + source), 1)
+            holder, hops = aliases[tenant, holder or ""].moved_to, hops + 1
+        assert holder is not None
+        writer.add("HSET", user_keys(tenant, source).meta, "to", _text(holder))
+        marks = (part for mark in (SOURCE + source, *alias.marks) for part in (_text(mark), 1))
+        writer.add("HSET", user_keys(tenant, holder).meta, *marks)
 
 
 def _text(text: str) -> bytes:
@@ -169,9 +172,8 @@ def _compact(event: StoredEvent) -> StoredEvent:
 
 
 def _write_tombstones(writer: _Writer, manifest: Manifest, ttl_s: float, now_ms: int) -> int:
-    gone = [(r.partition, r.tenant, r.user_hash, r.ms, r.gone_ms) for r in manifest.removed if r.kind == ERASED]
-    waiting = [r for r in manifest.removals if r.kind == ERASED]
-    gone += [(r.partition, r.tenant, user_hash(from_text(r.user_id)), r.ms, r.gone_ms) for r in waiting]
+    gone = [(r.partition, r.tenant, r.user_hash, r.ms, r.gone_ms) for r in manifest.removed]
+    gone += [(r.partition, r.tenant, user_hash(from_text(r.user_id)), r.ms, r.gone_ms) for r in manifest.removals]
     latest: dict[str, tuple[int, int]] = {}
     for number, tenant, hashed, arrived_ms, gone_ms in gone:
         key = gone_key(number, from_text(tenant), hashed)

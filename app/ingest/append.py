@@ -50,7 +50,7 @@ class Appender:
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
-        self._batcher = Batcher(self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
+        self._batcher = Batcher(self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING, repeats=False)
 
     async def __call__(self, tenant: str, events: Sequence[ValidEvent]) -> Stored:
         """Store the events of one request; one round trip for all users.
@@ -81,13 +81,15 @@ class Appender:
                 users.append(UserEvents(appended, fresh))
         return Stored(flags, totals, users)
 
-    async def _append(self, asked: list[tuple[str, list[Append]]]) -> list[list[Appended]]:
-        answers: list[list[Appended]] = [[] for _ in asked]
+    async def _append(self, asked: list[tuple[str, list[Append]]]) -> list[list[Appended] | Exception]:
+        answers: list[list[Appended] | Exception] = [[] for _ in asked]
         for tenant in dict.fromkeys(tenant for tenant, _ in asked):
             places = [place for place, (of, _) in enumerate(asked) if of == tenant]
             found = iter(await self._store.append(tenant, [batch for place in places for batch in asked[place][1]]))
             for place in places:
-                answers[place] = [next(found) for _ in asked[place][1]]
+                of_request = [next(found) for _ in asked[place][1]]
+                failed = next((one for one in of_request if isinstance(one, Exception)), None)
+                answers[place] = failed or [one for one in of_request if isinstance(one, Appended)]
         return answers
 
 

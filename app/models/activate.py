@@ -59,7 +59,16 @@ class Activation:
             if serving.token.partition(":")[0] in alive:
                 raise ConflictError(f"model {serving.candidate} is being activated; one at a time")
             stale = serving.token
-        if not await self._board.begin(model_id, token, time.time_ns() // 1_000_000, stale):
+        if self._hall.bringing is not None:
+            raise ConflictError("another activation is just ending; one at a time")
+        self._hall.bringing = token
+        try:
+            begun = await self._board.begin(model_id, token, time.time_ns() // 1_000_000, stale)
+        except BaseException:
+            self._hall.bringing = None  # if it has begun nevertheless, the hall ends it
+            raise
+        if not begun:
+            self._hall.bringing = None
             raise ConflictError("another activation has just begun; one at a time")
         self._running = asyncio.create_task(self._run(model_id, token))
         return self._running
@@ -83,7 +92,9 @@ class Activation:
             try:
                 await asyncio.shield(self._board.end(token))
             except StorageError as error:
-                log.warning("an activation is not cleared", error=error.detail)
+                log.warning("an activation is not cleared yet", error=error.detail)
+            finally:
+                self._hall.bringing = None
 
     async def _prepared(self, model_id: str, token: str) -> ServedModel:
         """Phase 1: every living worker has the model open. Raises ConflictError if one cannot."""

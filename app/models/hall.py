@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from app.errors import BundleError, DeviceError, NotReadyError, StorageError, UnavailableError
+from app.errors import BundleError, DeviceError, NotReadyError, StorageError, StorageRefusedError, UnavailableError
 from app.models.served import ServedModel, Service
 from app.models.shelf import Found, Shelf, load_model
 from app.settings import Settings
@@ -36,6 +36,7 @@ class Hall:
         worker: this worker's name among all.
         board: what all workers share.
         shelf: the bundles that can be opened here.
+        bringing: token of the activation that runs here.
     """
 
     def __init__(self, settings: Settings, store: RedisStore, metrics: Metrics, first: ServedModel, shelf: Shelf) -> None:
@@ -51,6 +52,9 @@ class Hall:
         self._token: str | None = None  # of the candidate that was seen last
         self._served = first
         self._generation = 0
+        self.bringing: str | None = None
+        self._introduced = False
+        self._deaf: str | None = None  # why the board cannot be read
         self._lease_until = 0.0
         self._beating = asyncio.Lock()
         self._opening: dict[str, asyncio.Task[None]] = {}
@@ -63,19 +67,9 @@ class Hall:
         """
         await self._served.start()
         try:
-            await self._store.register_model(self._served.model_id, "{}")
-            alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
-            serving = await self.board.serving()
-            if serving.active is None:
-                await self.board.first(self._served.model_id)
-            elif serving.active != self._served.model_id and alive.keys() == {self.worker}:
-                # Nobody serves: who starts a service with a bundle wants that one.
-                token = secrets.token_hex(8)
-                if await self.board.begin(self._served.model_id, token, 0, serving.token or ""):
-                    await self.board.commit(token, serving.generation)
             await self.follow_once()
         except StorageError as error:
-            log.warning("storage is away at the start", error=error.detail)
+            self._hears_nothing(error)
         self._following = asyncio.create_task(self._follow())
 
     async def stop(self) -> None:
@@ -128,14 +122,23 @@ class Hall:
         async with self._beating:
             asked_s = monotonic()
             serving = await self.board.serving()
-            if serving.active is not None and serving.generation != self._generation:
+            if not self._introduced or serving.active is None:
+                serving = await self._introduce(serving)
+            if serving.active is not None and (serving.generation, serving.active) != (self._generation, self._served.model_id):
                 await self._switch(serving)
+            await self._clear(serving)
             self._try_again(serving)
             if serving.candidate is not None:
                 self._prepare(serving.candidate)
             self._let_go(serving)
-            await self.board.beat(self.worker, self._says(), ALIVE_MS)
-            if serving.generation == self._generation:
+            try:
+                await self.board.beat(self.worker, self._says(), ALIVE_MS)
+            except StorageRefusedError as error:
+                # Full, or read-only: then no model can be made active either, and what can be read should be.
+                self._hears_nothing(error)
+            else:
+                self._hears_again()
+            if (serving.generation, serving.active) == (self._generation, self._served.model_id):
                 self._lease_until = asked_s + LEASE_S
             return serving
 
@@ -144,10 +147,53 @@ class Hall:
             try:
                 await self.follow_once()
             except StorageError as error:
-                log.warning("cannot hear which model is active", error=error.detail)
+                self._hears_nothing(error)
             except Exception:
                 log.exception("cannot follow the active model")
             await asyncio.sleep(self._settings.model_poll_ms / 1000)
+
+    def _hears_nothing(self, error: StorageError) -> None:
+        """Say once that storage does not do what is needed here."""
+        if self._deaf != error.detail:
+            self._deaf = error.detail
+            log.warning("cannot say or hear which model is active", error=error.detail)
+
+    def _hears_again(self) -> None:
+        if self._deaf is not None:
+            self._deaf = None
+            log.info("can say and hear again which model is active")
+
+    async def _introduce(self, serving: Serving) -> Serving:
+        """Tell a store that does not know us, or has been emptied, which models there are; returns what it says then.
+
+        The first worker of all makes its model the active one, and so does the only one that is there: who starts a service with
+        a bundle wants that one.
+        """
+        await self._store.open()
+        try:
+            for model_id in self._open:
+                await self._store.register_model(model_id, "{}")
+        except StorageRefusedError as error:
+            self._hears_nothing(error)
+            return serving  # what is active can be answered from; the next look tries again
+        if serving.active is None:
+            if self._introduced:
+                log.warning("the store has been emptied; laying it out again", model=self._served.model_id)
+                self._served.seed_again()
+            await self.board.first(self._served.model_id)
+        elif serving.active != self._served.model_id and not self._introduced:
+            alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
+            token = f"{self.worker}:start"
+            if alive.keys() == {self.worker} and await self.board.begin(self._served.model_id, token, 0, serving.token or ""):
+                await self.board.commit(token, serving.generation)
+        self._introduced = True
+        return await self.board.serving()
+
+    async def _clear(self, serving: Serving) -> None:
+        """Take away what an activation of this worker left behind that could not reach the store at its end."""
+        token = serving.token
+        if token is not None and token != self.bringing and token.partition(":")[0] == self.worker:
+            await self.board.end(token)
 
     def _says(self) -> Heartbeat:
         return Heartbeat(self._generation, sorted(self._open), self._failed, self._token)

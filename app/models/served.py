@@ -179,6 +179,10 @@ class ServedModel:
         runtime = self.service.runtime
         self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(0)
 
+    def seed_again(self) -> None:
+        """Give the store the bundle's popularity anew: it has been emptied."""
+        self._following.seed_again()
+
     async def flush(self) -> None:
         """Store the states that wait for it."""
         await self._commits.flush()

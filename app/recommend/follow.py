@@ -46,6 +46,10 @@ class PopularityFollower:
         self._opened = False
         self._stale = False  # others have counted, and the table is not read, or not to its end
 
+    def seed_again(self) -> None:
+        """Begin anew with the next refresh."""
+        self._opened = False
+
     async def refresh(self) -> None:
         """Read the store's counts; the first time, check its layout and give it the bundle's counts of items it does not have.
 

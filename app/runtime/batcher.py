@@ -21,27 +21,30 @@ class Batcher(Generic[Question, Answer]):
     large, and cheaper for each, when there is much.
 
     If a batch fails, each of its questions is asked alone, so that one bad one does not fail the others; errors that are nobody's
-    fault (storage away) go to all.
+    fault (storage away) go to all. So does every error where `repeats` is false: what was asked may have been done.
 
     Args:
         run: questions -> answers in the same order; an answer that is an exception is raised where its question was asked.
         most: questions in one batch.
         running: batches at the same time.
         waiting: beyond so many waiting questions new ones are refused.
+        repeats: whether a question may be asked twice.
     """
 
     def __init__(
         self,
-        run: Callable[[list[Question]], Awaitable[Sequence[Answer]]],
+        run: Callable[[list[Question]], Awaitable[Sequence[Answer | Exception]]],
         *,
         most: int,
         running: int,
         waiting: int,
+        repeats: bool = True,
     ) -> None:
         self._run = run
         self._most = most
         self._free = running
         self._bound = waiting
+        self._repeats = repeats
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -92,7 +95,7 @@ class Batcher(Generic[Question, Answer]):
         try:
             answers = await self._run([question for question, _ in batch])
         except Exception as error:
-            if len(batch) == 1 or isinstance(error, LongwaveError):
+            if len(batch) == 1 or not self._repeats or isinstance(error, LongwaveError):
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)

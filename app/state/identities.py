@@ -22,8 +22,14 @@ from app.state.ring import ring_ids
 from app.state.scripts import Script, script
 from app.state.transport import Command
 
-MARK: Final = "m:"
-"""Begins the fields of a target's meta that name its sources."""
+SOURCE: Final = "m:"
+"""Begins the fields of a user's meta that name those who were merged into it."""
+
+_DONE: Final = "d:"  # begins the fields that say that a sequence was taken over: the epoch of that sequence follows
+IMPORTED: Final = "i:"
+"""Begins the fields that say that a history was imported."""
+
+_HANDED_ON: Final = (SOURCE.encode(), _DONE.encode(), IMPORTED.encode())
 
 PENDING: Final = b"p"
 
@@ -62,7 +68,7 @@ class Commands(Protocol):
         origin: str,
         ids: Sequence[bytes],
         attributes: bytes,
-    ) -> int: ...
+    ) -> int | None: ...
 
     async def models(self) -> dict[str, str]: ...
 
@@ -119,14 +125,19 @@ class Identities:
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if meta.get(b"to") != _encode(target) or meta.get(b"ms") != PENDING:
             return
-        new = [(event, decode_event(event).time_ms, "") for event in packed]
-        ids = ring_ids(ring) if ring else []
-        attributes = meta.get(b"a", b"")
-        await self._store.rewrite(tenant, target, new, mark=MARK + source, origin=source, ids=ids, attributes=attributes)
-        marks = [field for field in meta if field.startswith(MARK.encode())]
-        if marks:  # those who were merged into the source are the target's now
-            holder = await self._end(tenant, target)
-            await self._store.all([("HSET", keys.user_keys(tenant, holder).meta, *(part for m in marks for part in (m, b"1")))])
+        if b"e" in meta:
+            new = [(event, decode_event(event).time_ms, "") for event in packed]
+            ids = ring_ids(ring) if ring else []
+            # Marked by its epoch, not by its name: a user who was erased and came back is another one.
+            mark = _DONE + meta[b"e"].hex()
+            await self._store.rewrite(tenant, target, new, mark=mark, origin=source, ids=ids, attributes=meta.get(b"a", b""))
+        # What was done with the source was done with the target now, and those who came to the source have come there.
+        marks = [field for field in meta if field.startswith(_HANDED_ON)]
+        holder = await self._hand_on(tenant, target, [_encode(SOURCE + source), *marks])
+        for mark in marks:
+            if mark.startswith(SOURCE.encode()):
+                earlier = keys.user_keys(tenant, _decode(mark[len(SOURCE) :])).meta
+                await self._store.run(script("alias"), [((earlier,), (_encode(holder), 2, _encode(source)))], durable=True)
         states = [keys.state_key(tenant, model, source) for model in await self._store.models()]
         names = (user.meta, user.log, user.seq, user.ids, *states)
         arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length)
@@ -136,7 +147,7 @@ class Identities:
         """Remove everything that is known of a user and of every identity merged with it, and refuse what happened before."""
         holder = await self.resolve(tenant, user_id)
         (fields,) = await self._store.all([("HKEYS", keys.user_keys(tenant, holder).meta)])
-        sources = [_decode(field[len(MARK) :]) for field in fields if field.startswith(MARK.encode())]
+        sources = [_decode(field[len(SOURCE) :]) for field in fields if field.startswith(SOURCE.encode())]
         order = [one for one in dict.fromkeys([*sources, holder]) if one != user_id] + [user_id]
         models = await self._store.models()
         events = 0
@@ -164,11 +175,11 @@ class Identities:
             user_id = _decode(target)
         return True
 
-    async def _end(self, tenant: str, user_id: str) -> str:
-        """Where the aliases of a user end, whatever is halfway on the way."""
+    async def _hand_on(self, tenant: str, user_id: str, marks: Sequence[bytes]) -> str:
+        """Give marks to who has the events of a user, whatever is halfway on the way there; returns who that is."""
         for _ in range(_MOST_HOPS):
-            ((target,),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to")])
-            if target is None:
+            (target,) = await self._store.run(script("marks"), [((keys.user_keys(tenant, user_id).meta,), marks)], durable=True)
+            if not target:
                 return user_id
             user_id = _decode(target)
             await asyncio.sleep(_PAUSE_S)

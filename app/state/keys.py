@@ -47,8 +47,8 @@ MODELS_KEY = "lw:models"
 MODEL_KEY = "lw:model"
 """Hash: which model serves, see model.lua."""
 
-WORKERS_KEY = "lw:workers"
-"""Hash: who is alive, see heartbeat.lua."""
+WORKERS_KEY = "lw:{lw:model}:workers"
+"""Hash: who is alive, see heartbeat.lua. On a Cluster it is in the slot of `MODEL_KEY`: a node that refuses one refuses both."""
 
 
 def encode_id(identifier: str) -> str:

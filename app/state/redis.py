@@ -20,11 +20,11 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from app.errors import LayoutError, StorageError
+from app.errors import LayoutError, LongwaveError, StorageError, StorageRefusedError
 from app.state import keys
 from app.state.codec import EPOCH_BYTES, PREFIX, peek
 from app.state.events import StoredEvent, decode_event, encode_event
-from app.state.identities import PENDING, Call, Erased, Identities, NewEvent
+from app.state.identities import IMPORTED, PENDING, Call, Erased, Identities, NewEvent
 from app.state.ring import EMPTY_RING, remember_ids
 from app.state.scripts import Script, script
 from app.state.store import Append, Appended, CommitResult, Held, Loaded, UserMeta
@@ -44,7 +44,7 @@ _MOST_TRIES: Final = 200  # of a rewrite that others keep overtaking: a handful 
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
 _REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)
-_REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS", "CLUSTERDOWN")
+_REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "NOPERM")
 
 _COMMIT_RESULTS: Final[dict[int, CommitResult]] = {1: "stored", 0: "overtaken", -1: "refused", -2: "refused"}
 
@@ -116,30 +116,42 @@ class RedisStore:
         _check_layout(found)
         self._opened = True
 
-    async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
+    async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended | Exception]:
         """Append each batch atomically: dedupe, sequence, counters, event log. All in one round trip, in this order.
+
+        Where a batch failed for a reason of its own, the error stands in its place.
 
         Raises:
             StorageError: no answer, or not for all; each batch is then stored whole or not at all.
         """
-        found: list[Appended | None] = [None] * len(batches)
+        found: list[Appended | Exception | None] = [None] * len(batches)
         waiting = list(range(len(batches)))
         users = [batch.user_id for batch in batches]
+        refused_to = [-1] * len(batches)
         for _ in range(_MOST_HOPS):
-            calls = [self._append_call(tenant, users[place], batches[place]) for place in waiting]
+            calls = [self._append_call(tenant, users[place], batches[place], refused_to[place]) for place in waiting]
             merged = []
-            for place, reply in zip(waiting, await self.run(script("append"), calls, durable=True), strict=True):
-                if reply[0] == -1:
-                    users[place] = await self._merged_into(tenant, users[place], reply)
-                    merged.append(place)
+            for place, reply in zip(waiting, await self._run(script("append"), calls, durable=True), strict=True):
+                if isinstance(reply, Exception):
+                    found[place] = reply
+                elif reply[0] == -1:
+                    *merge, erased_at = reply
+                    refused_to[place] = max(refused_to[place], int(erased_at))
+                    try:
+                        users[place] = await self._merged_into(tenant, users[place], merge)
+                        merged.append(place)
+                    except LongwaveError as error:  # nothing of it is stored; the others may be
+                        found[place] = error
                 else:
                     total, flags, epoch, attributes = reply
                     known = _decode_attributes(attributes) if attributes else {}
                     found[place] = Appended(users[place], flags.decode(), total, epoch, known)
             waiting = merged
             if not waiting:
-                return [appended for appended in found if appended is not None]
-        raise StorageError(f"{users[waiting[0]]!r} was merged more than {_MOST_HOPS} times in a row")
+                break
+        for place in waiting:
+            found[place] = StorageError(f"{users[place]!r} was merged more than {_MOST_HOPS} times in a row")
+        return [appended for appended in found if appended is not None]
 
     async def load(
         self,
@@ -158,7 +170,7 @@ class RedisStore:
             calls: list[Call] = []
             for place in waiting:
                 of_user = keys.user_keys(tenant, users[place])
-                own = held[place] if held is not None and users[place] == user_ids[place] else None
+                own = held[place] if held is not None else None
                 arguments = (PREFIX, own.epoch, own.applied, most) if own is not None else (PREFIX, b"", 0, most)
                 calls.append(((of_user.seq, of_user.meta, keys.state_key(tenant, model_id, users[place])), arguments))
             merged = []
@@ -213,14 +225,17 @@ class RedisStore:
 
     async def write_history(
         self, tenant: str, user_id: str, events: Sequence[StoredEvent], event_ids: Sequence[str | None], import_id: str
-    ) -> bool:
+    ) -> int | None:
         """Add a history to the user's sequence, sorted by time, under a new epoch; touches no popularity.
 
         Of a sequence longer than the bound the last events are kept, and counted from where they stand in the whole. Event ids in
-        the history are known to later retries. Returns False, and does nothing, if this user has had this import before.
+        the history are known to later retries. Returns how many events were taken (those of before an erasure are not); None, and
+        does nothing, if this user has had this import before.
         """
         new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, event_ids, strict=True)]
-        return await self.rewrite(tenant, user_id, new, mark=f"i:{import_id}") == 1
+        # By the name in the import: two of its users may be one here.
+        mark = f"{IMPORTED}{import_id}:{blake2b(_text(user_id), digest_size=8).hexdigest()}"
+        return await self.rewrite(tenant, user_id, new, mark=mark)
 
     async def merge(self, tenant: str, target: str, source: str) -> str:
         """Join `source` into `target`; see `Identities.merge`."""
@@ -314,7 +329,7 @@ class RedisStore:
         """Close every connection."""
         await self._transport.close()
 
-    def _append_call(self, tenant: str, user_id: str, batch: Append) -> Call:
+    def _append_call(self, tenant: str, user_id: str, batch: Append, refused_to: int) -> Call:
         user = keys.user_keys(tenant, user_id)
         arguments: list[Any] = [
             _text(tenant),
@@ -323,6 +338,7 @@ class RedisStore:
             self._dedupe_window,
             self._log_max_length,
             _new_epoch(),
+            refused_to,
         ]
         for event, event_id in zip(batch.events, batch.event_ids, strict=True):
             if event_id is None:
@@ -350,8 +366,8 @@ class RedisStore:
         origin: str = "",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
-    ) -> int:
-        """Sort new events into a user's sequence, under a new epoch; 1: done, 2: it had been done before.
+    ) -> int | None:
+        """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
 
         Args:
             mark: field of the user's meta that says that this was done.
@@ -372,13 +388,15 @@ class RedisStore:
                 user_id = await self._merged_into(tenant, user_id, [-1, *moved])
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            # What happened before its user was erased stays away, whoever brings it.
-            kept_new = [event for event in new if gone is None or event[1] > int(gone)]
+            # What happened before its user was erased stays away; but what comes with another user was that one's.
+            kept_new = [event for event in new if origin or gone is None or event[1] > int(gone)]
+            if epoch is None and not kept_new and not origin:
+                return 0  # no user, and nothing that would make one
             there = [(event, decode_event(event).time_ms) for event in packed]
             # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
             together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
             kept = together[max(0, len(together) - self._max_sequence) :]
-            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None] or [0]
+            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None]
             known = ring or EMPTY_RING
             if self._dedupe_window:
                 hashes = [*ids, *(_id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
@@ -392,8 +410,8 @@ class RedisStore:
                 int(appended or 0),
                 _new_epoch(),
                 int(appended or 0) + len(kept_new),
-                min(times),
-                max(times),
+                min(times, default=""),
+                max(times, default=""),
                 attributes,
                 _text(mark),
                 _text(origin),
@@ -409,7 +427,7 @@ class RedisStore:
             call: Call = ((user.seq, user.meta, user.ids, user.log), arguments)
             (result,) = await self.run(script("rewrite"), [call], durable=True)
             if result:
-                return int(result)
+                return len(kept_new) if result == 1 else None
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
 
     @property
@@ -419,6 +437,10 @@ class RedisStore:
 
     async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
+        return _checked(await self._run(script, calls, durable=durable, only=only))
+
+    async def _run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
+        """`run`, but an error reply is returned in its place, unless it says something of Redis as a whole."""
         commands: list[Command] = [("EVALSHA", script.sha, len(names), *names, *arguments) for names, arguments in calls]
         replies = await self._send(commands, durable=durable, only=only)
         # Only what Redis refused with NOSCRIPT did not run; the others must not run twice. EVAL, not SCRIPT LOAD and EVALSHA:
@@ -428,7 +450,7 @@ class RedisStore:
             again: list[Command] = [("EVAL", script.source, *commands[index][2:]) for index in unknown]
             for index, reply in zip(unknown, await self._send(again, durable=durable, only=only), strict=True):
                 replies[index] = reply
-        return _checked(replies)
+        return _unrefused(replies)
 
     async def all(self, commands: Sequence[Command]) -> list[Any]:
         return _checked(await self._send(commands))
@@ -452,12 +474,20 @@ def _check_layout(found: bytes) -> None:
 
 def _checked(replies: list[Any]) -> list[Any]:
     """The replies, if none is an error; a refusal that may pass (read-only, out of memory, busy) is a StorageError."""
+    for reply in _unrefused(replies):
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+def _unrefused(replies: list[Any]) -> list[Any]:
+    """The replies, errors among them, if none is a refusal."""
     for reply in replies:
         if isinstance(reply, Exception):
             refused = isinstance(reply, ResponseError) and any(words in str(reply) for words in _REFUSAL_WORDS)
             if refused or isinstance(reply, _REFUSALS):
-                raise StorageError("Redis cannot do this now: it is read-only, out of memory, busy or failing over") from reply
-            raise reply
+                words = "Redis cannot do this now: it is read-only, out of memory, busy or failing over"
+                raise StorageRefusedError(words) from reply
     return replies
 
 

@@ -103,10 +103,11 @@ class StateStore(Protocol):
     @property
     def generation(self) -> int: ...
 
-    async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
+    async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended | Exception]:
         """Append each batch atomically: dedupe, sequence, counters, event log. All in one round trip, in this order.
 
-        On `StorageError` each batch is stored whole or not at all.
+        Where a batch failed for a reason of its own, which says nothing of the others, the error stands in its place. On
+        `StorageError` each batch is stored whole or not at all.
         """
 
     async def load(
@@ -139,10 +140,11 @@ class StateStore(Protocol):
 
     async def write_history(
         self, tenant: str, user_id: str, events: Sequence[StoredEvent], event_ids: Sequence[str | None], import_id: str
-    ) -> bool:
+    ) -> int | None:
         """Add a history to the user's sequence, sorted by time, under a new epoch; touches no popularity.
 
-        Returns False, and does nothing, if this user has had the import `import_id` before.
+        Returns how many events were taken, which those of before an erasure are not; None, and does nothing, if this user has had
+        the import `import_id` before.
         """
 
     async def merge(self, tenant: str, target: str, source: str) -> str:

@@ -7,11 +7,13 @@
 -- KEYS[4] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased (unix ms)
 -- KEYS[5] lw:{pp}:log                        stream  k e, t tenant, u user, e packed event, i event id, n number, p epoch
 -- ARGV    tenant, user, max_sequence, dedupe_window (ids), log_max_length (entries; 0: what is not archived stays), epoch for a new
---         user (8 random bytes), then per event: packed event, time (unix ms), hash of its event id (8 bytes, or empty: never a
+--         user (8 random bytes), time (unix ms) up to which events are refused (of an erased user who was merged into this one
+--         since; -1: none), then per event: packed event, time (unix ms), hash of its event id (8 bytes, or empty: never a
 --         duplicate), event id
 -- Returns {events appended to this user so far, per event '1' stored, '0' duplicate or 'g' of before the erasure, epoch,
 --         attributes (MessagePack) or nil},
---         or {-1, user id that this one was merged into, state of the merge} and nothing is done
+--         or {-1, user id that this one was merged into, state of the merge, time up to which this one was erased} and nothing is
+--         done
 --
 -- The ring: u32 slots, u32 zero, u64 ids so far, then 8 bytes a slot; the id with ordinal o (from 0) is in slot o mod slots. 8 bytes an
 -- id (a sorted set takes about 100, a hash table 70), searched by one memchr-like scan of 8 KB at the default window, and an id costs
@@ -19,15 +21,15 @@
 -- needs, so the ring is written whole once, when it is full.
 
 local max_sequence, window = tonumber(ARGV[3]), tonumber(ARGV[4])
-local fixed = 6
+local fixed = 7
 local count = (#ARGV - fixed) / 4
 
 local meta = redis.call('HMGET', KEYS[2], 'n', 'f', 'l', 'e', 'to', 'ms', 'a')
 if meta[5] then
-  return { -1, meta[5], meta[6] or '' }
+  return { -1, meta[5], meta[6] or '', redis.call('GET', KEYS[4]) or '-1' }
 end
 local total, epoch = tonumber(meta[1]) or 0, meta[4] or ARGV[6]
-local erased_at = tonumber(redis.call('GET', KEYS[4]))
+local erased_at = math.max(tonumber(redis.call('GET', KEYS[4])) or -1, tonumber(ARGV[7]))
 
 local ring, seen = '', 0 -- `seen` ids so far
 local moved = false -- the ring has another size than before, or is new
@@ -76,7 +78,7 @@ local first, last = tonumber(meta[2]), tonumber(meta[3])
 for i = 1, count do
   local base = fixed + 4 * i
   local time, id = tonumber(ARGV[base - 2]), ARGV[base - 1]
-  if erased_at and time <= erased_at then
+  if time <= erased_at then
     flags[i] = 'g'
   elseif id ~= '' and window > 0 and known(id) then
     flags[i] = '0'
@@ -96,6 +98,19 @@ if #fresh == 0 then
   return { total, flags, epoch, meta[7] }
 end
 
+-- First what can be refused, by an access list or for its type: an error in the middle undoes nothing.
+-- What is not archived yet must not be trimmed; without an archive the bound keeps memory finite.
+-- Numbers go out as %.0f: tostring() would write 1e+15 for a large one.
+local bounded = ARGV[5] ~= '0'
+for i = 1, #fresh do
+  local event, id, number = ARGV[fresh[i]], ARGV[fresh[i] + 3], string.format('%.0f', total + i)
+  if bounded then
+    redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
+  else
+    redis.call('XADD', KEYS[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
+  end
+end
+
 local packed = {}
 for i = 1, #fresh do
   packed[i] = ARGV[fresh[i]]
@@ -107,18 +122,6 @@ end
 if length > max_sequence then
   -- LTRIM's ends are inclusive: -max_sequence to -1 keeps exactly max_sequence events.
   redis.call('LTRIM', KEYS[1], -max_sequence, -1)
-end
-
--- What is not archived yet must not be trimmed; without an archive the bound keeps memory finite.
--- Numbers go out as %.0f: tostring() would write 1e+15 for a large one.
-local bounded = ARGV[5] ~= '0'
-for i = 1, #fresh do
-  local event, id, number = ARGV[fresh[i]], ARGV[fresh[i] + 3], string.format('%.0f', total + i)
-  if bounded then
-    redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
-  else
-    redis.call('XADD', KEYS[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
-  end
 end
 
 total = total + #fresh

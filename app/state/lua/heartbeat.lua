@@ -1,6 +1,6 @@
 -- A worker says that it is alive, and hears of the others.
 --
--- KEYS[1] lw:workers  hash  worker -> unix ms of its last heartbeat by the clock of Redis, a space, what it says (JSON)
+-- KEYS[1] lw:{lw:model}:workers  hash  worker -> unix ms of its last heartbeat by the clock of Redis, a space, what it says (JSON)
 -- ARGV    worker ('' only to listen), what it says ('' to sign off), how long a worker that is silent counts as alive (ms)
 -- Returns worker, what it says, ... of all that are alive; the others are forgotten
 

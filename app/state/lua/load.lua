@@ -18,7 +18,7 @@ if not meta[2] then
 end
 local appended = tonumber(meta[1]) or 0
 local stored = redis.call('LLEN', KEYS[1])
-local start = appended - stored -- of a trimmed sequence: the first event that is still there
+local start = math.max(0, appended - stored) -- of a trimmed sequence: the first event that is still there
 
 local state
 local held = ARGV[2] == meta[2] and tonumber(ARGV[3])

@@ -2,11 +2,12 @@
 -- sequence (sorted by time), and says what it was worked out from; if that has changed since, nothing is done.
 --
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events, oldest first
--- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, and one field for each import or merge that is done
+-- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, one field for each import or merge that is done, and m:<user> for each
+--                                                    user that was merged into this one
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
 -- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, c: how
---                                                    many follow, i: the mark), then k h: an event that is new here
--- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms), attributes
+--                                                    many follow, i: the mark, a: attributes), then k h: an event that is new here
+-- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms, or ''), attributes
 --         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
 --         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of events of the sequence, number of
 --         new events, the sequence, then packed event and event id of each new event
@@ -24,19 +25,25 @@ redis.call('DEL', KEYS[1], KEYS[3])
 for from = 17, 16 + length, 1000 do -- unpack() is limited by Lua's C stack
   redis.call('RPUSH', KEYS[1], unpack(ARGV, from, math.min(from + 999, 16 + length)))
 end
-redis.call('HSET', KEYS[2], 'n', ARGV[6], 'e', ARGV[5], 'f', ARGV[7], 'l', ARGV[8])
+redis.call('HSET', KEYS[2], 'n', ARGV[6], 'e', ARGV[5])
+if ARGV[7] ~= '' then
+  redis.call('HSET', KEYS[2], 'f', ARGV[7], 'l', ARGV[8])
+end
 if ARGV[9] ~= '' then
   redis.call('HSET', KEYS[2], 'a', ARGV[9])
 end
 if ARGV[10] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[10], '1')
 end
+if ARGV[11] ~= '' then
+  redis.call('HSET', KEYS[2], 'm:' .. ARGV[11], '1')
+end
 if ARGV[12] ~= '' then
   redis.call('SET', KEYS[3], ARGV[12])
 end
 if ARGV[14] == '1' then
   redis.call('XADD', KEYS[4], '*', 'k', 's', 't', ARGV[1], 'u', ARGV[2], 'p', ARGV[5], 'c', ARGV[16], 'o', ARGV[11],
-    'i', ARGV[10])
+    'i', ARGV[10], 'a', ARGV[9])
   for i = 17 + length, 15 + length + 2 * new, 2 do
     redis.call('XADD', KEYS[4], '*', 'k', 'h', 't', ARGV[1], 'u', ARGV[2], 'e', ARGV[i], 'i', ARGV[i + 1], 'n', '0', 'p', ARGV[5])
   end

@@ -4,9 +4,10 @@ A folder with numbered manifests, `_manifests/<20 digits>.json`, of which the ne
 rows are records of the log, of a partition, at a place (ms, seq):
 
     e, h   an event: live, and of a bulk import or a merge
-    x, m   the user was erased, or moved into another, which has the events now: earlier rows of the user do not count
+    x      the user was erased: earlier rows of the user do not count
+    m      the user was merged into another, as whose the last `count` events stand again; those before are the other's, too
     a      attributes, the last ones count
-    s      a sequence was rewritten: says nothing that is not in the events
+    s      a sequence was rewritten: its events are sorted by time up to the h after it; may have attributes, too
 
 An event that is there twice with one event id (a retry from beyond the service's memory) counts once, the first time. Which event
 types are negative is not in the archive: say so with --mapping (the tables event_types and options).
@@ -29,7 +30,6 @@ MANIFESTS = "_manifests"
 FORMAT = 1
 KINDS = ("e", "h", "s", "a", "x", "m")
 EVENTS = ("e", "h")
-ENDS = ("x", "m")
 
 _USER = ["tenant", "partition", "user_id"]
 _COLUMNS: dict[str, pl.DataType] = {
@@ -39,6 +39,8 @@ _COLUMNS: dict[str, pl.DataType] = {
     "kind": pl.String(),
     "tenant": pl.String(),
     "event_id": pl.String(),
+    "count": pl.Int64(),
+    "other": pl.String(),
     "attributes": pl.String(),
     "time_ms": pl.Int64(),
     **{name: dtype for name, dtype in EVENT_COLUMNS.items() if name != "timestamp"},
@@ -109,10 +111,41 @@ def _rows(path: Path) -> pl.DataFrame:
 
 
 def _in_force(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows, in order, that no later erasure or move of their user has made void."""
+    """The rows that no later erasure of their user has made void, under the names of those who have the events now."""
     rows = rows.with_row_index("_place")
-    last = pl.when(pl.col("kind").is_in(ENDS)).then(pl.col("_place")).max().over(_USER)
-    return rows.filter((pl.col("_place") > last).fill_null(True))
+    erased = pl.when(pl.col("kind") == "x").then(pl.col("_place")).max().over(_USER)
+    rows = rows.filter((pl.col("_place") > erased).fill_null(True))
+    moves = rows.filter(pl.col("kind") == "m")
+    return rows if moves.is_empty() else _moved(rows, moves)
+
+
+def _moved(rows: pl.DataFrame, moves: pl.DataFrame) -> pl.DataFrame:
+    """The rows without those that moved to another user with the last events of their own one; the rest are the other's, too."""
+    moves = moves.unique(_USER, keep="last", maintain_order=True)
+    gone = moves.select(*_USER, pl.col("count").alias("_moved"))
+    rows = rows.join(gone, on=_USER, how="left", maintain_order="left")
+    of_moved = rows.filter(pl.col("_moved").is_not_null() & pl.col("kind").is_in([*EVENTS, "s"]))
+    # A rewritten sequence is sorted by time; what came later follows in its own order.
+    rewritten = pl.when(pl.col("kind") != "e").then(pl.col("_place")).max().over(_USER)
+    late = (pl.col("_place") > rewritten).fill_null(True)
+    events = of_moved.with_columns(late.alias("_late")).filter(pl.col("kind").is_in(EVENTS))
+    events = events.sort("_late", pl.when("_late").then(pl.lit(0)).otherwise(pl.col("time_ms")), "_place", maintain_order=True)
+    older = events.filter(pl.int_range(pl.len()).over(_USER) < pl.len().over(_USER) - pl.col("_moved"))
+    kept = pl.concat([rows.filter(pl.col("_moved").is_null()), older.drop("_late")]).sort("_place")
+    heirs = {(tenant, user): other for tenant, user, other in moves.select("tenant", "user_id", "other").iter_rows()}
+    ends = [(tenant, user, _heir(heirs, tenant, user)) for tenant, user in heirs]
+    names = pl.DataFrame(ends, schema=["tenant", "user_id", "_heir"], orient="row")
+    kept = kept.join(names, on=["tenant", "user_id"], how="left", maintain_order="left")
+    return kept.with_columns(pl.coalesce("_heir", "user_id").alias("user_id")).drop("_heir", "_moved")
+
+
+def _heir(heirs: dict[tuple[str, str], str], tenant: str, user: str) -> str:
+    """Where the moves of a user end."""
+    for _ in heirs:
+        if (tenant, user) not in heirs:
+            break
+        user = heirs[tenant, user]
+    return user
 
 
 def _once(events: pl.DataFrame) -> pl.DataFrame:
@@ -122,7 +155,8 @@ def _once(events: pl.DataFrame) -> pl.DataFrame:
 
 def _attributes(rows: pl.DataFrame) -> pl.DataFrame | None:
     """The last attributes of each user, a column each."""
-    last = rows.filter(pl.col("kind") == "a").unique("user_id", keep="last", maintain_order=True)
+    told = pl.col("kind").is_in(["a", "s"]) & pl.col("attributes").is_not_null()
+    last = rows.filter(told).unique("user_id", keep="last", maintain_order=True)
     known = [{"user_id": user, **json.loads(text)} for user, text in last.select("user_id", "attributes").iter_rows()]
     names = sorted({name for row in known for name in row} - {"user_id"})
     if not names:

@@ -265,12 +265,94 @@ async def test_merges_of_two_users_into_each_other_end_in_one_of_them_or_in_none
         assert await times(store, one) == await times(store, other) == [1, 2]
 
 
-async def test_a_merge_does_not_bring_back_what_was_erased(store: RedisStore):
+async def test_a_merge_into_an_erased_user_keeps_the_events_of_the_other_one(store: RedisStore):
     await append(store, "alice", 10)
     await store.erase("default", "alice", 100)
     await append(store, "cookie", 50, 150)
     await store.merge("default", "alice", "cookie")
-    assert await times(store, "alice") == [150]
+    assert await times(store, "alice") == [50, 150]
+    assert await append(store, "alice", 10) == "g"
+
+
+async def test_an_erased_identity_refuses_what_happened_before_also_after_its_merge(store: RedisStore):
+    await append(store, "cookie", 50)
+    await store.erase("default", "cookie", 100)
+    await append(store, "alice", 10)
+    await store.merge("default", "alice", "cookie")
+    assert await append(store, "cookie", 50, 101) == "g1"
+    assert await append(store, "alice", 50) == "1"
+    assert await times(store, "alice") == [10, 101, 50]
+
+
+async def test_a_chain_of_merges_stays_short(store: RedisStore):
+    for n in range(20):
+        await append(store, f"user {n}", n)
+        if n:
+            await store.merge("default", f"user {n}", f"user {n - 1}")
+    for n in (0, 7, 19):
+        assert await append(store, f"user {n}", 100 + n) == "1"
+        assert (await times(store, f"user {n}"))[:20] == list(range(20))
+    erased = await store.erase("default", "user 3", 1_000)
+    assert set(erased.identities) == {f"user {n}" for n in range(20)}
+    assert await times(store, "user 0") == []
+
+
+async def test_another_life_of_an_identity_is_merged_anew(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+    """An erasure is cut off after the first identity; that one comes back and is merged again."""
+    await append(store, "alice", 1)
+    await append(store, "cookie", 2)
+    await store.merge("default", "alice", "cookie")
+    ran = 0
+
+    async def run(*arguments: Any, **more: Any) -> Any:
+        nonlocal ran
+        ran += 1
+        if ran == 2:
+            raise StorageError("cut")
+        return await RedisStore.run(store, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "run", run)
+        with pytest.raises(StorageError):
+            await store.erase("default", "alice", 10)
+    await append(store, "cookie", 20, 21)
+    await store.merge("default", "alice", "cookie")
+    assert await times(store, "alice") == [1, 2, 20, 21]
+
+
+async def test_merging_two_who_are_not_known_makes_nobody(store: RedisStore):
+    assert await store.merge("default", "alice", "cookie") == "alice"
+    (loaded,) = await store.load("default", "m", ["cookie"])
+    assert loaded.meta is None
+    await append(store, "cookie", 5)
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is not None
+    assert (loaded.meta.first_time_ms, loaded.meta.appended) == (5, 1)
+
+
+async def test_an_import_of_two_names_of_one_user_takes_both(store: RedisStore):
+    await append(store, "alice", 1)
+    await append(store, "cookie", 2)
+    await store.merge("default", "alice", "cookie")
+    for user, at in (("alice", 10), ("cookie", 20)):
+        assert await store.write_history("default", user, [event(at)], [None], "import") == 1
+        assert await store.write_history("default", user, [event(at)], [None], "import") is None
+    assert await times(store, "alice") == [1, 2, 10, 20]
+
+
+async def test_an_import_is_known_again_after_a_merge(store: RedisStore):
+    assert await store.write_history("default", "cookie", [event(1)], [None], "import") == 1
+    await store.merge("default", "alice", "cookie")
+    assert await store.write_history("default", "cookie", [event(1)], [None], "import") is None
+    assert await times(store, "alice") == [1]
+
+
+async def test_an_import_of_what_was_erased_makes_nobody(store: RedisStore):
+    await append(store, "alice", 1)
+    await store.erase("default", "alice", 10)
+    assert await store.write_history("default", "alice", [event(5)], [None], "import") == 0
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is None
 
 
 async def test_attributes_of_both_are_joined_and_the_targets_win(store: RedisStore):

@@ -127,6 +127,14 @@ class World(RuleBasedStateMachine):
     def run(self, work):
         return self.runner.run(work)
 
+    def refused_to(self, user: str) -> int:
+        """Up to which time events of a user are refused: by every tombstone on the way to who has them."""
+        latest = self.people[user].erased_at
+        while (to := self.people[user].to) is not None:
+            user = to
+            latest = max(latest, self.people[user].erased_at)
+        return latest
+
     def holder(self, user: str) -> str:
         while (to := self.people[user].to) is not None:
             user = to
@@ -148,7 +156,7 @@ class World(RuleBasedStateMachine):
         name = self.holder(user)
         person, fresh, flags = self.people[name], [], ""
         for event, event_id in zip(events, ids, strict=False):
-            if event.time_ms <= person.erased_at:
+            if event.time_ms <= self.refused_to(user):
                 flags += "g"
             elif event_id is not None and event_id in person.ids[-WINDOW:]:
                 flags += "0"
@@ -255,7 +263,13 @@ class World(RuleBasedStateMachine):
         if of == to or of != source:
             return
         target, gone = self.people[to], self.people[source]
-        new = [event for event in gone.events[len(gone.events) - gone.stored :] if event.time_ms > target.erased_at]
+        if not gone.total and not gone.attributes:  # nothing is known of this one
+            target.sources |= {source, *gone.sources}
+            self.people[source] = Person(to=to, erased_at=gone.erased_at)
+            for one in gone.sources:
+                self.people[one].to = to
+            return
+        new = gone.events[len(gone.events) - gone.stored :]
         there = target.events[len(target.events) - target.stored :]
         total = target.total + len(new)
         together = sorted([*there, *new], key=lambda event: event.time_ms)
@@ -272,6 +286,8 @@ class World(RuleBasedStateMachine):
             latest=max([target.latest, *(event.time_ms for event in new)]),
         )
         self.people[source] = Person(to=to, erased_at=gone.erased_at)
+        for one in gone.sources:  # the way stays short
+            self.people[one].to = to
 
     @rule(user=st.sampled_from(USERS), country=st.sampled_from(["UK", "France"]))
     def set_attributes(self, user: str, country: str) -> None:
