@@ -101,6 +101,15 @@ async def test_as_of_makes_a_request_repeatable(client):
     assert one["recommendation_id"] != other["recommendation_id"]
 
 
+async def test_a_list_is_the_same_whatever_else_is_asked_at_that_moment(client):
+    await client.tell(*history("u", 10), *history("v", 20, 1))
+    asked = [(user_id, START_MS + days * 86_400_000) for days in (0, 30, 300) for user_id in ("u", "v")]
+    alone = [await client.ask(user_id, as_of=as_of) for user_id, as_of in asked]
+    together = await asyncio.gather(*(client.ask(user_id, as_of=as_of) for user_id, as_of in asked))  # one batch
+    for one, other in zip(alone, together, strict=True):
+        same_list(one, other)
+
+
 async def test_as_of_may_be_unix_milliseconds(client):
     assert (await client.ask("nobody", as_of=START_MS))["as_of"] == "2011-03-13T07:06:40Z"
 

@@ -19,6 +19,7 @@ from app.state.embedded import EmbeddedRedis
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
 from app.state.store import Append
+from app.state.transport import Confirm
 
 
 def event(n: int) -> StoredEvent:
@@ -151,6 +152,17 @@ async def test_a_read_only_replica_refuses_writes_with_a_storage_error(store: Re
             await store.seed_popularity("default", [1.0], ["a"], [[1.0]], 1)
     finally:
         raw.execute_command("REPLICAOF", "NO", "ONE")
+
+
+async def test_what_no_replica_has_confirmed_is_not_acknowledged_and_known_to_a_retry(redis_url: str, store: RedisStore):
+    demanding = RedisStore(redis_url, confirm=Confirm(1, False, 20))
+    with pytest.raises(StorageError, match="confirmed by 0 of 1 replicas"):
+        await demanding.append("default", [batch("alice", 1, "a")])
+    with pytest.raises(StorageError, match="confirmed by 0 of 1 replicas"):  # a retry that writes nothing is no confirmation
+        await demanding.append("default", [batch("alice", 1, "a")])
+    await demanding.close()
+    (again,) = await store.append("default", [batch("alice", 1, "a")])
+    assert (again.flags, again.total) == ("0", 1)
 
 
 async def test_calls_beyond_the_connections_wait_for_one(redis_url: str):
