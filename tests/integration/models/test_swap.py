@@ -104,7 +104,7 @@ async def test_an_activation_is_not_over_while_one_worker_may_answer_from_the_ol
                 await slow.hall.follow_once()
                 said = (await slow.hall.board.beat_of_all())[slow.hall.worker].ready
                 await asyncio.sleep(0.01)
-            while (await one.models())["active"] != new:  # noqa: ASYNC110 - polls
+            while (await one.ask("u"))["model_id"] != new:  # noqa: ASYNC110 - polls
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         assert not activation.done()

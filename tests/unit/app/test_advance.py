@@ -79,9 +79,12 @@ async def run():
 
     async def start(stand, until):
         tasks.append(asyncio.create_task(stand.advance.run()))
-        async with asyncio.timeout(2):
-            while not until():  # noqa: ASYNC110 - the fold tells nobody when it is done
-                await asyncio.sleep(0.001)
+        try:
+            async with asyncio.timeout(2):
+                while not until():  # noqa: ASYNC110 - the fold tells nobody when it is done
+                    await asyncio.sleep(0.001)
+        except TimeoutError:
+            pytest.fail(f"the fold does not come to it; asked for {stand.users.asked}, folded {stand.fold.calls}")
 
     yield start
     for task in tasks:
