@@ -185,6 +185,25 @@ NOTHING_LOST_NOTHING_TWICE = [
 
 READ_YOUR_WRITES = [
     Mutant(
+        name="held state of another server",
+        invariant="I3",
+        broken="A state in hand is offered to whichever Redis answers, although another one may have less of what it is of.",
+        file="app/fold/users.py",
+        original="self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS, generation)",
+        replacement="self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS)",
+        killed_by="tests/integration/fold/test_users.py::"
+        "test_what_a_worker_holds_is_not_used_if_another_server_answers_than_before",
+    ),
+    Mutant(
+        name="events of another worker skipped",
+        invariant="I3",
+        broken="The background fold goes on with the events of its own worker, leaving out those of others in between.",
+        file="app/ingest/advance.py",
+        original="                if behind <= len(dirty.events):\n",
+        replacement="                if True:\n",
+        killed_by="tests/unit/app/test_advance.py::test_a_state_that_is_further_behind_than_what_is_known_is_not_folded_on",
+    ),
+    Mutant(
         name="state without its tail",
         invariant="I3",
         broken="A read answers from the stored state and does not fold what came after it.",
@@ -265,6 +284,24 @@ CONSTANT_COST = [
 ]
 
 STATE_IS_A_CACHE = [
+    Mutant(
+        name="fold of two epochs",
+        invariant="I6",
+        broken="Events of an epoch that has ended and of the next one are folded as one sequence.",
+        file="app/ingest/advance.py",
+        original="if (dirty.epoch, dirty.generation) == (epoch, generation) and dirty.start",
+        replacement="if dirty.start",
+        killed_by="tests/unit/app/test_advance.py::test_events_of_two_epochs_are_not_taken_for_one_sequence",
+    ),
+    Mutant(
+        name="gap behind a state in hand",
+        invariant="I6",
+        broken="A worker folds on a state that it holds, although the events after it have left the sequence.",
+        file="app/state/lua/load.lua",
+        original="if held and held >= start and held <= appended then",
+        replacement="if held and held <= appended then",
+        killed_by=LOAD_COMMIT + "test_a_state_in_hand_is_of_no_use_once_events_after_it_have_left_the_sequence",
+    ),
     Mutant(
         name="commit of another epoch",
         invariant="I6",
@@ -352,6 +389,33 @@ K_MEANS_K = [
 ]
 
 ONE_MODEL_PER_REQUEST = [
+    Mutant(
+        name="committed by the wrong one",
+        invariant="I8",
+        broken="An activation that was given up for dead commits what another one has made the candidate.",
+        file="app/state/lua/model.lua",
+        original="  if get('token') ~= ARGV[2] then return 0 end\n",
+        replacement="",
+        killed_by="tests/integration/state/test_model_board.py::test_who_has_lost_its_place_changes_nothing_any_more",
+    ),
+    Mutant(
+        name="switched before it is open",
+        invariant="I8",
+        broken="A model becomes active while a worker does not have it open yet and has to refuse its requests.",
+        file="app/models/activate.py",
+        original="if model is not None and all(model_id in said.ready for said in says.values()):",
+        replacement="if model is not None:",
+        killed_by=SWAP + "test_an_activation_is_not_over_while_one_worker_may_answer_from_the_old_model",
+    ),
+    Mutant(
+        name="lease from the answer on",
+        invariant="I8",
+        broken="A lease begins when the board has answered, so that it may outlive the time after which its worker is dead.",
+        file="app/models/hall.py",
+        original="asked_s + LEASE_S",
+        replacement="monotonic() + LEASE_S",
+        killed_by=SWAP + "test_a_lease_begins_before_the_board_is_read",
+    ),
     Mutant(
         name="workers are not waited for",
         invariant="I8",

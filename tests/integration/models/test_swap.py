@@ -99,6 +99,10 @@ async def test_an_activation_is_not_over_while_one_worker_may_answer_from_the_ol
         await slow.stop_following()  # from here on it looks when it is told to
         activation = asyncio.create_task(one.activate(new))
         async with asyncio.timeout(10):
+            while one.hall.opened(new) is None:  # noqa: ASYNC110 - polls
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert (await one.models())["active"] == old  # the slow one could not answer from the new model yet
             said = []
             while new not in said:
                 await slow.hall.follow_once()
@@ -136,6 +140,24 @@ async def test_a_request_ends_with_the_model_that_it_began_with(start, two_model
         answer = await asked
         assert (answer["model_id"], ids(answer)) == (old, ids(before))
         assert (after["model_id"], ids(after) == ids(before)) == (new, False)
+
+
+async def test_a_lease_begins_before_the_board_is_read(start, two_models, monkeypatch):
+    # Who is taken for dead is so from its last word on: a slow exchange must not make its lease end later than that.
+    folder, old, _ = two_models
+    async with start(folder, old) as one:
+        await one.stop_following()
+        clock = [time.monotonic()]
+        monkeypatch.setattr("app.models.hall.monotonic", lambda: clock[0])
+        beat, began = one.hall.board.beat, clock[0]
+
+        async def slow(*arguments):
+            clock[0] += 60
+            return await beat(*arguments)
+
+        monkeypatch.setattr(one.hall.board, "beat", slow)
+        await one.hall.follow_once()
+        assert one.hall._lease_until <= began + LEASE_S
 
 
 async def test_a_worker_that_hears_nothing_answers_from_its_model_until_its_lease_ends(start, two_models, monkeypatch):

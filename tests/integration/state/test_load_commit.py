@@ -283,6 +283,15 @@ async def test_a_state_that_the_caller_holds_is_not_sent_again(store: RedisStore
         assert (loaded.held, loaded.state is None, loaded.tail_start) == (False, False, 2)
 
 
+async def test_a_state_in_hand_is_of_no_use_once_events_after_it_have_left_the_sequence(open_store: OpenStore):
+    store = await open_store(max_sequence=4)
+    await append(store, *range(8))
+    epoch = await epoch_of(store)
+    for applied, held in ((3, False), (4, True)):  # the oldest one left is 4: just enough
+        (loaded,) = await store.load("default", "m", ["alice"], [Held(epoch, applied)])
+        assert (loaded.held, loaded.tail_start, loaded.tail) == (held, 4, [event(n) for n in range(4, 8)])
+
+
 async def test_a_long_tail_comes_in_parts(store: RedisStore):
     await append(store, *range(10))
     (loaded,) = await store.load("default", "m", ["alice"], None, 4)

@@ -133,6 +133,23 @@ async def test_a_new_epoch_is_never_folded_onto_the_old_state(run):
     assert stand.users.asked == ["u"]
 
 
+async def test_events_of_two_epochs_are_not_taken_for_one_sequence(run):
+    stand = Stand()
+    stand.mark("u", 1, 1)
+    stand.mark("u", 2, 2, epoch=OTHER)  # other attributes since: all is folded again, from where the first one may not be
+    await run(stand, lambda: stand.users.asked)
+    assert (stand.users.asked, stand.folded("u")) == (["u"], None)
+
+
+async def test_a_state_that_is_further_behind_than_what_is_known_is_not_folded_on(run):
+    stand = Stand()
+    stand.mark("u", 1, 1)
+    await run(stand, lambda: stand.folded("u"))
+    stand.mark("u", 3, 3)  # the second one went by another worker
+    await run(stand, lambda: stand.users.asked)
+    assert (stand.users.asked, stand.folded("u")) == (["u"], (1,))
+
+
 async def test_what_another_server_had_is_asked_for_again(run):
     stand = Stand()
     stand.mark("held", 1, 1)
