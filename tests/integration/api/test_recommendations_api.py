@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import time
 
 import pytest
 import redis
@@ -92,13 +93,29 @@ async def test_the_background_fold_changes_nothing_but_who_does_the_work(start, 
     same_list(with_fold | {"items": again["items"]}, without)
 
 
-async def test_as_of_makes_a_request_repeatable(client):
+async def test_as_of_makes_a_request_repeatable(client, monkeypatch):
     await client.tell(*history("u", 10))
     moment = {"as_of": "2011-03-20T00:00:00Z"}
-    one, other = await client.ask("u", **moment), await client.ask("u", **moment)
+    one = await client.ask("u", **moment)
+    now_ns = time.time_ns() + 365 * 86_400 * 10**9  # a year later: two requests in the same second would be much alike anyway
+    monkeypatch.setattr("time.time_ns", lambda: now_ns)
+    monkeypatch.setattr("app.api.parameters.time_ns", lambda: now_ns)
+    monkeypatch.setattr("time.time", lambda: now_ns / 1e9)
+    other = await client.ask("u", **moment)
     assert one["items"] == other["items"]
     assert one["as_of"] == "2011-03-20T00:00:00Z"
     assert one["recommendation_id"] != other["recommendation_id"]
+
+
+async def test_a_list_is_the_same_whatever_else_is_asked_at_that_moment(client):
+    await client.tell(*history("u", 10), *history("v", 20, 1))
+    moments = [(k, START_MS + days * 86_400_000) for k, days in ((3, 0), (9, 0), (20, 30), (4, 300))]
+    asked = [(user_id, {"k": k, "as_of": as_of}) for k, as_of in moments for user_id in ("u", "v")]
+    alone = [await client.ask(user_id, **options) for user_id, options in asked]
+    assert [len(answer["items"]) for answer in alone] == [options["k"] for _, options in asked]
+    together = await asyncio.gather(*(client.ask(user_id, **options) for user_id, options in asked))  # one batch
+    for one, other in zip(alone, together, strict=True):
+        same_list(one, other)
 
 
 async def test_as_of_may_be_unix_milliseconds(client):

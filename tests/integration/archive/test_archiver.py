@@ -52,6 +52,20 @@ def test_every_record_is_archived_once_and_then_trimmed(archive: Archive, make_a
     assert places(archive) == written
 
 
+def test_what_cannot_be_committed_stays_in_the_log(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    class Full(Archive):
+        """Takes the files, and has no room for the manifest."""
+
+        def publish(self, added, change):
+            raise ArchiveError("No space left on device")
+
+    written = fill(raw, 100)
+    with pytest.raises(ArchiveError, match="No space"):
+        Archiver(Full(archive.folder), RedisLog(raw)).once()
+    assert make_archiver().once() == len(written)
+    assert places(archive) == written
+
+
 def test_partitions_share_files_by_tenant_and_day_of_arrival(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
     world = LogWorld()
     for n in range(50):

@@ -226,6 +226,23 @@ async def test_what_a_worker_holds_is_neither_sent_nor_folded_again(worker: Star
     assert other.fold.calls in ([], [[1]])
 
 
+async def test_what_a_worker_holds_is_not_used_if_another_server_answers_than_before(worker: Start):
+    one, events = worker(), history(6)
+    await append(one.store, "u", events)
+    await one.state("u")
+    ask = one.store.load
+
+    async def fails_over(*arguments: Any) -> list[Loaded]:
+        one.store.load = ask  # type: ignore[method-assign]
+        one.store._transport.generation += 1  # type: ignore[misc]  # after the state was offered, before anything was read
+        return await ask(*arguments)
+
+    one.store.load = fails_over  # type: ignore[method-assign]
+    assert_same((await one.state("u"))[1], one.offline(events))
+    assert [loaded[0].held for loaded in one.store.loads] == [False, False]
+    assert one.fold.calls == [[6], [6]]
+
+
 async def test_many_users_at_once_share_round_trips_and_calls_of_the_model(worker: Start):
     one = worker()
     for n in range(50):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import warnings
 from collections.abc import AsyncIterator
@@ -39,6 +40,13 @@ class Worker(httpx.AsyncClient):
 
     async def activate(self, model_id: str, **parameters: Any) -> httpx.Response:
         return await self.post(f"/v1/models/{model_id}/activate", params=parameters)
+
+    async def stop_following(self) -> None:
+        """Neither look which model is active nor say that this worker lives, as if it stood still."""
+        task = self.hall._following
+        while not task.done():  # a client of Redis may swallow a cancellation
+            task.cancel()
+            await asyncio.wait([task], timeout=0.05)
 
     async def models(self) -> dict[str, Any]:
         return json.loads((await self.get("/v1/models")).content)

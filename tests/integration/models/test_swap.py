@@ -92,6 +92,93 @@ async def test_requests_during_swaps_neither_fail_nor_mix_models(start, two_mode
         assert {answer["model_id"] for _, answer in answers} == {old, new}
 
 
+async def test_an_activation_is_not_over_while_one_worker_may_answer_from_the_old_model(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as one, start(folder, old) as slow:
+        await one.tell(*of("u"))
+        await slow.stop_following()  # from here on it looks when it is told to
+        activation = asyncio.create_task(one.activate(new))
+        async with asyncio.timeout(10):
+            while one.hall.opened(new) is None:  # noqa: ASYNC110 - polls
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.2)
+            assert (await one.models())["active"] == old  # the slow one could not answer from the new model yet
+            said = []
+            while new not in said:
+                await slow.hall.follow_once()
+                said = (await slow.hall.board.beat_of_all())[slow.hall.worker].ready
+                await asyncio.sleep(0.01)
+            while (await one.ask("u"))["model_id"] != new:  # noqa: ASYNC110 - polls
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert not activation.done()
+        await slow.hall.follow_once()
+        assert (await activation).status_code == 200
+        assert (await slow.ask("u"))["model_id"] == new
+
+
+async def test_a_request_ends_with_the_model_that_it_began_with(start, two_models, monkeypatch):
+    folder, old, new = two_models
+    async with start(folder, old) as one:
+        await one.tell(*of("u"))
+        before = await one.ask("u")
+        began, go_on = asyncio.Event(), asyncio.Event()
+        load = one.hall._store.load
+
+        async def waits(*arguments, **options):
+            if not began.is_set():
+                began.set()
+                await go_on.wait()
+            return await load(*arguments, **options)
+
+        monkeypatch.setattr(one.hall._store, "load", waits)
+        asked = asyncio.create_task(one.ask("u"))
+        await began.wait()
+        assert (await one.activate(new)).status_code == 200
+        after = await one.ask("u")
+        go_on.set()
+        answer = await asked
+        assert (answer["model_id"], ids(answer)) == (old, ids(before))
+        assert (after["model_id"], ids(after) == ids(before)) == (new, False)
+
+
+async def test_a_lease_begins_before_the_board_is_read(start, two_models, monkeypatch):
+    # Who is taken for dead is so from its last word on: a slow exchange must not make its lease end later than that.
+    folder, old, _ = two_models
+    async with start(folder, old) as one:
+        await one.stop_following()
+        clock = [time.monotonic()]
+        monkeypatch.setattr("app.models.hall.monotonic", lambda: clock[0])
+        beat, began = one.hall.board.beat, clock[0]
+
+        async def slow(*arguments):
+            clock[0] += 60
+            return await beat(*arguments)
+
+        monkeypatch.setattr(one.hall.board, "beat", slow)
+        await one.hall.follow_once()
+        assert one.hall._lease_until <= began + LEASE_S
+
+
+async def test_a_worker_that_hears_nothing_answers_from_its_model_until_its_lease_ends(start, two_models, monkeypatch):
+    folder, old, _ = two_models
+    async with start(folder, old) as one:
+        await one.tell(*of("u"))
+        await one.stop_following()
+        clock = [time.monotonic()]
+        monkeypatch.setattr("app.models.hall.monotonic", lambda: clock[0])
+        await one.hall.follow_once()
+
+        async def away():
+            raise StorageError("timed out")
+
+        monkeypatch.setattr(one.hall.board, "serving", away)
+        clock[0] += LEASE_S
+        assert (await one.ask("u"))["source"] == "model"
+        clock[0] += 0.001
+        assert (await one.ask("u"))["source"] == "fallback"
+
+
 async def test_active_users_are_folded_beforehand_and_the_others_at_their_first_read(start, two_models, raw):
     folder, old, new = two_models
     async with start(folder, old, backfill_days=10_000, commit_events=1) as one:
@@ -145,7 +232,7 @@ async def test_a_worker_that_cannot_read_the_board_does_not_answer_from_its_old_
     folder, old, new = two_models
     async with start(folder, old) as one, start(folder, old) as blind:
         await one.tell(*of("u"))
-        blind.hall._following.cancel()
+        await blind.stop_following()
 
         async def away():
             raise StorageError("timed out")
@@ -238,7 +325,7 @@ async def test_a_coordinator_that_dies_between_the_phases_leaves_the_old_model_a
             # SIGKILL: its tasks end, and it neither clears the board nor signs off.
             monkeypatch.setattr(other.hall.board, "end", never)
             other.app.state.hook.models.activation._running.cancel()
-            other.hall._following.cancel()
+            await other.stop_following()
             await asyncio.sleep(0.05)
             monkeypatch.undo()
             assert (await one.ask("u"))["model_id"] == old
@@ -255,7 +342,7 @@ async def test_a_worker_that_slept_through_a_swap_does_not_answer_from_the_old_m
     async with start(folder, old) as one, start(folder, old) as sleeper:
         await one.tell(*of("u"))
         assert (await sleeper.ask("u"))["model_id"] == old
-        sleeper.hall._following.cancel()  # stopped in the middle of everything; wakes after it was taken for dead
+        await sleeper.stop_following()  # stopped in the middle of everything; wakes after it was taken for dead
         began = time.monotonic()
         response = await one.activate(new)
         assert response.status_code == 200, response.text

@@ -179,6 +179,17 @@ async def test_every_fresh_event_is_in_the_log_of_its_partition_once(store: Redi
     ]
 
 
+@pytest.mark.parametrize("log_max_length", [0, 1_000])  # with and without an archiver
+async def test_the_log_names_the_epoch_in_which_an_event_came(open_store: OpenStore, raw: redis.Redis, log_max_length: int):
+    store = await open_store(log_max_length=log_max_length)
+    epochs = [(await store.append("default", [batch("alice", event(n))]))[0].epoch for n in range(2)]
+    await store.set_attributes("default", "alice", {"country": "UK"})
+    epochs += [(await store.append("default", [batch("alice", event(n))]))[0].epoch for n in (2, 3)]
+    logged = [fields for _, fields in raw.xrange(keys.user_keys("default", "alice").log) if fields[b"k"] == b"e"]
+    assert [(fields[b"p"], int(fields[b"n"])) for fields in logged] == [(epoch, n) for n, epoch in enumerate(epochs, start=1)]
+    assert len(set(epochs)) == 2
+
+
 async def test_the_log_stays_near_its_bound(open_store: OpenStore, raw: redis.Redis):
     store = await open_store(log_max_length=500)
     await append(store, *(event(n) for n in range(2_000)))

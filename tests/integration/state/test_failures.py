@@ -19,6 +19,7 @@ from app.state.embedded import EmbeddedRedis
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
 from app.state.store import Append
+from app.state.transport import Confirm
 
 
 def event(n: int) -> StoredEvent:
@@ -114,6 +115,42 @@ async def test_a_hanging_redis_times_out_and_the_retry_stores_the_event_once(own
     await store.close()
 
 
+class Line:
+    """A line to a Redis, with a socket of its own, that may break when a reply is on it."""
+
+    def __init__(self, socket: str) -> None:
+        self.loses_the_next_reply = False
+        self._socket = socket
+
+    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        replies, requests = await asyncio.open_unix_connection(self._socket)
+        await asyncio.gather(self._carry(reader, requests), self._carry(replies, writer, lossy=True))
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lossy: bool = False) -> None:
+        while data := await source.read(2**16):
+            if lossy and self.loses_the_next_reply:
+                self.loses_the_next_reply = False
+                break
+            sink.write(data)
+        sink.close()
+
+
+async def test_what_may_have_been_stored_is_never_sent_again_unasked(redis_url: str, store: RedisStore, tmp_path: Path):
+    # Without event ids nothing tells the second time from the first: only the client knows whether it may send again.
+    line = Line(redis_url.removeprefix("unix://").partition("?")[0])
+    async with await asyncio.start_unix_server(line.connect, tmp_path / "line"):
+        behind = RedisStore(f"unix://{tmp_path}/line")
+        await behind.append("default", [batch("alice", 1)])
+        line.loses_the_next_reply = True
+        with pytest.raises(StorageError):
+            await behind.append("default", [batch("alice", 2)])
+        assert not line.loses_the_next_reply
+        assert await store.recent("default", "alice", 10) == [event(1), event(2)]
+        await behind.append("default", [batch("alice", 3)])  # on a connection of its own, with no reply from before on it
+        assert await store.recent("default", "alice", 10) == [event(1), event(2), event(3)]
+        await behind.close()
+
+
 async def test_a_cancelled_call_leaves_no_reply_for_the_next_one(redis_url: str):
     # One connection: a reply left unread on it would answer the next request, of another user.
     store = RedisStore(redis_url, max_connections=1)
@@ -151,6 +188,17 @@ async def test_a_read_only_replica_refuses_writes_with_a_storage_error(store: Re
             await store.seed_popularity("default", [1.0], ["a"], [[1.0]], 1)
     finally:
         raw.execute_command("REPLICAOF", "NO", "ONE")
+
+
+async def test_what_no_replica_has_confirmed_is_not_acknowledged_and_known_to_a_retry(redis_url: str, store: RedisStore):
+    demanding = RedisStore(redis_url, confirm=Confirm(1, False, 20))
+    with pytest.raises(StorageError, match="confirmed by 0 of 1 replicas"):
+        await demanding.append("default", [batch("alice", 1, "a")])
+    with pytest.raises(StorageError, match="confirmed by 0 of 1 replicas"):  # a retry that writes nothing is no confirmation
+        await demanding.append("default", [batch("alice", 1, "a")])
+    await demanding.close()
+    (again,) = await store.append("default", [batch("alice", 1, "a")])
+    assert (again.flags, again.total) == ("0", 1)
 
 
 async def test_calls_beyond_the_connections_wait_for_one(redis_url: str):

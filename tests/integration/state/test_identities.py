@@ -366,6 +366,17 @@ async def test_attributes_of_both_are_joined_and_the_targets_win(store: RedisSto
     assert loaded.meta.attributes == {"country": "UK", "age": "25-34"}
 
 
+async def test_attributes_that_come_for_a_merged_identity_are_the_targets(store: RedisStore, raw: redis.Redis):
+    await append(store, "alice", 1)
+    await append(store, "cookie", 2)
+    await store.merge("default", "alice", "cookie")
+    await store.set_attributes("default", "cookie", {"country": "UK"})
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is not None
+    assert loaded.meta.attributes == {"country": "UK"}
+    assert raw.hgetall(keys.user_keys("default", "cookie").meta) == {b"to": b"alice", b"ms": b"d"}
+
+
 async def test_the_joined_sequence_keeps_its_bound(open_store: OpenStore):
     store = await open_store(max_sequence=5)
     await append(store, "alice", *range(0, 10, 2))

@@ -283,12 +283,39 @@ async def test_a_state_that_the_caller_holds_is_not_sent_again(store: RedisStore
         assert (loaded.held, loaded.state is None, loaded.tail_start) == (False, False, 2)
 
 
+async def test_a_state_in_hand_is_of_no_use_once_events_after_it_have_left_the_sequence(open_store: OpenStore):
+    store = await open_store(max_sequence=4)
+    await append(store, *range(8))
+    epoch = await epoch_of(store)
+    for applied, held in ((3, False), (4, True)):  # the oldest one left is 4: just enough
+        (loaded,) = await store.load("default", "m", ["alice"], [Held(epoch, applied)])
+        assert (loaded.held, loaded.tail_start, loaded.tail) == (held, 4, [event(n) for n in range(4, 8)])
+
+
 async def test_a_long_tail_comes_in_parts(store: RedisStore):
     await append(store, *range(10))
     (loaded,) = await store.load("default", "m", ["alice"], None, 4)
     assert (loaded.tail_start, loaded.tail) == (0, [event(n) for n in range(4)])
     (loaded,) = await store.load("default", "m", ["alice"], [Held(await epoch_of(store), 8)], 4)
     assert (loaded.tail_start, loaded.tail) == (8, [event(8), event(9)])
+
+
+async def test_a_read_takes_from_the_sequence_what_is_new_and_nothing_else(store: RedisStore, raw: redis.Redis):
+    # Whatever is taken costs time, also what a script then throws away: what counts is what Redis is asked for.
+    key = keys.user_keys("default", "alice").seq
+    await append(store, *range(500))
+    assert await commit(store, blob(await epoch_of(store), applied=498))
+
+    async def asked() -> list[str]:
+        with raw.monitor() as monitor:
+            await load(store)
+            raw.echo("the end")
+            commands = list(iter(lambda: monitor.next_command()["command"], "ECHO the end"))
+        return [command for command in commands if not command.startswith("EVALSHA") and key in command.split()]
+
+    assert await asked() == [f"LLEN {key}", f"LRANGE {key} -2 -1"]
+    assert await commit(store, blob(await epoch_of(store), applied=500))
+    assert await asked() == [f"LLEN {key}"]
 
 
 async def test_a_state_that_remembers_more_is_not_given_up_for_one_that_began_later(open_store: OpenStore):

@@ -1,0 +1,44 @@
+"""The board that says which model serves: of two that would change it one does, whatever the other believes."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.state.models import ModelBoard
+from app.state.redis import RedisStore
+
+
+@pytest.fixture
+async def board(store: RedisStore) -> ModelBoard:
+    board = ModelBoard(store)
+    assert await board.first("old")
+    return board
+
+
+async def test_a_candidate_keeps_its_place_until_its_worker_is_known_to_be_dead(board: ModelBoard):
+    assert await board.begin("one", "token 1", 0, "")
+    assert not await board.begin("other", "token 2", 0, "")
+    assert not await board.begin("other", "token 2", 0, "token 0")  # a dead one, but not the one that is there
+    assert (await board.serving()).candidate == "one"
+    assert await board.begin("other", "token 2", 0, "token 1")
+    assert (await board.serving()).candidate == "other"
+
+
+async def test_who_has_lost_its_place_changes_nothing_any_more(board: ModelBoard):
+    await board.begin("one", "token 1", 0, "")
+    await board.begin("other", "token 2", 0, "token 1")
+    before = await board.serving()
+    assert not await board.progress("token 1", "backfill", 7)
+    assert not await board.commit("token 1", before.generation)
+    assert not await board.end("token 1")
+    assert await board.serving() == before
+
+
+async def test_a_commit_is_of_the_generation_that_it_was_made_for(board: ModelBoard):
+    await board.begin("new", "token", 0, "")
+    generation = (await board.serving()).generation
+    assert not await board.commit("token", generation - 1)
+    assert (await board.serving()).active == "old"
+    assert await board.commit("token", generation)
+    after = await board.serving()
+    assert (after.active, after.previous, after.generation, after.candidate) == ("new", "old", generation + 1, None)

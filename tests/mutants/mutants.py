@@ -1,0 +1,550 @@
+"""Ways to break `app/`, each of which one test notices; `test_mutants.py` breaks it and looks. Sorted by invariant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to break an invariant.
+
+    Attributes:
+        name: unique, a few words.
+        invariant: of docs/design.md.
+        broken: what is wrong, as a sentence.
+        file: from the root of the checkout.
+        original: what must be in the file exactly once.
+        killed_by: node id of the test that fails.
+    """
+
+    name: str
+    invariant: str
+    broken: str
+    file: str
+    original: str
+    replacement: str
+    killed_by: str
+
+
+APPEND = "tests/integration/state/test_append.py::"
+LOAD_COMMIT = "tests/integration/state/test_load_commit.py::"
+FAILURES = "tests/integration/state/test_failures.py::"
+IDENTITIES = "tests/integration/state/test_identities.py::"
+ARCHIVER = "tests/integration/archive/test_archiver.py::"
+INGEST = "tests/integration/ingest/test_ingest.py::"
+SWAP = "tests/integration/models/test_swap.py::"
+API = "tests/integration/api/test_recommendations_api.py::"
+
+EXACT_FOLD = [
+    Mutant(
+        name="last event of a chunk",
+        invariant="I1",
+        broken="A fold that is cut into chunks leaves out the last event of each.",
+        file="app/fold/fold.py",
+        original="[tails[row][position[row] : position[row] + CHUNK] for row in rows]",
+        replacement="[tails[row][position[row] : position[row] + CHUNK - 1] for row in rows]",
+        killed_by="tests/unit/app/test_fold.py::test_no_call_is_mostly_padding_and_every_event_is_in_one",
+    ),
+    Mutant(
+        name="half precision",
+        invariant="I1",
+        broken="States are stored with half the bits of their numbers.",
+        file="app/state/codec.py",
+        original="            rows[name] = array\n",
+        replacement="            rows[name] = array.astype(np.float16) if array.dtype == np.float32 else array\n",
+        killed_by="tests/unit/state/test_codec.py::test_nan_payloads_and_infinities_survive",
+    ),
+]
+
+NOTHING_LOST_NOTHING_TWICE = [
+    Mutant(
+        name="ids are not remembered",
+        invariant="I2",
+        broken="An event id is known within its own call alone, so that a retry is stored again.",
+        file="app/state/lua/append.lua",
+        original="      fresh_ids[#fresh_ids + 1] = id\n",
+        replacement="",
+        killed_by=APPEND + "test_a_retry_is_stored_once",
+    ),
+    Mutant(
+        name="no log",
+        invariant="I2",
+        broken="Events are in their user's sequence and not in the event log.",
+        file="app/state/lua/append.lua",
+        original="for i = 1, #fresh do\n  local event, id, number",
+        replacement="for i = 1, 0 do\n  local event, id, number",
+        killed_by=APPEND + "test_every_fresh_event_is_in_the_log_of_its_partition_once",
+    ),
+    Mutant(
+        name="tombstone ignored",
+        invariant="I2",
+        broken="A late retry brings an event of before the erasure back.",
+        file="app/state/lua/append.lua",
+        original="if erased_at and time <= erased_at then",
+        replacement="if false then",
+        killed_by=IDENTITIES + "test_what_happened_before_the_erasure_is_refused_and_what_comes_after_begins_anew",
+    ),
+    Mutant(
+        name="alias ignored",
+        invariant="I2",
+        broken="An event of a merged identity is stored under the name that nobody reads any more.",
+        file="app/state/lua/append.lua",
+        original="if meta[5] then\n",
+        replacement="if false then\n",
+        killed_by=IDENTITIES + "test_an_unknown_identity_leads_to_the_target_from_then_on",
+    ),
+    Mutant(
+        name="merge done twice",
+        invariant="I2",
+        broken="Whoever finishes a merge that was cut off sorts the source's events into the target once more.",
+        file="app/state/lua/rewrite.lua",
+        original="if ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[10]) == 1 then",
+        replacement="if false then",
+        killed_by=IDENTITIES + "test_a_merge_that_was_cut_off_is_finished_by_whoever_comes_next[2-load]",
+    ),
+    Mutant(
+        name="idempotency key ignored",
+        invariant="I2",
+        broken="A request that is sent again with its Idempotency-Key is stored again.",
+        file="app/ingest/pipeline.py",
+        original="        if idempotency_key is not None:\n",
+        replacement="        if False:\n",
+        killed_by=INGEST + "test_an_idempotency_key_makes_the_same_request_a_retry_and_nothing_else",
+    ),
+    Mutant(
+        name="acknowledged before it is stored",
+        invariant="I2",
+        broken="The answer does not wait for what Redis says of the events.",
+        file="app/ingest/pipeline.py",
+        original="        stored = await self._append(tenant, valid)\n",
+        replacement="""\
+        import asyncio
+        from app.ingest.append import Stored
+        asyncio.ensure_future(self._append(tenant, valid)).add_done_callback(lambda done: done.exception())
+        stored = Stored([STORED] * len(valid), {}, [])
+""",
+        killed_by=INGEST + "test_without_redis_nothing_is_acknowledged_and_nobody_told",
+    ),
+    Mutant(
+        name="acknowledged without replicas",
+        invariant="I2",
+        broken="What the settings demand of replicas is not waited for.",
+        file="app/state/redis.py",
+        original='await self.run(script("append"), calls, durable=True)',
+        replacement='await self.run(script("append"), calls)',
+        killed_by=FAILURES + "test_what_no_replica_has_confirmed_is_not_acknowledged_and_known_to_a_retry",
+    ),
+    Mutant(
+        name="whole pipeline again",
+        invariant="I2",
+        broken="After a restart of Redis in the middle of a call, what did run runs again with what did not.",
+        file="app/state/redis.py",
+        original="unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]",
+        replacement="unknown = list(range(len(replies))) if any(isinstance(reply, NoScriptError) for reply in replies) else []",
+        killed_by=FAILURES + "test_only_commands_that_met_unknown_scripts_run_again",
+    ),
+    Mutant(
+        name="sent again unasked",
+        invariant="I2",
+        broken="A call whose reply was lost is sent again by the store itself, also where no event id tells the two apart.",
+        file="app/state/transport.py",
+        original="                    replies = await _pipeline(connection, [*commands, *extra])\n",
+        replacement="""\
+                    try:
+                        replies = await _pipeline(connection, [*commands, *extra])
+                    except _AWAY:
+                        await connection.connect()
+                        replies = await _pipeline(connection, [*commands, *extra])
+""",
+        killed_by=FAILURES + "test_what_may_have_been_stored_is_never_sent_again_unasked",
+    ),
+    Mutant(
+        name="trimmed before the commit",
+        invariant="I2",
+        broken="The log is trimmed before the archive has committed what was in it.",
+        file="app/archive/archiver.py",
+        original="        committed = self._archive.publish(files, add)\n",
+        replacement="""\
+        for partition, batch in batches.items():
+            self._log.trim(partition, batch.end)
+        committed = self._archive.publish(files, add)
+""",
+        killed_by=ARCHIVER + "test_what_cannot_be_committed_stays_in_the_log",
+    ),
+    Mutant(
+        name="committed by two",
+        invariant="I2",
+        broken="An archiver that slept through its lease commits what another one has committed meanwhile.",
+        file="app/archive/archiver.py",
+        original="            if any(manifest.cursor(partition) != batch.start for partition, batch in batches.items()):\n",
+        replacement="            if False:\n",
+        killed_by=ARCHIVER + "test_an_archiver_that_slept_through_its_lease_doubles_nothing[1]",
+    ),
+]
+
+READ_YOUR_WRITES = [
+    Mutant(
+        name="held state of another server",
+        invariant="I3",
+        broken="A state in hand is offered to whichever Redis answers, although another one may have less of what it is of.",
+        file="app/fold/users.py",
+        original="self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS, generation)",
+        replacement="self._store.load(tenant, self._model_id, users, offered, _MOST_EVENTS)",
+        killed_by="tests/integration/fold/test_users.py::"
+        "test_what_a_worker_holds_is_not_used_if_another_server_answers_than_before",
+    ),
+    Mutant(
+        name="events of another worker skipped",
+        invariant="I3",
+        broken="The background fold goes on with the events of its own worker, leaving out those of others in between.",
+        file="app/ingest/advance.py",
+        original="                if behind <= len(dirty.events):\n",
+        replacement="                if True:\n",
+        killed_by="tests/unit/app/test_advance.py::test_a_state_that_is_further_behind_than_what_is_known_is_not_folded_on",
+    ),
+    Mutant(
+        name="state without its tail",
+        invariant="I3",
+        broken="A read answers from the stored state and does not fold what came after it.",
+        file="app/fold/users.py",
+        original="if user.tail_start == user.meta.appended and blob is not None:",
+        replacement="if blob is not None:",
+        killed_by=API + "test_every_answer_reflects_every_acknowledged_event_without_a_background_fold",
+    ),
+    Mutant(
+        name="held state of another epoch",
+        invariant="I3",
+        broken="A worker goes on with a state that it holds, although its user was merged, erased or rewritten since.",
+        file="app/state/lua/load.lua",
+        original="local held = ARGV[2] == meta[2] and tonumber(ARGV[3])",
+        replacement="local held = ARGV[2] ~= '' and tonumber(ARGV[3])",
+        killed_by=LOAD_COMMIT + "test_a_state_that_the_caller_holds_is_not_sent_again",
+    ),
+    Mutant(
+        name="held events of another server",
+        invariant="I3",
+        broken="The background fold goes on with what it knows, although another Redis answers than before, which may have less.",
+        file="app/ingest/advance.py",
+        original="if dirty.events is None or dirty.generation != self._users.generation:",
+        replacement="if dirty.events is None:",
+        killed_by="tests/unit/app/test_advance.py::test_what_another_server_had_is_asked_for_again",
+    ),
+    Mutant(
+        name="beginning of a long tail",
+        invariant="I3",
+        broken="Of a tail longer than one round trip takes, the last events are folded and the ones before them never.",
+        file="app/state/lua/load.lua",
+        original="and start - appended + most - 1 or -1\n  tail = redis.call('LRANGE', KEYS[1], start - appended, stop)",
+        replacement="and -most or start - appended\n  tail = redis.call('LRANGE', KEYS[1], stop, -1)",
+        killed_by=LOAD_COMMIT + "test_a_long_tail_comes_in_parts",
+    ),
+]
+
+CONSTANT_COST = [
+    Mutant(
+        name="sequence without bound",
+        invariant="I4",
+        broken="The sequence in Redis grows with the history.",
+        file="app/state/lua/append.lua",
+        original="  redis.call('LTRIM', KEYS[1], -max_sequence, -1)\n",
+        replacement="",
+        killed_by=APPEND + "test_history_drops_the_oldest_event_beyond_its_bound",
+    ),
+    Mutant(
+        name="whole sequence",
+        invariant="I4",
+        broken="A read takes the whole sequence out of Redis' list and throws away what the state covers.",
+        file="app/state/lua/load.lua",
+        original="  tail = redis.call('LRANGE', KEYS[1], start - appended, stop)\n",
+        replacement="""\
+  local all = redis.call('LRANGE', KEYS[1], 0, -1)
+  for i = stored + start - appended + 1, stored + stop + 1 do tail[#tail + 1] = all[i] end
+""",
+        killed_by=LOAD_COMMIT + "test_a_read_takes_from_the_sequence_what_is_new_and_nothing_else",
+    ),
+    Mutant(
+        name="ring without end",
+        invariant="I4",
+        broken="The memory of event ids grows with the history.",
+        file="app/state/lua/append.lua",
+        original="    local slot = seen % window\n    local before_end = math.min(#fresh_ids, window - slot)",
+        replacement="    local slot = seen\n    local before_end = #fresh_ids",
+        killed_by=APPEND + "test_the_window_holds_at_its_default_size_however_often_its_ring_goes_round",
+    ),
+    Mutant(
+        name="log without bound",
+        invariant="I4",
+        broken="The event log that nobody archives grows without end.",
+        file="app/state/lua/append.lua",
+        original="local bounded = ARGV[5] ~= '0'",
+        replacement="local bounded = false",
+        killed_by=APPEND + "test_the_log_stays_near_its_bound",
+    ),
+]
+
+STATE_IS_A_CACHE = [
+    Mutant(
+        name="fold of two epochs",
+        invariant="I6",
+        broken="Events of an epoch that has ended and of the next one are folded as one sequence.",
+        file="app/ingest/advance.py",
+        original="if (dirty.epoch, dirty.generation) == (epoch, generation) and dirty.start",
+        replacement="if dirty.start",
+        killed_by="tests/unit/app/test_advance.py::test_events_of_two_epochs_are_not_taken_for_one_sequence",
+    ),
+    Mutant(
+        name="gap behind a state in hand",
+        invariant="I6",
+        broken="A worker folds on a state that it holds, although the events after it have left the sequence.",
+        file="app/state/lua/load.lua",
+        original="if held and held >= start and held <= appended then",
+        replacement="if held and held <= appended then",
+        killed_by=LOAD_COMMIT + "test_a_state_in_hand_is_of_no_use_once_events_after_it_have_left_the_sequence",
+    ),
+    Mutant(
+        name="commit of another epoch",
+        invariant="I6",
+        broken="A fold in flight brings an erased user back.",
+        file="app/state/lua/commit.lua",
+        original="if meta[2] ~= epoch or applied > appended then",
+        replacement="if applied > appended then",
+        killed_by=IDENTITIES + "test_a_fold_in_flight_does_not_bring_an_erased_user_back",
+    ),
+    Mutant(
+        name="commit that goes back",
+        invariant="I6",
+        broken="A slow fold replaces a state by one of fewer events.",
+        file="app/state/lua/commit.lua",
+        original="    elseif there > applied or (there == applied and there_base == base) then",
+        replacement="    elseif false then",
+        killed_by=LOAD_COMMIT + "test_commit_never_goes_back",
+    ),
+    Mutant(
+        name="commit that forgets",
+        invariant="I6",
+        broken="A state that remembers beyond the sequence is given up for one that was rebuilt from it.",
+        file="app/state/lua/commit.lua",
+        original="    if base > there_base then",
+        replacement="    if false then",
+        killed_by=LOAD_COMMIT + "test_a_state_that_remembers_more_is_not_given_up_for_one_that_began_later",
+    ),
+    Mutant(
+        name="commit to another server",
+        invariant="I6",
+        broken="A state of events that a Redis which is gone had is stored in the one that has taken over, which may have less.",
+        file="app/fold/commits.py",
+        original="if state.generation == generation]",
+        replacement="if True]",
+        killed_by="tests/unit/app/test_advance.py::test_a_state_of_what_another_server_had_is_not_committed",
+    ),
+    Mutant(
+        name="gap between state and tail",
+        invariant="I6",
+        broken="Events are folded onto a state that is behind the first event that the sequence still has.",
+        file="app/state/lua/load.lua",
+        original="if usable and applied >= start and applied <= appended then",
+        replacement="if usable and applied <= appended then",
+        killed_by=LOAD_COMMIT + "test_a_state_is_dropped_once_events_after_it_have_left_the_sequence",
+    ),
+    Mutant(
+        name="state of another model",
+        invariant="I6",
+        broken="All models have one state of a user.",
+        file="app/state/keys.py",
+        original=':state:{encode_id(model_id)}:{u}"',
+        replacement=':state:m:{u}"',
+        killed_by=LOAD_COMMIT + "test_models_never_see_each_others_states",
+    ),
+    Mutant(
+        name="state of other attributes",
+        invariant="I6",
+        broken="A state that began with other attributes is continued.",
+        file="app/state/lua/attributes.lua",
+        original="redis.call('HSET', KEYS[1], 'a', ARGV[3], 'e', ARGV[4])",
+        replacement="redis.call('HSET', KEYS[1], 'a', ARGV[3], 'e', meta[1] or ARGV[4])",
+        killed_by=LOAD_COMMIT + "test_new_attributes_start_a_new_epoch_and_refold_everything",
+    ),
+    Mutant(
+        name="header of a rebuilt state",
+        invariant="I6",
+        broken="A state that was rebuilt from what is left of the sequence says that it knows everything.",
+        file="app/fold/fold.py",
+        original="headers = [Header(user.epoch, user.start, user.start, self._catalogue.version) for user in users]",
+        replacement="headers = [Header(user.epoch, 0, user.start, self._catalogue.version) for user in users]",
+        killed_by="tests/unit/app/test_fold.py::test_the_header_says_which_events_the_state_is_of",
+    ),
+]
+
+K_MEANS_K = [
+    Mutant(
+        name="k of a neighbour",
+        invariant="I7",
+        broken="All questions of a batch get as many items as the first one wants.",
+        file="app/recommend/score.py",
+        original="most = min(max(question.k for question in questions), len(self._catalogue))",
+        replacement="most = min(questions[0].k, len(self._catalogue))",
+        killed_by=API + "test_a_list_is_the_same_whatever_else_is_asked_at_that_moment",
+    ),
+]
+
+ONE_MODEL_PER_REQUEST = [
+    Mutant(
+        name="committed by the wrong one",
+        invariant="I8",
+        broken="An activation that was given up for dead commits what another one has made the candidate.",
+        file="app/state/lua/model.lua",
+        original="  if get('token') ~= ARGV[2] then return 0 end\n",
+        replacement="",
+        killed_by="tests/integration/state/test_model_board.py::test_who_has_lost_its_place_changes_nothing_any_more",
+    ),
+    Mutant(
+        name="switched before it is open",
+        invariant="I8",
+        broken="A model becomes active while a worker does not have it open yet and has to refuse its requests.",
+        file="app/models/activate.py",
+        original="if model is not None and all(model_id in said.ready for said in says.values()):",
+        replacement="if model is not None:",
+        killed_by=SWAP + "test_an_activation_is_not_over_while_one_worker_may_answer_from_the_old_model",
+    ),
+    Mutant(
+        name="lease from the answer on",
+        invariant="I8",
+        broken="A lease begins when the board has answered, so that it may outlive the time after which its worker is dead.",
+        file="app/models/hall.py",
+        original="asked_s + LEASE_S",
+        replacement="monotonic() + LEASE_S",
+        killed_by=SWAP + "test_a_lease_begins_before_the_board_is_read",
+    ),
+    Mutant(
+        name="workers are not waited for",
+        invariant="I8",
+        broken="An activation is acknowledged while another worker answers from the old model.",
+        file="app/models/activate.py",
+        original="if self._hall.generation >= generation and all(said.generation >= generation for said in says.values()):",
+        replacement="if self._hall.generation >= generation:",
+        killed_by=SWAP + "test_an_activation_is_not_over_while_one_worker_may_answer_from_the_old_model",
+    ),
+    Mutant(
+        name="lease without end",
+        invariant="I8",
+        broken="A worker that hears nothing of a swap answers from the old model for ever.",
+        file="app/models/hall.py",
+        original="self._lease_until = asked_s + LEASE_S",
+        replacement='self._lease_until = float("inf")',
+        killed_by=SWAP + "test_a_worker_that_hears_nothing_answers_from_its_model_until_its_lease_ends",
+    ),
+    Mutant(
+        name="asked twice",
+        invariant="I8",
+        broken="A request asks twice which model serves: one makes the list, another signs it.",
+        file="app/api/recommendations.py",
+        original="        answer = await (await service_of(request)).recommender.recommend(query, stages)\n",
+        replacement="""\
+        import msgspec
+        answer = await (await service_of(request)).recommender.recommend(query, stages)
+        signs = (await service_of(request)).runtime.bundle.manifest.model_id
+        answer = msgspec.structs.replace(answer, model_id=signs)
+""",
+        killed_by=SWAP + "test_a_request_ends_with_the_model_that_it_began_with",
+    ),
+]
+
+REPEATABLE = [
+    Mutant(
+        name="ties by chance",
+        invariant="I9",
+        broken="Of items that are equally popular the one that comes later in the catalogue goes first.",
+        file="app/catalogue/popularity.py",
+        original="candidates = np.flatnonzero(logs >= np.partition(logs, len(logs) - k)[len(logs) - k])",
+        replacement="candidates = np.flatnonzero(logs >= np.partition(logs, len(logs) - k)[len(logs) - k])[::-1]",
+        killed_by="tests/unit/app/test_live_popularity.py::test_the_top_ranks_by_the_shortest_half_life_and_breaks_ties_by_row",
+    ),
+    Mutant(
+        name="popularity of now",
+        invariant="I9",
+        broken="Popularity is that of the wall clock's moment and not of the one that was asked for.",
+        file="app/catalogue/popularity.py",
+        original="        second_ms = as_of_ms - as_of_ms % 1000\n",
+        replacement="        import time\n        second_ms = int(time.time()) * 1000\n",
+        killed_by="tests/unit/app/test_live_popularity.py::test_the_bundles_counts_are_carried_on",
+    ),
+    Mutant(
+        name="as_of ignored",
+        invariant="I9",
+        broken="The model is told the present and not the moment that was asked for.",
+        file="app/recommend/score.py",
+        original='tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)',
+        replacement='tensors["as_of"] = np.asarray([__import__("time").time_ns() // 1_000_000 for _ in questions], np.int64)',
+        killed_by=API + "test_as_of_makes_a_request_repeatable",
+    ),
+    Mutant(
+        name="popularity of a neighbour",
+        invariant="I9",
+        broken="All questions of a batch get the popularity of the first one's moment.",
+        file="app/recommend/score.py",
+        original="if all(table is tables[0] for table in tables):",
+        replacement="if tables:",
+        killed_by=API + "test_a_list_is_the_same_whatever_else_is_asked_at_that_moment",
+    ),
+]
+
+HOSTILE_INPUT = [
+    Mutant(
+        name="any number of events",
+        invariant="I10",
+        broken="A request may have any number of events.",
+        file="app/ingest/pipeline.py",
+        original="        if len(raw_events) > self._max_events:\n",
+        replacement="        if False:\n",
+        killed_by=INGEST + "test_a_huge_batch_changes_nothing",
+    ),
+    Mutant(
+        name="ids of any length",
+        invariant="I10",
+        broken="An id may have any length.",
+        file="app/ingest/schema.py",
+        original="str, Field(min_length=1, max_length=MAX_ID_LENGTH, pattern=",
+        replacement="str, Field(min_length=1, pattern=",
+        killed_by="tests/unit/ingest/test_validate_events.py::test_ids_are_bounded_strings_without_control_characters",
+    ),
+    Mutant(
+        name="a body of any size",
+        invariant="I10",
+        broken="A body without a length in its header is read to its end, however long.",
+        file="app/api/body.py",
+        original="            if size > max_bytes:\n",
+        replacement="            if False:\n",
+        killed_by="tests/integration/api/test_events_api.py::test_a_chunked_body_over_the_bound_is_not_read_to_its_end",
+    ),
+    Mutant(
+        name="stored and refused",
+        invariant="I10",
+        broken="A request that is refused for want of room has been stored.",
+        file="app/ingest/pipeline.py",
+        original="        await self._room()\n        stored = await self._append(tenant, valid)\n",
+        replacement="        stored = await self._append(tenant, valid)\n        await self._room()\n",
+        killed_by=INGEST + "test_no_room_means_that_nothing_is_stored",
+    ),
+    Mutant(
+        name="errors without a field",
+        invariant="I10",
+        broken="An error does not say which field it is about.",
+        file="app/ingest/validate.py",
+        original="    return FieldError(index, field, message[0].lower() + message[1:])",
+        replacement='    return FieldError(index, "", message[0].lower() + message[1:])',
+        killed_by="tests/unit/ingest/test_validate_events.py::test_text_is_bounded",
+    ),
+]
+
+MUTANTS = [
+    *EXACT_FOLD,
+    *NOTHING_LOST_NOTHING_TWICE,
+    *READ_YOUR_WRITES,
+    *CONSTANT_COST,
+    *STATE_IS_A_CACHE,
+    *K_MEANS_K,
+    *ONE_MODEL_PER_REQUEST,
+    *REPEATABLE,
+    *HOSTILE_INPUT,
+]
