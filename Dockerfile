@@ -1,4 +1,5 @@
-# Two images: `docker build --target serve .` is the service, `docker build --target train .` the trainer with PyTorch.
+# Three images: `docker build --target serve .` is the service, `--target archive` the same with what reads and writes Parquet files,
+# `--target train` the trainer with PyTorch.
 
 # Dependencies come first and alone, so that a change of the code does not fetch them again.
 FROM python:3.11-slim-bookworm AS dependencies
@@ -42,6 +43,32 @@ USER 10001
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
   CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"LONGWAVE_PORT\"]}/healthz', timeout=2)"]
 ENTRYPOINT ["longwave", "serve"]
+
+
+# pyarrow without what the archive never loads, a third of it: the clients of remote file systems and servers, its own tests, headers
+# and sources, and a library's second and third copy (a wheel holds no links).
+FROM dependencies AS parquet
+RUN pip install --no-deps --target /opt/parquet -c requirements.lock pyarrow \
+ && cd /opt/parquet/pyarrow \
+ && rm -r tests include includes src libarrow_flight.* libarrow_s3.* libarrow_python.so libarrow_python.so.*.*.* \
+ && find . -regextype posix-extended -regex '.*/(_flight|_s3fs|_gcsfs|_azurefs|_hdfs|_orc|_substrait|libarrow_python_flight)\..*' -delete \
+ && find . -regextype posix-extended -regex '.*\.(pyx|pxd|pxi)|.*/_pyarrow_cpp_tests\..*' -delete \
+ && find /opt/parquet -name __pycache__ -prune -exec rm -r {} +
+
+
+# The service's image and pyarrow: layers are shared, so that the second image costs the files above. Compose runs the archiver from
+# it; `docker run longwave:archive restore` (or rebuild, or import) are the archive's other commands.
+FROM serve AS archive
+COPY --from=parquet /opt/parquet /opt/longwave/lib/python3.11/site-packages
+RUN ["python", "-c", "from app.archive import archive, archiver, histories, imports, rebuild, restore, tables"]
+USER root
+RUN install -d -o longwave /archive
+USER 10001
+ENV LONGWAVE_ARCHIVE_DIR=/archive
+VOLUME /archive
+HEALTHCHECK NONE
+ENTRYPOINT ["longwave"]
+CMD ["archive", "--follow"]
 
 
 # PyTorch comes as pip finds it, which on an x86-64 machine is the build for CUDA, several GB. The sources stay in /src and are

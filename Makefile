@@ -64,8 +64,9 @@ lock: | $(BIN)/pip ## Write requirements.lock again, with the newest releases th
 	  print(*sorted(pins, key=str.lower), sep="\n")' > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 
-images: ## Build the images longwave:serve and longwave:train (ARGS are docker build's)
+images: ## Build the images longwave:serve, :archive and :train (ARGS are docker build's)
 	docker build $(ARGS) --target serve --tag longwave:serve .
+	docker build $(ARGS) --target archive --tag longwave:archive .
 	docker build $(ARGS) --target train --tag longwave:train .
 
 clean: ## Remove .venv and everything that the tools left, but no data and no bundles

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,10 @@ from app.telemetry import configure_logs
 
 TENANT = "default"
 BAD_INPUT = 2
+LATE = 1
+# A commit is due after one interval; another may have failed and be tried again, and writing and compacting take their time.
+_LATE_INTERVALS = 3
+_LATE_S = 60
 
 ArchiveDir = Annotated[Path | None, typer.Option(help="Folder of the archive.", show_default=False)]
 StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]
@@ -37,22 +42,29 @@ def archive(
     follow: Annotated[bool, typer.Option("--follow", help="Go on until stopped.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Archive what is there, and end (the default).")] = False,
     erase_now: Annotated[bool, typer.Option("--erase-now", help="Carry out erasures in the files at once.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Archive nothing; exit with 1 if events wait for too long.")] = False,
     archive_dir: ArchiveDir = None,
     storage_dir: StorageDir = None,
 ) -> None:
     """Move the event log into Parquet files, and compact them."""
     if follow and (once or erase_now):
         raise typer.BadParameter("--follow goes with neither --once nor --erase-now")
+    if check and (follow or once or erase_now):
+        raise typer.BadParameter("--check goes with no other option")
     with _one_line_errors(), ExitStack() as stack:
         from app.archive.archive import Archive
         from app.archive.archiver import Archiver
-        from app.archive.log import RedisLog
+        from app.archive.log import RedisLog, oldest_ms
 
         settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
         configure_logs(settings.log_level, settings.log_format)
+        events = RedisLog(_client(settings, stack))
+        if check:
+            _check(oldest_ms(events), settings.archive_interval_s)
+            return
         archiver = Archiver(
             Archive(settings.archive_folder),
-            RedisLog(_client(settings, stack)),
+            events,
             batch_rows=settings.archive_batch_rows,
             interval_s=settings.archive_interval_s,
             lease_ms=settings.archive_lease_ms,
@@ -187,6 +199,17 @@ def import_(
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _check(oldest: int | None, interval_s: float) -> None:
+    """Say how long the oldest record has waited, and exit with 1 if that is longer than a healthy archiver takes."""
+    waited_s = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
+    limit_s = _LATE_INTERVALS * interval_s + _LATE_S
+    late = waited_s > limit_s
+    words = f"events wait for {waited_s:.0f} s, which is {'more' if late else 'no more'} than {limit_s:.0f} s"
+    Console().print("nothing waits" if oldest is None else words, highlight=False)
+    if late:
+        raise typer.Exit(LATE)
 
 
 def _url(settings: Settings, stack: ExitStack) -> str:

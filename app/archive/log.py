@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from app.archive.keys import MAINTENANCE_KEY, lease_key, log_key
 from app.archive.record import parse_id
 from app.errors import StorageError
+from app.state.keys import PARTITIONS
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 """A stream entry: its id and its fields."""
@@ -69,6 +70,12 @@ class RedisLog:
         ms, seq = parse_id(upto)
         with _storage_errors():
             self._client.xtrim(log_key(partition), minid=f"{ms}-{seq + 1}", approximate=False)
+
+
+def oldest_ms(log: Log) -> int | None:
+    """When the oldest record in the log arrived, in unix ms of Redis' clock; None where there is none. Raises StorageError."""
+    first = [parse_id(entry_id)[0] for partition in range(PARTITIONS) for entry_id, _ in log.read(partition, "0-0", 1)]
+    return min(first, default=None)
 
 
 def _lease(partition: int | None) -> str:

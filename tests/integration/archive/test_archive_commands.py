@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from app.archive.archive import Archive
 from app.archive.histories import histories
+from app.archive.keys import log_key
 from app.cli import cli
 from app.state.embedded import EmbeddedRedis
 from app.state.events import StoredEvent
@@ -60,6 +61,20 @@ def test_erase_now_erases(raw: redis.Redis, tmp_path: Path):
     assert run("archive", "--once", "--erase-now")[0] == 0
     assert Archive(tmp_path / "archive").latest().files == ()
     assert run("archive", "--follow", "--erase-now")[0] == 2
+
+
+def test_a_check_fails_when_events_have_waited_for_longer_than_a_healthy_archiver_takes(raw: redis.Redis):
+    assert run("archive", "--check") == (0, "nothing waits\n")
+    now_ms = time.time_ns() // 1_000_000
+    for waited_s, code in ((30, 0), (239, 0), (242, 1)):  # three intervals of 60 s and a minute
+        raw.flushall()
+        raw.xadd(log_key(7), {b"k": b"e"}, id=f"{now_ms}-0")  # younger, in another partition
+        raw.xadd(log_key(9), {b"k": b"e"}, id=f"{now_ms - waited_s * 1_000}-0")
+        exit_code, said = run("archive", "--check")
+        assert exit_code == code
+        assert said.endswith(f"{'more' if code else 'no more'} than 240 s\n")
+        assert raw.xlen(log_key(9)) == 1
+    assert run("archive", "--check", "--once")[0] == 2
 
 
 def test_what_is_wrong_is_one_line_and_exit_code_2(raw: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,18 +44,26 @@ def test_the_serving_image_installs_no_part_of_the_trainer():
         assert not any("model" in copied.split() for copied in instructions(stage, "COPY"))
 
 
-@pytest.mark.parametrize("stage", ["serve", "train"])
+def test_the_archive_image_is_the_serving_image_and_the_extra_archive():
+    assert instructions("archive", "FROM") == ["serve"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    (install,) = instructions("parquet", "RUN")
+    assert extras["archive"] == [re.search(r"-c requirements\.lock (\w+) ", install)[1]]
+
+
+@pytest.mark.parametrize("stage", ["serve", "archive", "train"])
 def test_an_image_runs_as_nobody_in_particular_and_reports_to_nobody(stage):
-    assert instructions(stage, "USER") == ["10001"]
-    assert environment(stage)["ORT_DISABLE_TELEMETRY"] == "1"
+    assert instructions(stage, "USER")[-1] == "10001"
+    assert (environment("serve") | environment(stage))["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_a_build_without_a_target_is_the_service():
     assert list(stages().values())[-1] == [("FROM", "serve")]
 
 
-def test_the_image_sets_only_settings_that_exist_to_values_they_take(monkeypatch):
-    values = {name: value for name, value in environment("serve").items() if name.startswith(PREFIX)}
+def test_the_images_set_only_settings_that_exist_to_values_they_take(monkeypatch):
+    set_there = environment("serve") | environment("archive")
+    values = {name: value for name, value in set_there.items() if name.startswith(PREFIX)}
     assert values.keys() <= {variable(name) for name in Settings.model_fields}
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -69,20 +78,35 @@ def test_everything_that_is_copied_passes_the_ignore_file():
     assert {path for path in copied if not path.startswith(("-", "/"))} == admitted
 
 
-def test_compose_builds_a_stage_that_exists_and_mounts_the_bundle_where_it_looks():
-    service = COMPOSE["longwave"]
+@pytest.mark.parametrize("name", ["longwave", "archiver"])
+def test_compose_builds_a_stage_that_exists_and_mounts_the_bundles_where_it_looks(name):
+    service = COMPOSE[name]
+    assert service["image"] == f"longwave:{service['build']['target']}"
     assert service["build"]["target"] in stages()
-    (mount,) = service["volumes"]
-    assert mount["target"] == environment("serve")["LONGWAVE_BUNDLE_DIR"]
+    (mount,) = [volume for volume in service["volumes"] if not isinstance(volume, str)]
+    # The whole folder: where the link is followed there, and not by whoever mounts it, a new bundle can be activated.
+    assert service["environment"]["LONGWAVE_BUNDLE_DIR"] == f"{mount['target']}/current"
     assert mount["read_only"] is True
+    assert service["read_only"] is True
 
 
-def test_compose_passes_only_settings_that_exist():
-    assert COMPOSE["longwave"]["environment"].keys() <= {variable(name) for name in Settings.model_fields}
+@pytest.mark.parametrize("name", ["longwave", "archiver"])
+def test_compose_passes_only_settings_that_exist(name):
+    assert COMPOSE[name]["environment"].keys() <= {variable(name) for name in Settings.model_fields}
+
+
+def test_the_archive_lies_on_a_volume_and_the_service_leaves_the_log_to_the_archiver():
+    (folder,) = instructions("archive", "VOLUME")
+    assert environment("archive")["LONGWAVE_ARCHIVE_DIR"] == folder
+    assert f"archive:{folder}" in COMPOSE["archiver"]["volumes"]
+    assert COMPOSE["longwave"]["environment"]["LONGWAVE_ARCHIVE"] == "elsewhere"
+    assert COMPOSE["longwave"]["environment"]["LONGWAVE_REDIS_URL"] == COMPOSE["archiver"]["environment"]["LONGWAVE_REDIS_URL"]
+    assert COMPOSE["archiver"]["restart"] == "unless-stopped"
 
 
 def test_the_service_waits_for_a_healthy_redis_and_says_when_it_can_recommend():
-    assert COMPOSE["longwave"]["depends_on"] == {"redis": {"condition": "service_healthy"}}
+    for name in ("longwave", "archiver"):
+        assert COMPOSE[name]["depends_on"] == {"redis": {"condition": "service_healthy"}}
     assert COMPOSE["redis"]["healthcheck"]["test"] == ["CMD", "redis-cli", "ping"]
     assert "/readyz" in COMPOSE["longwave"]["healthcheck"]["test"][-1]
 
