@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         description="Folder that new bundles are put into, each in a folder of its own, to be activated while the service runs. "
         "Unset: the folder of `bundle_dir`, if that is a link such as `bundles/current`.",
     )
+    auto_activate: bool = Field(
+        False,
+        description="Activate by itself a bundle that comes into `bundles_dir` while the service runs, if it was made later than "
+        "the active one and was neither active nor refused before. The same for all workers.",
+    )
     model_poll_ms: int = Field(250, ge=10, le=1_000, description="How often a worker looks which model is active.")
     activation_timeout_s: int = Field(
         3_600, ge=1, le=TEN_YEARS_S, description="How long an activation may take, backfill included, before it is given up."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Mapping
 from time import monotonic
 from typing import Final
@@ -20,7 +21,7 @@ from app.errors import BundleError, DeviceError, NotReadyError, StorageError, Un
 from app.models.served import ServedModel, Service
 from app.models.shelf import Found, Shelf, load_model
 from app.settings import Settings
-from app.state.models import ALIVE_MS, Heartbeat, ModelBoard, Serving
+from app.state.models import ALIVE_MS, Heartbeat, ModelBoard, Outcome, Serving
 from app.state.redis import RedisStore
 from app.telemetry import Metrics
 
@@ -36,12 +37,14 @@ class Hall:
         worker: this worker's name among all.
         board: what all workers share.
         shelf: the bundles that can be opened here.
+        sees: new bundles that are complete here, and signatures of their files; None if nobody looks for them.
     """
 
     def __init__(self, settings: Settings, store: RedisStore, metrics: Metrics, first: ServedModel, shelf: Shelf) -> None:
         self.worker = secrets.token_hex(8)
         self.board = ModelBoard(store)
         self.shelf = shelf
+        self.sees: dict[str, str] | None = None
         self._settings = settings
         self._store = store
         self._metrics = metrics
@@ -71,8 +74,12 @@ class Hall:
             elif serving.active != self._served.model_id and alive.keys() == {self.worker}:
                 # Nobody serves: who starts a service with a bundle wants that one.
                 token = secrets.token_hex(8)
+                outcome = Outcome(self._served.model_id, time.time_ns() // 1_000_000, "active", "the service was started with it")
                 if await self.board.begin(self._served.model_id, token, 0, serving.token or ""):
-                    await self.board.commit(token, serving.generation)
+                    await self.board.commit(token, serving.generation, outcome)
+            if self._settings.auto_activate and alive.keys() == {self.worker}:
+                # And none of the others that are there: only what comes from now on is new.
+                await self.board.know(await asyncio.to_thread(self.shelf.complete))
             await self.follow_once()
         except StorageError as error:
             log.warning("storage is away at the start", error=error.detail)
@@ -150,7 +157,7 @@ class Hall:
             await asyncio.sleep(self._settings.model_poll_ms / 1000)
 
     def _says(self) -> Heartbeat:
-        return Heartbeat(self._generation, sorted(self._open), self._failed, self._token)
+        return Heartbeat(self._generation, sorted(self._open), self._failed, self._token, self.sees)
 
     async def _switch(self, serving: Serving) -> None:
         assert serving.active is not None
@@ -165,6 +172,7 @@ class Hall:
             await before.stop()
             log.info("switched", model=model.model_id, before=before.model_id, generation=serving.generation)
         self._generation = serving.generation
+        self._metrics.generation.set(serving.generation)
 
     def _try_again(self, serving: Serving) -> None:
         """Forget why a model could not be opened: for each new activation, and now and then, since a bundle may be mended."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import warnings
 from collections.abc import AsyncIterator
@@ -39,6 +40,13 @@ class Worker(httpx.AsyncClient):
 
     async def activate(self, model_id: str, **parameters: Any) -> httpx.Response:
         return await self.post(f"/v1/models/{model_id}/activate", params=parameters)
+
+    async def stop_following(self) -> None:
+        """As if it was cut off, or asleep: it neither looks at the board nor says that it is alive."""
+        task = self.hall._following
+        while not task.done():  # redis-py 8.1 swallows a cancellation that reaches one of its calls at the wrong moment
+            task.cancel()
+            await asyncio.wait([task], timeout=0.05)
 
     async def models(self) -> dict[str, Any]:
         return json.loads((await self.get("/v1/models")).content)
