@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -19,7 +19,7 @@ from app.archive.columns import ORDER, SCHEMA, from_text
 from app.archive.files import day_of, read_file, sweep, write_file
 from app.archive.keys import user_hash
 from app.archive.manifest import File, Manifest, Removal, Removed
-from app.archive.record import ERASED, MOVED, SEQUENCE
+from app.archive.record import ERASED, EXPIRED, MOVED, SEQUENCE
 
 TARGET_ROWS: Final = 1_000_000
 """Rows of a large file: what a merge holds in memory."""
@@ -27,6 +27,12 @@ TARGET_ROWS: Final = 1_000_000
 _MOST_SMALL: Final = 48  # small files that an open day may have
 _KEPT_REMOVED_MS: Final = 400 * 86_400_000  # longer than any tombstone lives
 _SWEEP_EVERY_S: Final = 600.0
+
+User = tuple[str, int, str]
+"""Tenant, partition and id, as in the files."""
+
+Place = tuple[int, int]
+"""Of a record: the two numbers of its stream id."""
 
 log = structlog.get_logger()
 
@@ -83,12 +89,17 @@ class Compaction:
             by_tenant[removal.tenant].append(removal)
         replaced: list[File] = []
         written: list[File] = []
+        rested: dict[User, list[Place]] = defaultdict(list)
+        naming: list[File] = []
         for file in self._archive.latest().files:
             still_ours()
             of_tenant = by_tenant.get(file.tenant, [])
-            if not of_tenant or not _names(self._archive, file, of_tenant):
-                continue
-            table = without(_sorted(read_file(self._archive, file)), of_tenant)
+            if of_tenant and _names(self._archive, file, of_tenant, rested):
+                naming.append(file)
+        for file in naming:
+            still_ours()
+            of_tenant = by_tenant[file.tenant]
+            table = without(_sorted(read_file(self._archive, file)), of_tenant, rested)
             replaced.append(file)
             if table.num_rows:
                 written.append(write_file(self._archive, file.tenant, file.day, [table]))
@@ -135,26 +146,30 @@ class Compaction:
         return True
 
 
-def without(table: pa.Table, removals: Collection[Removal]) -> pa.Table:
+def without(table: pa.Table, removals: Collection[Removal], rested: Mapping[User, Sequence[Place]]) -> pa.Table:
     """The rows that removals leave, in their order.
 
-    The user's own rows up to the removal go, that of an erasure with them; that of a move stays, it is the alias. Of other
+    The user's own rows up to an erasure go, and its own. Those up to a move go, too, but not its own, which is the alias, and not
+    what came before the user was last idle for too long (`rested`): Redis did not have it any more, so it was not moved. Of other
     users, who was merged into an erased user loses that alias, and a sequence that came from one the name of its origin.
     """
-    last: dict[tuple[str, int, str], tuple[int, int, str]] = {}
+    erased: dict[User, Place] = {}
+    moved: dict[User, Place] = {}
     erased_ms: dict[tuple[str, str], int] = {}
     for removal in removals:
         key = (removal.tenant, removal.partition, removal.user_id)
-        last[key] = max(last.get(key, (0, 0, "")), (removal.ms, removal.seq, removal.kind))
+        of_kind = erased if removal.kind == ERASED else moved
+        of_kind[key] = max(of_kind.get(key, (0, 0)), (removal.ms, removal.seq))
         if removal.kind == ERASED:
             of_user = (removal.tenant, removal.user_id)
             erased_ms[of_user] = max(erased_ms.get(of_user, 0), removal.ms)
+    left = {key: max((place for place in rested.get(key, ()) if place < at), default=(0, 0)) for key, at in moved.items()}
     columns = ("tenant", "partition", "user_id", "ms", "seq", "kind", "other")
     keep: list[bool] = []
     named_rows: list[bool] = []
     for tenant, partition, user, ms, seq, kind, other in zip(*(table.column(name).to_pylist() for name in columns), strict=True):
-        upto = last.get((tenant, partition, user))
-        gone = upto is not None and ((ms, seq) < upto[:2] or ((ms, seq) == upto[:2] and kind == ERASED))
+        key, place = (tenant, partition, user), (ms, seq)
+        gone = place <= erased.get(key, (0, 0)) or (key in moved and left[key] < place < moved[key])
         named = other is not None and ms <= erased_ms.get((tenant, other), -1)
         keep.append(not gone and not (named and kind == MOVED))
         named_rows.append(named and kind == SEQUENCE)
@@ -167,14 +182,19 @@ def without(table: pa.Table, removals: Collection[Removal]) -> pa.Table:
     return table.filter(pa.array(keep, pa.bool_()))
 
 
-def _names(archive: Archive, file: File, removals: Sequence[Removal]) -> bool:
-    """Whether one of these users is in the file, with rows of their own or as the other side of a merge."""
+def _names(archive: Archive, file: File, removals: Sequence[Removal], rested: dict[User, list[Place]]) -> bool:
+    """Whether one of these users is in the file, with rows of their own or as the other side of a merge; where they were idle for
+    too long is added to `rested`."""
     users = pa.array(sorted({removal.user_id for removal in removals}), pa.large_string())
-    for table in read_file(archive, file, ["user_id", "other"]):
-        for name in ("user_id", "other"):
-            if pc.any(pc.is_in(table.column(name), value_set=users)).as_py():
-                return True
-    return False
+    found = False
+    for table in read_file(archive, file, ["partition", "ms", "seq", "kind", "user_id", "other"]):
+        own, other = (pc.is_in(table.column(name), value_set=users) for name in ("user_id", "other"))
+        found = found or bool(pc.any(own).as_py() or pc.any(other).as_py())
+        ends = table.filter(pc.and_(own, pc.equal(table.column("kind"), EXPIRED)))
+        columns = (ends.column(name).to_pylist() for name in ("partition", "ms", "seq", "user_id"))
+        for partition, ms, seq, user in zip(*columns, strict=True):
+            rested[file.tenant, partition, user].append((ms, seq))
+    return found
 
 
 def _sorted(tables: Iterable[pa.Table]) -> pa.Table:

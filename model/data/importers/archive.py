@@ -5,6 +5,7 @@ rows are records of the log, of a partition, at a place (ms, seq):
 
     e, h   an event: live, and of a bulk import or a merge
     x, m   the user was erased, or moved into another, which has the events now: earlier rows of the user do not count
+    r      the user was idle and left the service: what they did before counts, and a later move has not taken it along
     a      attributes, the last ones count
     s      a sequence was rewritten: says nothing that is not in the events
 
@@ -27,9 +28,8 @@ from model.data.schema import EVENT_COLUMNS
 
 MANIFESTS = "_manifests"
 FORMAT = 1
-KINDS = ("e", "h", "s", "a", "x", "m")
+KINDS = ("e", "h", "s", "a", "x", "m", "r")
 EVENTS = ("e", "h")
-ENDS = ("x", "m")
 
 _USER = ["tenant", "partition", "user_id"]
 _COLUMNS: dict[str, pl.DataType] = {
@@ -109,10 +109,15 @@ def _rows(path: Path) -> pl.DataFrame:
 
 
 def _in_force(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows, in order, that no later erasure or move of their user has made void."""
+    """The rows, in order, that no later erasure or move of their user has made void. A move takes along what came since the user
+    was last idle for too long: nothing else was there to be moved."""
     rows = rows.with_row_index("_place")
-    last = pl.when(pl.col("kind").is_in(ENDS)).then(pl.col("_place")).max().over(_USER)
-    return rows.filter((pl.col("_place") > last).fill_null(True))
+    place = pl.col("_place")
+    erased, moved = (pl.when(pl.col("kind") == kind).then(place).max().over(_USER) for kind in ("x", "m"))
+    rows = rows.with_columns(erased.alias("_erased"), moved.alias("_moved"))
+    rested = pl.when((pl.col("kind") == "r") & (place < pl.col("_moved"))).then(place).max().over(_USER)
+    there = (place > pl.col("_moved")) | (place <= rested.fill_null(-1))
+    return rows.filter((place > pl.col("_erased")).fill_null(True) & there.fill_null(True))
 
 
 def _once(events: pl.DataFrame) -> pl.DataFrame:
