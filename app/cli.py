@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.archive.commands import register
+from app.archive.commands import register, warn_of_retention
 from app.errors import LongwaveError, StorageAddressError
 from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import MULTIPROCESS_DIR, configure_logs
@@ -67,6 +67,7 @@ def serve(
         except LongwaveError as error:
             _fail(error.detail)
         settings = settings.resolved()
+        warn_of_retention(settings)
         _export(settings, url)
         if settings.archive == "inside":
             stack.enter_context(

@@ -45,6 +45,14 @@ class ConflictError(LongwaveError):
     title = "Conflict"
 
 
+class RefusedError(ConflictError):
+    """A bundle cannot be verified, so it does not serve; `detail` says why, `signature` stands for its files."""
+
+    def __init__(self, detail: str, signature: str = "") -> None:
+        super().__init__(detail)
+        self.signature = signature
+
+
 class TooLargeError(LongwaveError):
     status = 413
     type = "too-large"

@@ -24,6 +24,7 @@ from app.models.activate import Activation
 from app.models.hall import Hall
 from app.models.served import ServedModel
 from app.models.shelf import Shelf, load_model
+from app.models.watch import Watch
 from app.runtime.session import Runtime
 from app.settings import Settings, load_settings
 from app.state.embedded import EMBEDDED_URL, EmbeddedRedis, die_with_parent
@@ -103,9 +104,13 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
     first = ServedModel(settings, store, metrics, runtime)
     hall = Hall(settings, store, metrics, first, Shelf(settings.bundle_dir, settings.bundles_dir))
     stack.push_async_callback(hall.stop)
-    activation = Activation(settings, hall)
+    activation = Activation(settings, hall, metrics)
     stack.push_async_callback(activation.stop)
     await hall.start()
+    if settings.auto_activate:
+        watch = Watch(hall, activation, Shelf(settings.bundle_dir, settings.bundles_dir), metrics)
+        stack.push_async_callback(watch.stop)
+        watch.start()
     manifest = runtime.bundle.manifest
     log.info(
         "ready",

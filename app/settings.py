@@ -55,6 +55,11 @@ class Settings(BaseSettings):
         description="Folder that new bundles are put into, each in a folder of its own, to be activated while the service runs. "
         "Unset: the folder of `bundle_dir`, if that is a link such as `bundles/current`.",
     )
+    auto_activate: bool = Field(
+        False,
+        description="Activate by itself a bundle that comes into `bundles_dir` while the service runs, if it was made later than "
+        "the active one and was neither active nor refused before. The same for all workers.",
+    )
     model_poll_ms: int = Field(250, ge=10, le=1_000, description="How often a worker looks which model is active.")
     activation_timeout_s: int = Field(
         3_600, ge=1, le=TEN_YEARS_S, description="How long an activation may take, backfill included, before it is given up."
@@ -129,6 +134,13 @@ class Settings(BaseSettings):
         le=TEN_YEARS_S,
         description="How soon after its arrival an erasure is carried out in the archive's files, too.",
     )
+    user_retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Users of whom nothing came for so many days leave Redis once the archive has all of their events; who comes "
+        "back begins anew. 0: never. Nobody leaves where nothing is archived.",
+    )
     max_batch_events: int = Field(1_000, ge=1, le=100_000, description="Most events in one request.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body, checked while it is read.")
     max_future_s: int = Field(
@@ -179,7 +191,12 @@ class Settings(BaseSettings):
     @property
     def log_bound(self) -> int:
         """`log_max_length`, or 0 where an archiver trims the log: what it has not taken must stay."""
-        return 0 if self.archive in ("inside", "elsewhere") else self.log_max_length
+        return 0 if self.archived else self.log_max_length
+
+    @property
+    def archived(self) -> bool:
+        """Whether somebody moves the event log into the archive, as far as the settings say; of settings with `auto` decided."""
+        return self.archive in ("inside", "elsewhere")
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -106,6 +106,20 @@ class Metrics:
             registry=r,
             multiprocess_mode="max",
         )
+        self.generation = Gauge(
+            "longwave_model_generation",
+            "Generation of the active model that the workers follow; grows with each change.",
+            registry=r,
+            multiprocess_mode="max",
+        )
+        self.activations = Counter(
+            "longwave_activations_total",
+            "Activations, and bundles that cannot even be read, by how it ended.",
+            ["result"],
+            registry=r,
+        )
+        self.backfilled_users = Counter("longwave_backfilled_users_total", "Users that backfills have been through.", registry=r)
+        self.backfilled_events = Counter("longwave_backfilled_events_total", "Events that backfills have folded.", registry=r)
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count and time a request."""

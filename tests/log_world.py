@@ -34,6 +34,7 @@ class LogWorld:
         self.random = random.Random(seed)
         self.users: dict[tuple[str, str], User] = {}
         self.gone: dict[tuple[str, str], int] = {}
+        self.rested: dict[tuple[str, str], list[StoredEvent]] = {}  # what users had done when they were let go for being idle
 
     def live(self) -> dict[tuple[str, str], User]:
         return {key: user for key, user in self.users.items() if user.epoch}
@@ -79,10 +80,16 @@ class LogWorld:
 
     def erase(self, user_id: str, at_ms: int = 1_700_000_000_000, tenant: str = "default") -> list[Fields]:
         self.users.pop((tenant, user_id), None)
+        self.rested.pop((tenant, user_id), None)
         for alias in [key for key, user in self.users.items() if key[0] == tenant and user.to == user_id]:
             del self.users[alias]  # it would keep the name
         self.gone[tenant, user_id] = at_ms
         return [{"k": "x"} | _names(tenant, user_id) | {"p": "", "g": at_ms}]
+
+    def expire(self, user_id: str, tenant: str = "default") -> list[Fields]:
+        user = self.users.pop((tenant, user_id))
+        self.rested.setdefault((tenant, user_id), []).extend(event for event, _ in user.events)
+        return [{"k": "r"} | _names(tenant, user_id) | {"p": user.epoch}]
 
     def merge(self, source: str, target: str, tenant: str = "default") -> list[list[Fields]]:
         """The records of the two scripts, in their order: one of the target's partition, one of the source's."""
@@ -115,7 +122,9 @@ class LogWorld:
             return [self.rewrite(user, [(self.random_event(), None) for _ in range(pick.randrange(4))])]
         if what < 0.94:
             return [self.attributes(user, {"country": pick.choice(["DE", "FR"])})]
-        if what < 0.97 or user == other or self._user("default", other).to is not None:
+        if what < 0.96 and self._user("default", user).epoch:
+            return [self.expire(user)]
+        if what < 0.98 or user == other or self._user("default", other).to is not None:
             aliases = [alias for (_, alias), known in self.users.items() if known.to == user]
             return [self.erase(one) for one in (*aliases, user)]
         return self.merge(user, other)

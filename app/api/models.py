@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import Meta
 from app.api.openapi import answers
 from app.api.service import json_response, models_of
 from app.ingest.schema import Id
+from app.recommend.answer import moment
 
 router = APIRouter(tags=["models"])
 
@@ -31,12 +33,25 @@ class Model(msgspec.Struct, frozen=True):
     backfilled_users: Annotated[int | None, Meta(description="While it is `backfilling`.")]
 
 
+class LastActivation(msgspec.Struct, frozen=True):
+    """How the last activation ended, whoever asked for it."""
+
+    model_id: str
+    at: datetime
+    result: Annotated[
+        Literal["active", "refused", "failed"],
+        Meta(description="`refused`: it could not be verified. Unless it is `active`, what served before goes on serving."),
+    ]
+    reason: Annotated[str | None, Meta(description="Why it does not serve, or not everywhere yet.")]
+
+
 class Models(msgspec.Struct, frozen=True):
     """The models, and which one serves."""
 
     active: str | None
     generation: Annotated[int, Meta(description="Grows with each change of the active model.")]
     models: list[Model]
+    last_activation: LastActivation | None
 
 
 class Activated(msgspec.Struct, frozen=True):
@@ -48,7 +63,8 @@ class Activated(msgspec.Struct, frozen=True):
 
 @router.get("/v1/models", summary="The models", responses=answers(Models, 503), operation_id="get_models")
 async def get_models(request: Request) -> Response:
-    """Every bundle that this worker can see, the active one and one that is being activated with its progress."""
+    """Every bundle that this worker can see, the active one and one that is being activated with its progress, and how the last
+    activation ended."""
     return json_response(await _models(request))
 
 
@@ -105,4 +121,6 @@ async def _models(request: Request) -> Models:
                 serving.done if status == "backfilling" else None,
             )
         )
-    return Models(serving.active, serving.generation, models)
+    last = serving.last
+    ended = LastActivation(last.model_id, moment(last.at_ms), last.result, last.reason) if last is not None else None
+    return Models(serving.active, serving.generation, models, ended)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+import structlog
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -25,6 +26,8 @@ LATE = 1
 # A commit is due after one interval; another may have failed and be tried again, and writing and compacting take their time.
 _LATE_INTERVALS = 3
 _LATE_S = 60
+
+log = structlog.get_logger()
 
 ArchiveDir = Annotated[Path | None, typer.Option(help="Folder of the archive.", show_default=False)]
 StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]
@@ -54,22 +57,27 @@ def archive(
     with _one_line_errors(), ExitStack() as stack:
         from app.archive.archive import Archive
         from app.archive.archiver import Archiver
+        from app.archive.expiry import Expiry
         from app.archive.log import RedisLog, oldest_ms
 
         settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
         configure_logs(settings.log_level, settings.log_format)
-        events = RedisLog(_client(settings, stack))
+        client, into = _client(settings, stack), Archive(settings.archive_folder)
+        events = RedisLog(client)
         if check:
             _check(oldest_ms(events), settings.archive_interval_s)
             return
+        expires = settings.user_retention_days > 0 and settings.archived
         archiver = Archiver(
-            Archive(settings.archive_folder),
+            into,
             events,
             batch_rows=settings.archive_batch_rows,
             interval_s=settings.archive_interval_s,
             lease_ms=settings.archive_lease_ms,
             erase_within_s=settings.archive_erase_within_s,
+            expiry=Expiry(client, into, settings.user_retention_days) if expires else None,
         )
+        warn_of_retention(settings)
         if not follow:
             rows = archiver.once(erase_now)
             Console().print(f"{rows:,} records -> {settings.archive_folder}", soft_wrap=True, highlight=False)
@@ -78,6 +86,12 @@ def archive(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stop.set())
         archiver.follow(stop)
+
+
+def warn_of_retention(settings: Settings) -> None:
+    """Say that no user expires where the settings ask for it without an archive."""
+    if settings.user_retention_days and not settings.archived:
+        log.warning("no idle user leaves Redis: nothing is archived", days=settings.user_retention_days, archive=settings.archive)
 
 
 def restore(

@@ -45,7 +45,7 @@ class RedisLog:
 
     def take(self, partition: int | None, token: str, ttl_ms: int) -> bool:
         key = _lease(partition)
-        with _storage_errors():
+        with storage_errors():
             if self._client.set(key, token, nx=True, px=ttl_ms):
                 return True
             # Another may get it between these two lines. A lease only saves work: what is committed twice is refused.
@@ -53,22 +53,22 @@ class RedisLog:
 
     def release(self, partition: int | None, token: str) -> None:
         key = _lease(partition)
-        with _storage_errors():
+        with storage_errors():
             if self._client.get(key) == token.encode():
                 self._client.delete(key)
 
     def length(self, partition: int) -> int:
-        with _storage_errors():
+        with storage_errors():
             return int(self._client.xlen(log_key(partition)))
 
     def read(self, partition: int, after: str, count: int) -> Sequence[Entry]:
-        with _storage_errors():
+        with storage_errors():
             entries: Sequence[Entry] = self._client.xrange(log_key(partition), min=f"({after}", max="+", count=count)
             return entries
 
     def trim(self, partition: int, upto: str) -> None:
         ms, seq = parse_id(upto)
-        with _storage_errors():
+        with storage_errors():
             self._client.xtrim(log_key(partition), minid=f"{ms}-{seq + 1}", approximate=False)
 
 
@@ -83,7 +83,8 @@ def _lease(partition: int | None) -> str:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
+    """Raises StorageError where redis-py raises its own errors."""
     try:
         yield
     except RedisError as error:

@@ -16,6 +16,7 @@ SEQUENCE: Final = "s"  # the sequence was rewritten under a new epoch, `count` H
 ATTRIBUTES: Final = "a"
 ERASED: Final = "x"
 MOVED: Final = "m"  # the user's last `count` events are another user's now, and stand there
+EXPIRED: Final = "r"  # idle: gone from Redis, here all stays; who comes back begins a new sequence
 
 _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 
@@ -26,6 +27,7 @@ _FIELDS: Final[Mapping[str, frozenset[bytes]]] = {
     ATTRIBUTES: frozenset({b"a", b"p"}),
     ERASED: frozenset({b"p", b"g"}),
     MOVED: frozenset({b"o", b"c", b"p"}),
+    EXPIRED: frozenset({b"p"}),
 }
 _COMMON: Final = frozenset({b"k", b"t", b"u"})
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.archive.record import ATTRIBUTES, ERASED, EVENT, HISTORY, MOVED, SEQUENCE, Record
+from app.archive.record import ATTRIBUTES, ERASED, EVENT, EXPIRED, HISTORY, MOVED, SEQUENCE, Record
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
 
 
 @dataclass(slots=True)
 class Life:
-    """A user between two erasures.
+    """A user as Redis has them: since the last erasure, and since they came back if they were idle.
 
     Attributes:
         epoch: empty for a user with neither events nor attributes.
@@ -43,6 +43,7 @@ class Replay:
     def __init__(self, window: int = 0) -> None:
         self._window = window
         self.life = Life()
+        self._expired: Life | None = None  # the one before, if it ended because nothing was heard of the user
         self._awaited = 0  # events of a rewritten sequence that are still to come
         self._arrived: list[tuple[StoredEvent, str | None]] = []
 
@@ -69,6 +70,8 @@ class Replay:
             self.life.attributes = record.attributes or {}
         elif record.kind == ERASED:
             self.life = Life()
+        elif record.kind == EXPIRED:
+            self._expired, self.life = self.life, Life()
         elif record.kind == MOVED:
             # What had left the sequence before has not moved with it.
             older = self.life.events[: max(0, len(self.life.events) - record.count)]
@@ -81,6 +84,9 @@ class Replay:
 
     def _event(self, record: Record) -> None:
         assert record.event is not None
+        if self._expired is not None and record.epoch == self._expired.epoch:
+            # Redis was killed and lost the end of its log, which the archive had: it never let the user go.
+            self.life, self._expired = self._expired, None
         life = self.life
         life.moved_to = None
         if record.epoch == life.epoch and record.n <= life.n:

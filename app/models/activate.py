@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from typing import Final
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Final, Literal
 
 import structlog
 
-from app.errors import ConflictError, NotFoundError, StorageError, UnavailableError
+from app.errors import ConflictError, LongwaveError, NotFoundError, RefusedError, StorageError, UnavailableError
 from app.fold import Asked, LongTail, UserState
 from app.models.hall import Hall
 from app.models.served import ServedModel
 from app.settings import Settings
+from app.state.models import Heartbeat, Outcome
+from app.telemetry import Metrics
 
 _POLL_S: Final = 0.05
 _TOGETHER: Final = 32  # users folded in one go
@@ -24,8 +28,9 @@ log = structlog.get_logger()
 class Activation:
     """Changes of the model, asked of this worker."""
 
-    def __init__(self, settings: Settings, hall: Hall) -> None:
+    def __init__(self, settings: Settings, hall: Hall, metrics: Metrics) -> None:
         self._settings = settings
+        self._metrics = metrics
         self._hall = hall
         self._board = hall.board
         self._running: asyncio.Task[None] | None = None
@@ -51,7 +56,7 @@ class Activation:
         if found is None:
             raise NotFoundError(f"there is no bundle {model_id!r} here")
         if found.manifest is None:
-            raise ConflictError(f"the bundle cannot be served: {found.problem}")
+            raise RefusedError(f"the bundle cannot be served: {found.problem}")
         token = f"{self._hall.worker}:{secrets.token_hex(8)}"
         stale = ""
         if serving.token is not None:
@@ -80,30 +85,56 @@ class Activation:
                 model = await self._prepared(model_id, token)
                 await self._backfill(model, token)
                 serving = await self._board.serving()
-                if not await self._board.commit(token, serving.generation):
+                if not await self._board.commit(token, serving.generation, _outcome(model_id, "active")):
                     raise ConflictError("another activation has taken over")
                 committed = True
                 await self._followed(serving.generation + 1)
-        except TimeoutError:
-            ends = "it is active, but not every worker has followed" if committed else "the running model keeps serving"
-            raise UnavailableError(f"the activation did not end within {self._settings.activation_timeout_s} s; {ends}") from None
+            self._metrics.activations.labels("active").inc()
+        except BaseException as error:
+            if isinstance(error, TimeoutError):
+                ends = "it is active, but not every worker has followed" if committed else "the running model keeps serving"
+                error = UnavailableError(f"the activation did not end within {self._settings.activation_timeout_s} s; {ends}")
+            # Shielded: nothing stays half-done. Without the commit above, what served goes on serving.
+            await asyncio.shield(self._ended(model_id, token, committed, error))
+            raise error from None
         finally:
-            # Nothing stays half-done: without the commit above, what served goes on serving.
-            try:
-                await asyncio.shield(self._board.end(token))
-            except StorageError as error:
-                log.warning("an activation is not cleared yet", error=error.detail)
-            finally:
-                self._hall.bringing = None
+            self._hall.bringing = None
+
+    async def _ended(self, model_id: str, token: str, committed: bool, error: BaseException) -> None:
+        """Say on the board and aloud why an activation ended early."""
+        reason = error.detail if isinstance(error, LongwaveError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+        if isinstance(error, asyncio.CancelledError):
+            reason = "the worker that brought it was stopped"
+        result: Literal["active", "refused", "failed"] = "refused" if isinstance(error, RefusedError) else "failed"
+        if committed:
+            result = "active"
+        self._metrics.activations.labels(result).inc()
+        what = {
+            "refused": "a bundle is refused; the running model keeps serving",
+            "failed": "an activation has failed; the running model keeps serving",
+            "active": "a new model is active, but not every worker has followed",
+        }
+        log.error(what[result], model=model_id, reason=reason)
+        outcome = _outcome(model_id, result, reason)
+        try:
+            if committed:
+                await self._board.said(outcome)
+                return
+            await self._board.end(token, outcome)
+            if isinstance(error, RefusedError) and error.signature:
+                await self._board.refuse(model_id, error.signature)
+        except StorageError as away:
+            log.warning("an activation is not cleared yet", error=away.detail)
 
     async def _prepared(self, model_id: str, token: str) -> ServedModel:
-        """Phase 1: every living worker has the model open. Raises ConflictError if one cannot."""
+        """Phase 1: every living worker has the model open. Raises RefusedError if one cannot."""
+        signature = seen(await self._board.beat_of_all(), model_id)  # before anything is read: files may be mended meanwhile
         while True:
             await self._hall.follow_once()
             says = await self._board.beat_of_all()
             for said in says.values():
                 if said.token == token and model_id in said.failed:  # in this activation, not in an earlier one
-                    raise ConflictError(f"the bundle cannot be served: {said.failed[model_id]}")
+                    raise RefusedError(f"the bundle cannot be served: {said.failed[model_id]}", signature)
             model = self._hall.opened(model_id)
             if model is not None and all(model_id in said.ready for said in says.values()):
                 return model
@@ -128,6 +159,8 @@ class Activation:
                     if isinstance(state, UserState):
                         events += state.folded
                 done += len(some)
+                self._metrics.backfilled_users.inc(len(some))
+                self._metrics.backfilled_events.inc(events)
                 if not await self._board.progress(token, "backfill", done):
                     raise ConflictError("another activation has taken over")
                 took = time.monotonic() - began
@@ -143,3 +176,14 @@ class Activation:
             if self._hall.generation >= generation and all(said.generation >= generation for said in says.values()):
                 return
             await asyncio.sleep(_POLL_S)
+
+
+def seen(says: Mapping[str, Heartbeat], model_id: str) -> str:
+    """One signature for what all workers see of the files of a bundle: another one as soon as any of them sees other files. Empty
+    where nobody looks for new bundles."""
+    found = {said.sees[model_id] for said in says.values() if said.sees is not None and model_id in said.sees}
+    return blake2b(" ".join(sorted(found)).encode(), digest_size=8).hexdigest() if found else ""
+
+
+def _outcome(model_id: str, result: Literal["active", "refused", "failed"], reason: str | None = None) -> Outcome:
+    return Outcome(model_id, time.time_ns() // 1_000_000, result, reason)

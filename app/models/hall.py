@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import Mapping
 from time import monotonic
 from typing import Final
@@ -20,7 +21,7 @@ from app.errors import BundleError, DeviceError, NotReadyError, StorageError, St
 from app.models.served import ServedModel, Service
 from app.models.shelf import Found, Shelf, load_model
 from app.settings import Settings
-from app.state.models import ALIVE_MS, Heartbeat, ModelBoard, Serving
+from app.state.models import ALIVE_MS, Heartbeat, ModelBoard, Outcome, Serving
 from app.state.redis import RedisStore
 from app.telemetry import Metrics
 
@@ -37,12 +38,14 @@ class Hall:
         board: what all workers share.
         shelf: the bundles that can be opened here.
         bringing: token of the activation that runs here.
+        sees: new bundles that are complete here, and signatures of their files; None if nobody looks for them.
     """
 
     def __init__(self, settings: Settings, store: RedisStore, metrics: Metrics, first: ServedModel, shelf: Shelf) -> None:
         self.worker = secrets.token_hex(8)
         self.board = ModelBoard(store)
         self.shelf = shelf
+        self.sees: dict[str, str] | None = None
         self._settings = settings
         self._store = store
         self._metrics = metrics
@@ -132,7 +135,10 @@ class Hall:
                 self._prepare(serving.candidate)
             self._let_go(serving)
             try:
-                await self.board.beat(self.worker, self._says(), ALIVE_MS)
+                alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
+                if serving.active in self._failed and not any(serving.active in said.ready for said in alive.values()):
+                    # Such as after a kill and a start with another bundle, before the killed one counted as dead.
+                    await self._take_over(serving, "no worker has the one that was active")
             except StorageRefusedError as error:
                 # Full, or read-only: then no model can be made active either, and what can be read should be.
                 self._hears_nothing(error)
@@ -181,22 +187,33 @@ class Hall:
                 log.warning("the store has been emptied; laying it out again", model=self._served.model_id)
                 self._served.seed_again()
             await self.board.first(self._served.model_id)
-        elif serving.active != self._served.model_id and not self._introduced:
-            alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
-            token = f"{self.worker}:start"
-            if alive.keys() == {self.worker} and await self.board.begin(self._served.model_id, token, 0, serving.token or ""):
-                await self.board.commit(token, serving.generation)
+        alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
+        if alive.keys() == {self.worker} and not self._introduced:
+            if serving.active not in (None, self._served.model_id):
+                await self._take_over(serving, "the service was started with it")
+            if self._settings.auto_activate:
+                # And none of the others that are there: only what comes from now on is new.
+                await self.board.know(await asyncio.to_thread(self.shelf.complete))
         self._introduced = True
         return await self.board.serving()
+
+    async def _take_over(self, serving: Serving, why: str) -> None:
+        """Make the model that is served here the active one: nobody has the one that is."""
+        token = f"{self.worker}:start"
+        outcome = Outcome(self._served.model_id, time.time_ns() // 1_000_000, "active", why)
+        if await self.board.begin(self._served.model_id, token, 0, serving.token or ""):
+            await self.board.commit(token, serving.generation, outcome)
+            log.warning("made active", model=self._served.model_id, before=serving.active, why=why)
 
     async def _clear(self, serving: Serving) -> None:
         """Take away what an activation of this worker left behind that could not reach the store at its end."""
         token = serving.token
-        if token is not None and token != self.bringing and token.partition(":")[0] == self.worker:
-            await self.board.end(token)
+        if token is not None and token != self.bringing and token.partition(":")[0] == self.worker and serving.candidate:
+            reason = "the store was away at its end"
+            await self.board.end(token, Outcome(serving.candidate, time.time_ns() // 1_000_000, "failed", reason))
 
     def _says(self) -> Heartbeat:
-        return Heartbeat(self._generation, sorted(self._open), self._failed, self._token)
+        return Heartbeat(self._generation, sorted(self._open), self._failed, self._token, self.sees)
 
     async def _switch(self, serving: Serving) -> None:
         assert serving.active is not None
@@ -211,6 +228,7 @@ class Hall:
             await before.stop()
             log.info("switched", model=model.model_id, before=before.model_id, generation=serving.generation)
         self._generation = serving.generation
+        self._metrics.generation.set(serving.generation)
 
     def _try_again(self, serving: Serving) -> None:
         """Forget why a model could not be opened: for each new activation, and now and then, since a bundle may be mended."""

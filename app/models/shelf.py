@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
@@ -51,15 +52,31 @@ class Shelf:
     def look(self) -> Mapping[str, Found]:
         """What is there now, by model id; a folder whose manifest cannot be read, by its name.
 
-        A manifest is written last and moved into place, so a folder that has one is complete.
+        What is hidden is passed over: `longwave-train export` writes a bundle beside and moves it into place.
         """
         folders = [self._first]
         if self._folder is not None and self._folder.is_dir():
-            folders += sorted(path for path in self._folder.iterdir() if not path.is_symlink() and (path / MANIFEST).is_file())
+            folders += sorted(filter(_is_bundle, self._folder.iterdir()))
         found: dict[str, Found] = {}
         for folder in folders:
             one = self._manifest(folder)
             found.setdefault(one.manifest.model_id if one.manifest is not None else folder.name, one)
+        return found
+
+    def complete(self) -> Mapping[str, str]:
+        """The bundles whose files are all there, and a signature of these: another one when a file has changed.
+
+        A bundle whose manifest cannot be read is named by its folder. The files may still be written to; nobody has read them.
+        """
+        found: dict[str, str] = {}
+        for name, one in self.look().items():
+            files = one.manifest.files if one.manifest is not None else []
+            try:
+                states = [(file, (one.folder / file).stat()) for file in sorted([MANIFEST, *files])]
+            except OSError:
+                continue
+            text = "".join(f"{file}\0{state.st_size} {state.st_mtime_ns}\0" for file, state in states)
+            found[name] = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
         return found
 
     def _manifest(self, folder: Path) -> Found:
@@ -77,3 +94,7 @@ class Shelf:
                 known = (changed, Found(folder, None, error.detail))
             self._read[key] = known
         return known[1]
+
+
+def _is_bundle(path: Path) -> bool:
+    return not path.name.startswith(".") and not path.is_symlink() and (path / MANIFEST).is_file()

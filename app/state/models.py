@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal
+from urllib.parse import unquote
 
 import msgspec
 
@@ -17,9 +18,26 @@ ALIVE_MS: Final = 4_000
 """A worker that was not heard for so long is dead: its lease on the model has run out long before."""
 
 
+class Outcome(msgspec.Struct, frozen=True):
+    """How an activation ended.
+
+    `active`: the model serves, and `reason` is None or says what is not right yet. `refused`: it could not be verified. `failed`:
+    something else came in between. Unless it is active, what served before goes on serving.
+    """
+
+    model_id: str
+    at_ms: int
+    result: Literal["active", "refused", "failed"]
+    reason: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """Which model serves. `generation` grows with each change, 0 before the first; `candidate` is to be the next one."""
+    """Which model serves. `generation` grows with each change, 0 before the first; `candidate` is to be the next one.
+
+    `last` is how the last activation ended, `past` the models that are not new (active before, or there when the service was
+    started), `refused` the signatures of the files of those that could not be verified, by model id or folder.
+    """
 
     active: str | None
     previous: str | None
@@ -28,16 +46,21 @@ class Serving:
     token: str | None
     phase: str | None
     done: int
+    last: Outcome | None = None
+    past: frozenset[str] = frozenset()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 class Heartbeat(msgspec.Struct, frozen=True):
     """What a worker says of itself: the generation it serves, the models that it could serve at once, those it could not open,
-    and why, and the token of the candidate that it has seen."""
+    and why, the token of the candidate that it has seen, and, if it looks for new bundles, the signatures of the complete ones.
+    """
 
     generation: int
     ready: list[str]
     failed: dict[str, str]
     token: str | None = None
+    sees: dict[str, str] | None = None
 
 
 class ModelBoard:
@@ -58,6 +81,9 @@ class ModelBoard:
             token=found.get("token"),
             phase=found.get("phase"),
             done=int(found.get("done", 0)),
+            last=msgspec.json.decode(found["last"], type=Outcome) if found.get("last") else None,
+            past=frozenset([*found.get("past", "").split(), *(found[f] for f in ("active", "previous") if found.get(f))]),
+            refused={unquote(name): sign for name, _, sign in (one.partition(":") for one in found.get("refused", "").split())},
         )
 
     async def first(self, model_id: str) -> bool:
@@ -72,13 +98,25 @@ class ModelBoard:
         """Say how far the candidate of this token is; False if it is the candidate no more."""
         return await self._change("progress", token, phase, done)
 
-    async def commit(self, token: str, generation: int) -> bool:
+    async def commit(self, token: str, generation: int, outcome: Outcome) -> bool:
         """Make the candidate of this token active, if `generation` is still the one that serves."""
-        return await self._change("commit", token, generation)
+        return await self._change("commit", token, generation, msgspec.json.encode(outcome))
 
-    async def end(self, token: str) -> bool:
-        """Take the candidate of this token away."""
-        return await self._change("end", token)
+    async def end(self, token: str, outcome: Outcome) -> bool:
+        """Take the candidate of this token away, which did not become active."""
+        return await self._change("end", token, msgspec.json.encode(outcome))
+
+    async def said(self, outcome: Outcome) -> bool:
+        """Say more of the activation of the model that is active."""
+        return await self._change("said", outcome.model_id, msgspec.json.encode(outcome))
+
+    async def know(self, model_ids: Iterable[str]) -> bool:
+        """Say that these models are not new."""
+        return await self._change("know", *model_ids)
+
+    async def refuse(self, name: str, signature: str) -> bool:
+        """Remember that the bundle of this model id, or in this folder, cannot be verified as its files are."""
+        return await self._change("refuse", keys.encode_id(name), signature)
 
     async def beat(self, worker: str, says: Heartbeat | None, alive_ms: int) -> Mapping[str, Heartbeat]:
         """Say what this worker does (None: it signs off), and hear what those say that were heard in the last `alive_ms`."""
@@ -103,6 +141,6 @@ class ModelBoard:
             found = (keys.user_of_meta(name) for name in names)
             yield [user for user in found if user is not None]
 
-    async def _change(self, what: str, *arguments: str | int) -> bool:
+    async def _change(self, what: str, *arguments: str | int | bytes) -> bool:
         (done,) = await self._store.run(script("model"), [((keys.MODEL_KEY,), (what, *arguments))], durable=True)
         return bool(done)

@@ -2,7 +2,7 @@
 --
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events in arrival order, at most `max_sequence`
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n appended so far, e epoch (8 bytes), f/l smallest and largest time (unix ms),
---                                                    to/ms where this user went in a merge
+--                                                    to/ms where this user went in a merge, d day of the last record, cut (see expire.lua)
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see below
 -- KEYS[4] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased (unix ms)
 -- KEYS[5] lw:{pp}:log                        stream  k e, t tenant, u user, e packed event, i event id, n number, p epoch
@@ -24,7 +24,7 @@ local max_sequence, window = tonumber(ARGV[3]), tonumber(ARGV[4])
 local fixed = 7
 local count = (#ARGV - fixed) / 4
 
-local meta = redis.call('HMGET', KEYS[2], 'n', 'f', 'l', 'e', 'to', 'ms', 'a')
+local meta = redis.call('HMGET', KEYS[2], 'n', 'f', 'l', 'e', 'to', 'ms', 'a', 'd', 'cut')
 if meta[5] then
   return { -1, meta[5], meta[6] or '', redis.call('GET', KEYS[4]) or '-1' }
 end
@@ -101,13 +101,13 @@ end
 -- First what can be refused, by an access list or for its type: an error in the middle undoes nothing.
 -- What is not archived yet must not be trimmed; without an archive the bound keeps memory finite.
 -- Numbers go out as %.0f: tostring() would write 1e+15 for a large one.
-local bounded = ARGV[5] ~= '0'
+local bounded, entry = ARGV[5] ~= '0', nil
 for i = 1, #fresh do
   local event, id, number = ARGV[fresh[i]], ARGV[fresh[i] + 3], string.format('%.0f', total + i)
   if bounded then
-    redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
+    entry = redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
   else
-    redis.call('XADD', KEYS[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
+    entry = redis.call('XADD', KEYS[5], '*', 'k', 'e', 't', ARGV[1], 'u', ARGV[2], 'e', event, 'i', id, 'n', number, 'p', epoch)
   end
 end
 
@@ -126,11 +126,15 @@ end
 
 total = total + #fresh
 local number, from, to = string.format('%.0f', total), string.format('%.0f', first), string.format('%.0f', last)
-if meta[4] then
-  redis.call('HSET', KEYS[2], 'n', number, 'f', from, 'l', to)
-else
-  redis.call('HSET', KEYS[2], 'n', number, 'f', from, 'l', to, 'e', epoch)
+local set = { 'n', number, 'f', from, 'l', to }
+local function also(field, value)
+  set[#set + 1], set[#set + 2] = field, value
 end
+if not meta[4] then also('e', epoch) end
+local day = string.format('%d', math.floor(tonumber(string.match(entry, '^%d+')) / 86400000))
+if meta[8] ~= day then also('d', day) end
+if bounded and not meta[9] then also('cut', '1') end
+redis.call('HSET', KEYS[2], unpack(set))
 
 if #fresh_ids > 0 then
   local ids = seen + #fresh_ids

@@ -1,6 +1,7 @@
 -- Replace a user's attributes. They set the initial state, so a change starts a new epoch and every state is folded again.
 --
--- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash    e epoch, a attributes (MessagePack, sorted by name), to/ms after a merge
+-- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash    e epoch, a attributes (MessagePack, sorted by name), to/ms after a merge, d and cut: see
+--                                               expire.lua
 -- KEYS[2] lw:{pp}:log                   stream  k a, t tenant, u user, a attributes, p epoch
 -- ARGV    tenant, user, attributes, new epoch (8 random bytes), log_max_length (entries; 0: no bound)
 -- Returns 1 if something changed, 0 if the user has just these attributes already, {-1, user id, state} for a merged user
@@ -13,8 +14,10 @@ if meta[1] and meta[2] == ARGV[3] then
   return 0
 end
 redis.call('HSET', KEYS[1], 'a', ARGV[3], 'e', ARGV[4])
-redis.call('XADD', KEYS[2], '*', 'k', 'a', 't', ARGV[1], 'u', ARGV[2], 'a', ARGV[3], 'p', ARGV[4])
+local entry = redis.call('XADD', KEYS[2], '*', 'k', 'a', 't', ARGV[1], 'u', ARGV[2], 'a', ARGV[3], 'p', ARGV[4])
+redis.call('HSET', KEYS[1], 'd', string.format('%d', math.floor(tonumber(string.match(entry, '^%d+')) / 86400000)))
 if ARGV[5] ~= '0' then
+  redis.call('HSET', KEYS[1], 'cut', '1')
   redis.call('XTRIM', KEYS[2], 'MAXLEN', '~', ARGV[5])
 end
 return 1

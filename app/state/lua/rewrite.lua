@@ -2,8 +2,8 @@
 -- sequence (sorted by time), and says what it was worked out from; if that has changed since, nothing is done.
 --
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events, oldest first
--- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, one field for each import or merge that is done, and m:<user> for each
---                                                    user that was merged into this one
+-- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, d and cut (see expire.lua), one field for each import or merge that is
+--                                                    done, and m:<user> for each user that was merged into this one
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
 -- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, c: how
 --                                                    many follow, i: the mark, a: attributes), then k h: an event that is new here
@@ -42,12 +42,14 @@ if ARGV[12] ~= '' then
   redis.call('SET', KEYS[3], ARGV[12])
 end
 if ARGV[14] == '1' then
-  redis.call('XADD', KEYS[4], '*', 'k', 's', 't', ARGV[1], 'u', ARGV[2], 'p', ARGV[5], 'c', ARGV[16], 'o', ARGV[11],
+  local entry = redis.call('XADD', KEYS[4], '*', 'k', 's', 't', ARGV[1], 'u', ARGV[2], 'p', ARGV[5], 'c', ARGV[16], 'o', ARGV[11],
     'i', ARGV[10], 'a', ARGV[9])
+  redis.call('HSET', KEYS[2], 'd', string.format('%d', math.floor(tonumber(string.match(entry, '^%d+')) / 86400000)))
   for i = 17 + length, 15 + length + 2 * new, 2 do
     redis.call('XADD', KEYS[4], '*', 'k', 'h', 't', ARGV[1], 'u', ARGV[2], 'e', ARGV[i], 'i', ARGV[i + 1], 'n', '0', 'p', ARGV[5])
   end
   if ARGV[13] ~= '0' then
+    redis.call('HSET', KEYS[2], 'cut', '1')
     redis.call('XTRIM', KEYS[4], 'MAXLEN', '~', ARGV[13])
   end
 end

@@ -6,6 +6,7 @@ rows are records of the log, of a partition, at a place (ms, seq):
     e, h   an event: live, and of a bulk import or a merge
     x      the user was erased: earlier rows of the user do not count
     m      the user was merged into another, as whose the last `count` events stand again; those before are the other's, too
+    r      the user was idle and left the service: what they did before counts
     a      attributes, the last ones count
     s      a sequence was rewritten: its events are sorted by time up to the h after it; may have attributes, too
 
@@ -28,7 +29,7 @@ from model.data.schema import EVENT_COLUMNS
 
 MANIFESTS = "_manifests"
 FORMAT = 1
-KINDS = ("e", "h", "s", "a", "x", "m")
+KINDS = ("e", "h", "s", "a", "x", "m", "r")
 EVENTS = ("e", "h")
 
 _USER = ["tenant", "partition", "user_id"]
@@ -124,14 +125,16 @@ def _moved(rows: pl.DataFrame, moves: pl.DataFrame) -> pl.DataFrame:
     moves = moves.unique(_USER, keep="last", maintain_order=True)
     gone = moves.select(*_USER, pl.col("count").alias("_moved"))
     rows = rows.join(gone, on=_USER, how="left", maintain_order="left")
-    of_moved = rows.filter(pl.col("_moved").is_not_null() & pl.col("kind").is_in([*EVENTS, "s"]))
+    of_moved = rows.filter(pl.col("_moved").is_not_null() & pl.col("kind").is_in([*EVENTS, "s", "r"]))
     # A rewritten sequence is sorted by time; what came later follows in its own order.
-    rewritten = pl.when(pl.col("kind") != "e").then(pl.col("_place")).max().over(_USER)
+    rewritten = pl.when(pl.col("kind").is_in(["h", "s"])).then(pl.col("_place")).max().over(_USER)
     late = (pl.col("_place") > rewritten).fill_null(True)
-    events = of_moved.with_columns(late.alias("_late")).filter(pl.col("kind").is_in(EVENTS))
-    events = events.sort("_late", pl.when("_late").then(pl.lit(0)).otherwise(pl.col("time_ms")), "_place", maintain_order=True)
+    life = (pl.col("kind") == "r").cum_sum().over(_USER)  # a sequence is sorted since the user came back
+    events = of_moved.with_columns(late.alias("_late"), life.alias("_life")).filter(pl.col("kind").is_in(EVENTS))
+    by_time = pl.when("_late").then(pl.lit(0)).otherwise(pl.col("time_ms"))
+    events = events.sort("_life", "_late", by_time, "_place", maintain_order=True)
     older = events.filter(pl.int_range(pl.len()).over(_USER) < pl.len().over(_USER) - pl.col("_moved"))
-    kept = pl.concat([rows.filter(pl.col("_moved").is_null()), older.drop("_late")]).sort("_place")
+    kept = pl.concat([rows.filter(pl.col("_moved").is_null()), older.drop("_late", "_life")]).sort("_place")
     heirs = {(tenant, user): other for tenant, user, other in moves.select("tenant", "user_id", "other").iter_rows()}
     ends = [(tenant, user, _heir(heirs, tenant, user)) for tenant, user in heirs]
     names = pl.DataFrame(ends, schema=["tenant", "user_id", "_heir"], orient="row")

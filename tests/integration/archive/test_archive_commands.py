@@ -18,6 +18,7 @@ from app.archive.archive import Archive
 from app.archive.histories import histories
 from app.archive.keys import log_key
 from app.cli import cli
+from app.state import keys
 from app.state.embedded import EmbeddedRedis
 from app.state.events import StoredEvent
 
@@ -126,3 +127,18 @@ def test_an_import_names_a_bundle_that_is_missing(tmp_path: Path):
     code, said = run("import", str(tmp_path / "a.csv"), "--bundle", str(tmp_path / "none"))
     assert code == 2
     assert "none" in said
+
+
+@pytest.mark.parametrize("who", ["off", "auto", "elsewhere"])
+def test_idle_users_go_only_where_the_service_has_an_archive(raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, who: str):
+    world = LogWorld()
+    add(raw, world.event("a", event(1)))
+    raw.hset(keys.user_keys("default", "a").meta, mapping={"n": 1, "e": "epoch", "d": 1})
+    monkeypatch.setenv("LONGWAVE_LOG_LEVEL", "warning")
+    monkeypatch.setenv("LONGWAVE_USER_RETENTION_DAYS", "30")
+    monkeypatch.setenv("LONGWAVE_ARCHIVE", who)
+    code, said = run("archive")
+    assert code == 0
+    assert raw.exists(keys.user_keys("default", "a").meta) == (who != "elsewhere")
+    assert ("no idle user leaves Redis" in said) == (who != "elsewhere")
+    assert ("2 records" in said) == (who == "elsewhere")  # the event, and that the user has gone

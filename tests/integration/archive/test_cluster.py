@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +15,14 @@ from log_world import LogWorld, add
 
 from app.archive.archive import Archive
 from app.archive.archiver import Archiver
+from app.archive.expiry import Expiry
 from app.archive.histories import histories
 from app.archive.log import RedisLog
 from app.archive.restore import restore
 from app.errors import ArchiveError
+from app.state import keys
 from app.state.embedded import find_redis_server
+from app.state.events import StoredEvent
 
 
 def free_port() -> int:
@@ -71,3 +75,22 @@ def test_a_cluster_is_archived_and_restored(cluster: redis.RedisCluster, archive
     cluster.flushall()
     done = restore(archive, cluster, max_sequence=100, dedupe_window=100, tombstone_ttl_s=10**9)
     assert (done.users, done.tombstones) == (len(expected), len(world.gone))
+
+
+def test_on_a_cluster_idle_users_go_with_all_their_keys(cluster: redis.RedisCluster, archive: Archive):
+    names = [f"user {n}" for n in range(40)]
+    world = LogWorld()
+    for name in names:
+        add(cluster, world.event(name, StoredEvent("view", 1, "item")))
+        key = keys.user_keys("default", name)
+        cluster.rpush(key.seq, "event")
+        cluster.set(key.ids, "ring")
+        cluster.set(keys.state_key("default", "m", name), "state")
+        cluster.hset(key.meta, mapping={"n": 1, "e": "epoch", "d": 1})
+    cluster.hset(keys.MODELS_KEY, "m", "{}")
+    assert Expiry(cluster, archive, 30).all(threading.Event()) == 0
+    Archiver(archive, RedisLog(cluster)).once()
+    assert Expiry(cluster, archive, 30).all(threading.Event()) == len(names)
+    assert {name for name in cluster.scan_iter() if not name.endswith(b":log")} == {keys.MODELS_KEY.encode()}
+    assert Archiver(archive, RedisLog(cluster)).once() == len(names)
+    assert list(histories(archive)) == []

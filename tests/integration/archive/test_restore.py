@@ -84,6 +84,9 @@ def test_what_is_restored_is_what_was_archived(
             ring = remember_ids(EMPTY_RING, [blake2b(i.encode(), digest_size=8).digest() for i in latest], 10)
             assert raw.get(key.ids) == (ring if latest else None)
             expected |= {key.meta} | ({key.seq} if times else set()) | ({key.ids} if latest else set())
+        elif sources := aliases_of(world, user_id):  # idle, and gone: only who is whose stays
+            assert raw.hgetall(key.meta) == {f"m:{name}".encode(): b"1" for name, _ in sources}
+            expected.add(key.meta)
     for (tenant, user_id), at_ms in world.gone.items():
         key = gone_key(int(keys.partition(tenant, user_id), 16), tenant, user_hash(user_id))
         assert raw.get(key) == b"%d" % at_ms

@@ -73,8 +73,10 @@ def contents(raw: redis.Redis) -> dict[str, Any]:
 
 
 def comparable(meta: dict[bytes, bytes], merged: bool) -> dict[bytes, bytes]:
-    """A meta without what is nothing (no events: n, f and l are 0 or not there), and without what a merge does not log."""
-    left = {field: value for field, value in meta.items() if field not in (b"f", b"l") and (field, value) != (b"n", b"0")}
+    """A meta without what is nothing (no events: n, f and l are 0 or not there), without what a merge does not log, and without
+    what is for the expiry alone."""
+    passed = (b"f", b"l", b"d", b"cut")
+    left = {field: value for field, value in meta.items() if field not in passed and (field, value) != (b"n", b"0")}
     if merged:
         left.pop(b"a", None)
     return left

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 import time
+from datetime import datetime
 
 import pytest
 from conftest import event
@@ -393,3 +394,62 @@ async def test_while_storage_is_away_a_worker_goes_on_degraded_and_follows_when_
                 break
             await asyncio.sleep(0.02)
         assert json.loads(response.content)["model_id"] == new
+
+
+async def test_how_an_activation_ended_is_listed_and_counted_though_nobody_waited(start, two_models, tmp_path):
+    folder, old, new = two_models
+    copy = shutil.copytree(folder, tmp_path / "bundles")
+    whole = (copy / new / "encode.onnx").read_bytes()
+    (copy / new / "encode.onnx").write_bytes(whole[:-1])
+    async with start(copy, old) as one, start(copy, old) as other:
+
+        async def ended():
+            assert (await one.activate(new, wait=False)).status_code == 202
+            async with asyncio.timeout(10):
+                while (listed := await other.models())["last_activation"] is None or listed["last_activation"] == before:  # noqa: ASYNC110 - polls
+                    await asyncio.sleep(0.02)
+            return listed["last_activation"]
+
+        before = (await other.models())["last_activation"]
+        assert before is None
+        began = time.time()
+        refused = before = await ended()
+        assert (refused["model_id"], refused["result"]) == (new, "refused")
+        assert "encode.onnx: damaged" in refused["reason"]
+        assert began - 1 < datetime.fromisoformat(refused["at"]).timestamp() < time.time() + 1
+        (copy / new / "encode.onnx").write_bytes(whole)
+        await one.tell(*of("u"))
+        done = await ended()
+        assert (done["model_id"], done["result"], done["reason"]) == (new, "active", None)
+
+        def value(name):
+            (line,) = [line for line in metrics.splitlines() if line.startswith(name + " ")]
+            return float(line.split()[1])
+
+        async with asyncio.timeout(10):
+            while 'longwave_activations_total{result="active"}' not in (metrics := (await one.get("/metrics")).text):  # noqa: ASYNC110 - polls
+                await asyncio.sleep(0.02)
+        assert value('longwave_activations_total{result="active"}') == value('longwave_activations_total{result="refused"}') == 1
+        assert value("longwave_model_generation") == 2
+        assert value("longwave_backfilled_users_total") == 1
+        assert value("longwave_backfilled_events_total") == len(HISTORY)
+
+
+async def test_an_activation_that_was_given_up_says_why(start, two_models, monkeypatch):
+    folder, old, new = two_models
+    async with start(folder, old, activation_timeout_s=1) as one:
+
+        async def never(*_):
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(Activation, "_backfill", never)
+        assert (await one.activate(new)).status_code == 503
+        last = (await one.models())["last_activation"]
+        assert (last["result"], last["model_id"]) == ("failed", new)
+        assert "did not end within 1 s" in last["reason"]
+        # and of one whose worker is stopped in the middle, another one hears
+        async with start(folder, old) as other:
+            assert (await other.activate(new, wait=False)).status_code == 202
+            await asyncio.sleep(0.2)
+        assert "was stopped" in (await one.models())["last_activation"]["reason"]
+        assert (await one.models())["active"] == old
