@@ -1,6 +1,7 @@
 """Read your writes, by content: every list against an offline fold of what its client had sent. Exits with 1 if one is wrong.
 
     python -m loadtests.read_your_writes --bundle .demo/bundles/current
+    python -m loadtests.read_your_writes --bundle .demo/bundles/current --port 8080     # of a balancer, or a service
 
 Many clients, several workers, with and without the background fold. What `applied_events` says is checked too, but would not do:
 a service may say that it has applied an event and have scored an older state.
@@ -15,6 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Annotated, Any, Final
@@ -120,25 +122,34 @@ def _take(state: State, rows: Sequence[int]) -> State:
 
 def run(bundle: Measured, pairs: int, clients: int, workers: int, *, background_fold: bool) -> dict[str, Any]:
     """One service, so many pairs, one verdict."""
-    offline = Offline(bundle.folder)
-    began_ms = beginning_ms(offline.manifest)
-    visits = min(_VISITS, pairs)
-    shoppers = [Shopper(f"shopper-{number}", began_ms) for number in range(-(-pairs // visits))]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="longwave-ryw-")))
         store = stack.enter_context(EmbeddedRedis(folder / "redis"))
         settings = {"workers": workers, "background_fold": background_fold}
         cores = os.sched_getaffinity(0)
         server = stack.enter_context(serving(bundle.folder, store.url, cores, folder / "service.log", **settings))
-        began = perf_counter()
-        with Loop() as loop:
-            shop = Shop(loop, server.port, offline.manifest, bundle.items, 2 * clients)
-            shop.run(shoppers, clients, visits, _LIMIT_S)
-        seconds = perf_counter() - began
+        found = run_at(server.port, bundle, pairs, clients)
         worked = [round(cpu_seconds(pid), 2) for pid in family(server.pid)]
+    return {"background_fold": background_fold} | found | {"workers": workers, "processor_seconds_by_process": worked}
+
+
+def run_at(port: int, bundle: Measured, pairs: int, clients: int) -> dict[str, Any]:
+    """So many pairs sent to what answers on a port of this machine, and the verdict.
+
+    It must serve `bundle` on a Redis that no others have told of later events, or popularity is not the bundle's.
+    """
+    offline = Offline(bundle.folder)
+    began_ms = beginning_ms(offline.manifest)
+    visits = min(_VISITS, pairs)
+    name = f"shopper-{token_hex(4)}"  # new ones each time: the Redis behind a port may know those of the last
+    shoppers = [Shopper(f"{name}-{number}", began_ms) for number in range(-(-pairs // visits))]
+    began = perf_counter()
+    with Loop() as loop:
+        shop = Shop(loop, port, offline.manifest, bundle.items, 2 * clients)
+        shop.run(shoppers, clients, visits, _LIMIT_S)
+    seconds = perf_counter() - began
     verdict = judge(offline, shoppers)
     return {
-        "background_fold": background_fold,
         "pairs": verdict.pairs,
         "stale": verdict.stale,
         "wrong": verdict.wrong,
@@ -147,9 +158,7 @@ def run(bundle: Measured, pairs: int, clients: int, workers: int, *, background_
         "events": sum(len(shopper.events) for shopper in shoppers),
         "users": len(shoppers),
         "clients": clients,
-        "workers": workers,
         "seconds": seconds,
-        "processor_seconds_by_process": worked,
         "examples": verdict.examples,
         "good": verdict.good,
     }
@@ -162,13 +171,20 @@ def read_your_writes(
     ] = 12_000,
     clients: Annotated[int, typer.Option(min=1, help="Users at work at the same time.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the service.")] = 2,
-    out: Annotated[Path, typer.Option(help="Where the result goes.", show_default=False)] = RESULTS,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, help="Start nothing: a service or a balancer answers on this port of 127.0.0.1.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the result goes.", show_default=False)] = None,
 ) -> None:
     """Compare the content of every list with an offline fold of what its client had sent."""
     console = Console()
     try:
         measured = choose_bundle(bundle)
-        runs = [run(measured, pairs, clients, workers, background_fold=on) for on in (True, False)]
+        if port is not None:
+            runs = [run_at(port, measured, pairs, clients)]
+        else:
+            runs = [run(measured, pairs, clients, workers, background_fold=on) for on in (True, False)]
     except (BenchError, LongwaveError) as error:
         Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
         sys.exit(2)
@@ -181,11 +197,14 @@ def read_your_writes(
         "data": measured.data,
     }
     totals = {key: sum(one[key] for one in runs) for key in ("pairs", "stale", "wrong")}
-    write(about | totals | {"runs": rounded(runs)}, out)
+    if out is None and port is None:
+        out = RESULTS
+    if out is not None:
+        write(about | totals | {"runs": rounded(runs)}, out)
     for one in runs:
-        fold = "on" if one["background_fold"] else "off"
+        served = f"port {port}" if port is not None else f"fold {'on' if one['background_fold'] else 'off'}"
         console.print(
-            f"fold {fold}: {one['pairs']:,} pairs, {one['stale']} stale, {one['wrong']} wrong, largest score difference "
+            f"{served}: {one['pairs']:,} pairs, {one['stale']} stale, {one['wrong']} wrong, largest score difference "
             f"{one['largest_score_difference']:.1e}, {one['same_without_the_last_event']} prove nothing, {one['seconds']:.0f} s",
             highlight=False,
         )

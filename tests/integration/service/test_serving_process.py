@@ -123,6 +123,20 @@ def test_two_workers_answer_with_every_acknowledged_event(tiny_bundle, tmp_path)
         assert int(stored[1]) == 100  # over both workers, whichever of them was asked
 
 
+def test_two_services_on_one_redis_answer_with_what_either_has_acknowledged(tiny_bundle, tmp_path, redis_url, monkeypatch):
+    monkeypatch.setenv("LONGWAVE_REDIS_URL", redis_url)
+    for host in ("a", "b"):
+        (tmp_path / host).mkdir()
+    with serving(tiny_bundle, tmp_path / "a" / "data") as (a, _), serving(tiny_bundle, tmp_path / "b" / "data") as (b, _):
+        for n in range(1, 21):
+            told, asked = (a, b) if n % 2 else (b, a)
+            # A view does not count towards popularity, of which the other service hears later.
+            httpx.post(f"{told}/v1/events", json=purchase("u", n, n) | {"type": "view"}).raise_for_status()
+            answers = [httpx.get(f"{url}/v1/users/u/recommendations?as_of=1300000100000").json() for url in (asked, told)]
+            assert [(answer["source"], answer["applied_events"]) for answer in answers] == [("model", n)] * 2
+            assert answers[0]["items"] == answers[1]["items"]
+
+
 def children_of(pid, command):
     children = Path(f"/proc/{pid}/task").glob("*/children")
     pids = [int(child) for of_thread in children for child in of_thread.read_text().split()]
