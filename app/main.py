@@ -61,7 +61,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             yield
             hook.models, hook.problem = None, "shutting down"
 
-    app = FastAPI(title="Longwave", version=version("longwave"), description=_DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Longwave",
+        version=version("longwave"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,  # it would send clients to whatever the Host header says
+    )
     app.state.hook = hook
     app.add_middleware(Measure, metrics=hook.metrics)
     app.add_middleware(HotPaths, routes=[HotRoute(route) for route in _hot_routes()], metrics=hook.metrics)
