@@ -136,7 +136,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(problems.of_status(HTTPStatus.BAD_REQUEST, "This is no HTTP request."))
+        self._refuse(problems.of_status(HTTPStatus.BAD_REQUEST, "This is not a valid HTTP request."))
 
     def shutdown(self) -> None:
         super().shutdown()
