@@ -84,7 +84,8 @@ def serve(
             port=settings.port,
             workers=settings.workers,
             loop="uvloop",
-            http="httptools",
+            http="app.api.connection:BoundedProtocol",
+            ws="none",  # where a library for them is installed, uvicorn would take these connections out of the bounds
             log_level=settings.log_level,
             access_log=False,
             server_header=False,

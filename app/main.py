@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import multiprocessing
@@ -10,12 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app.api import events, health, history, identities, models, openapi, problems, recommendations, users
+from app.api.connection import Bounds, ended
 from app.api.hot import Application, HotRoute
 from app.api.measure import Measure
 from app.api.service import Hook, Models
@@ -42,16 +45,18 @@ log = structlog.get_logger()
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The ASGI application. Nothing is opened before it starts; without `settings` they come from the environment."""
     settings = settings or load_settings()
-    hook = Hook(settings, Metrics())
+    metrics = Metrics()
+    hook = Hook(settings, metrics, Bounds(settings, metrics))
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         configure_logs(settings.log_level, settings.log_format)
         parent = multiprocessing.parent_process()
         if parent is not None and parent.pid is not None:
             # One of several workers: without the process that started it, it would go on holding the port.
             die_with_parent(parent.pid)
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(ended, asyncio.create_task(hook.bounds.sweep()))
             try:
                 hook.models = await _start(settings, hook.metrics, load_first(settings), stack)
                 _collect_rarely()
@@ -59,10 +64,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 # Stay up and unready: a probe can then read why, where a dead process would only be restarted.
                 hook.problem = error.detail
                 log.error("not ready", reason=error.detail)
-            yield
+            yield {"bounds": hook.bounds}  # for the connections, which uvicorn gives this state
             hook.models, hook.problem = None, "shutting down"
 
-    app = Application(title="Longwave", version=version("longwave"), description=_DESCRIPTION, lifespan=lifespan)
+    app = Application(
+        title="Longwave",
+        version=version("longwave"),
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redirect_slashes=False,  # it would send clients to whatever the Host header says
+    )
     app.state.hook = hook
     app.add_middleware(Measure, metrics=hook.metrics)
     app.answer_early([HotRoute(route) for route in _hot_routes()], hook.metrics)

@@ -143,6 +143,23 @@ class Settings(BaseSettings):
     )
     max_batch_events: int = Field(1_000, ge=1, le=100_000, description="Most events in one request.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body, checked while it is read.")
+    max_bodies_bytes: int = Field(
+        128 * 1024 * 1024,
+        ge=1024,
+        description="Bodies longer than 64 KB that a worker reads at one time may have so many bytes; further ones get 503.",
+    )
+    max_connections: int = Field(
+        900,
+        ge=1,
+        le=1_000_000,
+        description="Open connections of a worker; further ones get 503. Usually a process may open 1,024 files (`ulimit -n`).",
+    )
+    request_timeout_s: float = Field(
+        30.0,
+        ge=0.1,
+        le=86_400,
+        description="How long a request may take to come in; then its connection is closed. By then 4 MB come at 1.1 Mbit/s.",
+    )
     max_future_s: int = Field(
         3_600,
         ge=0,

@@ -8,16 +8,18 @@ import msgspec
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from app.api.connection import UNCOUNTED_BODY_BYTES, Bounds
 from app.errors import ClientGoneError, InvalidRequestError, TooLargeError
 
 _decode = msgspec.json.Decoder().decode
 
 
-async def read_json(request: Request, max_bytes: int) -> Any:
+async def read_json(request: Request, max_bytes: int, bounds: Bounds) -> Any:
     """The body as parsed JSON (RFC 8259: no NaN, UTF-8 only).
 
     Raises:
         TooLargeError: longer than `max_bytes`, by its header or as it arrives.
+        OverloadedError: other long bodies are being read, and there is no room for this one.
         InvalidRequestError: not JSON; says where.
         ClientGoneError: the client hung up before the end.
     """
@@ -25,16 +27,24 @@ async def read_json(request: Request, max_bytes: int) -> Any:
     if length.isascii() and length.isdigit() and int(length[:20]) > max_bytes:
         raise TooLargeError(f"the body has {length[:20]} bytes; at most {max_bytes} are taken")
     chunks: list[bytes] = []
-    size = 0
+    size = held = 0
     try:
         async for chunk in request.stream():
             size += len(chunk)
             if size > max_bytes:
                 raise TooLargeError(f"the body has more than {max_bytes} bytes")
+            if size > UNCOUNTED_BODY_BYTES:
+                bounds.hold(size - held)
+                held = size
             chunks.append(chunk)
+        return _parsed(b"".join(chunks))
     except ClientDisconnect:
         raise ClientGoneError(f"the client hung up after {size} bytes of the body") from None
-    body = b"".join(chunks)
+    finally:
+        bounds.release(held)
+
+
+def _parsed(body: bytes) -> Any:
     try:
         return _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

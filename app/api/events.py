@@ -12,6 +12,7 @@ from msgspec import Meta
 from starlette.types import Message
 
 from app.api.body import read_json
+from app.api.connection import Bounds
 from app.api.openapi import answers, events_body
 from app.api.parameters import now_ms
 from app.api.problems import FieldProblem
@@ -72,7 +73,7 @@ async def post_events(request: Request) -> Response:
     of that user reflects the stored events. 422 if no event was good.
     """
     service, hook = await service_of(request), hook_of(request)
-    raw_events, single = _events_of(await _read(request, hook.settings.max_body_bytes))
+    raw_events, single = _events_of(await _read(request, hook.settings.max_body_bytes, hook.bounds))
     accepted = await service.ingest.accept(TENANT, raw_events, now_ms(), _idempotency_key(request))
     results = accepted.events
     counts = {status: sum(result.status == status for result in results) for status in ("stored", "duplicate", "rejected")}
@@ -96,7 +97,7 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def _read(request: Request, max_bytes: int) -> Any:
+async def _read(request: Request, max_bytes: int, bounds: Bounds) -> Any:
     """`read_json`, but a number that no double can hold is read as infinite: an error of its field and not of the whole body."""
     chunks: list[bytes] = []
 
@@ -106,7 +107,7 @@ async def _read(request: Request, max_bytes: int) -> Any:
         return message
 
     try:
-        return await read_json(Request(request.scope, receive), max_bytes)
+        return await read_json(Request(request.scope, receive), max_bytes, bounds)
     except InvalidRequestError:
         try:
             return json.loads(b"".join(chunks).decode(), parse_int=_integer, parse_constant=_refuse_constant)

@@ -76,7 +76,8 @@ async def merge_user(request: Request, user_id: KnownUserId) -> Response:
     the identity belongs to a third user.
     """
     service = await service_of(request)
-    body = await read_json(request, hook_of(request).settings.max_body_bytes)
+    hook = hook_of(request)
+    body = await read_json(request, hook.settings.max_body_bytes, hook.bounds)
     holder = await service.store.merge(TENANT, user_id, source := _source_of(body))
     service.users.forget(TENANT, source)
     loaded = await service.users.peek(TENANT, holder)

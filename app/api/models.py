@@ -11,7 +11,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from msgspec import Meta
 
 from app.api.openapi import answers
-from app.api.service import json_response, models_of
+from app.api.service import hook_of, json_response, models_of
+from app.errors import UnavailableError
 from app.ingest.schema import Id
 from app.recommend.answer import moment
 
@@ -89,9 +90,24 @@ async def activate_model(
         if not wait:
             task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the board tells how it ended
             return json_response(Activated(model_id, "activating"), 202)
-        # Shielded: a client that hangs up does not end it.
-        await asyncio.shield(task)
+        await _ended(request, task, model_id)
     return json_response(Activated(model_id, "active"))
+
+
+async def _ended(request: Request, task: asyncio.Task[None], model_id: str) -> None:
+    """Wait for an activation, which a client that hangs up does not end. Raises what it raises, and UnavailableError as soon as
+    the service stops: it would wait for this answer."""
+    stopping = asyncio.create_task(hook_of(request).bounds.stopping.wait())
+    try:
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # should nobody ask any more
+    if task.done() and not task.cancelled():
+        return task.result()
+    if (await models_of(request).hall.board.serving()).active == model_id:
+        raise UnavailableError("shutting down; the model is active, but not every worker may have followed")
+    raise UnavailableError("shutting down; the running model keeps serving")
 
 
 async def _models(request: Request) -> Models:

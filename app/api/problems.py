@@ -60,15 +60,25 @@ def _render(problem: Problem, headers: dict[str, str] | None = None) -> Response
     return Response(msgspec.json.encode(problem), problem.status, headers, MEDIA_TYPE)
 
 
-async def _longwave(request: Request, error: Exception) -> Response:
-    assert isinstance(error, LongwaveError)
-    if error.status == 500:  # a fault of ours; its words may name files
-        return await _unexpected(request, error)
+def of_status(status: HTTPStatus, detail: str) -> Response:
+    """A problem that the status says."""
+    return _render(Problem("about:blank", status.phrase, status, detail))
+
+
+def of_error(error: LongwaveError) -> Response:
+    """An error that is not a fault of ours."""
     errors: list[FieldProblem] = []
     if isinstance(error, InvalidRequestError):
         errors = [FieldProblem(entry["field"], entry["message"]) for entry in error.errors]
     headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, UnavailableError) else None
     return _render(Problem(_TYPES + error.type, error.title, error.status, error.detail, errors), headers)
+
+
+async def _longwave(request: Request, error: Exception) -> Response:
+    assert isinstance(error, LongwaveError)
+    if error.status == 500:  # a fault of ours; its words may name files
+        return await _unexpected(request, error)
+    return of_error(error)
 
 
 async def _validation(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 from fastapi import Request, Response
 
+from app.api.connection import Bounds
 from app.errors import NotReadyError
 from app.models.activate import Activation
 from app.models.hall import Hall
@@ -31,6 +32,7 @@ class Hook:
 
     settings: Settings
     metrics: Metrics
+    bounds: Bounds
     models: Models | None = None
     problem: str = "starting"
 

@@ -68,7 +68,8 @@ async def put_user(request: Request, user_id: KnownUserId) -> Response:
     """Replace the attributes of a user, known or new. They set where the user's interest starts from, so a change of them has
     the whole stored sequence folded again."""
     service = await service_of(request)
-    body = await read_json(request, hook_of(request).settings.max_body_bytes)
+    hook = hook_of(request)
+    body = await read_json(request, hook.settings.max_body_bytes, hook.bounds)
     attributes = _attributes_of(body, [attribute.name for attribute in service.runtime.bundle.manifest.user_attributes])
     await service.store.set_attributes(TENANT, user_id, attributes)
     return json_response(await _profile(service, user_id))

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 import warnings
 
 import httpx
-from test_serving_process import purchase, serving
+import pytest
+from test_serving_process import purchase, serving, within
 
 QUESTION = "/v1/users/u/recommendations?as_of=1300000100000"
 
 
-def test_no_request_fails_or_sees_the_old_model_after_the_activation(tmp_path, monkeypatch):
+@pytest.fixture
+def two_models(tmp_path):
+    """A folder with two bundles, each named by its model id, and these ids."""
     folder = tmp_path / "bundles"
     models = []
     with warnings.catch_warnings():
@@ -24,7 +28,41 @@ def test_no_request_fails_or_sees_the_old_model_after_the_activation(tmp_path, m
             bundle = write_tiny_bundle(folder / "new", seed=seed)
             models.append(json.loads((bundle / "manifest.json").read_bytes())["model_id"])
             bundle.rename(folder / models[-1])
-    old, new = models
+    return folder, *models
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_who_waits_for_an_activation_at_a_stop_is_told_so_at_once(two_models, tmp_path, monkeypatch, workers):
+    folder, old, new = two_models
+    monkeypatch.setenv("LONGWAVE_BUNDLES_DIR", str(folder))
+    monkeypatch.setenv("LONGWAVE_BACKFILL_DAYS", "36500")
+    monkeypatch.setenv("LONGWAVE_BACKFILL_EVENTS_PER_S", "1")
+    told: list[httpx.Response] = []
+
+    def activate() -> None:
+        told.append(httpx.post(f"{url}/v1/models/{new}/activate", timeout=60))
+
+    with serving(folder / old, tmp_path / "data", "--workers", workers) as (url, process):
+        httpx.post(f"{url}/v1/events", json=[purchase("u", n, n) for n in range(30)]).raise_for_status()
+        thread = threading.Thread(target=activate)
+        thread.start()
+        within(20, lambda: [m["status"] for m in httpx.get(f"{url}/v1/models").json()["models"]].count("backfilling") == 1)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        thread.join()
+        assert time.monotonic() - began < 3
+        process.wait(20)
+        assert time.monotonic() - began < 8
+    (answer,) = told
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["detail"] == "shutting down; the running model keeps serving"
+    log = (tmp_path / "serve.log").read_text()
+    assert "the worker that brought it was stopped" in log
+    assert "Traceback" not in log
+
+
+def test_no_request_fails_or_sees_the_old_model_after_the_activation(two_models, tmp_path, monkeypatch):
+    folder, old, new = two_models
     monkeypatch.setenv("LONGWAVE_BUNDLES_DIR", str(folder))
     monkeypatch.setenv("LONGWAVE_BACKFILL_DAYS", "36500")
     answers: list[tuple[float, str, bool]] = []  # when it was asked, which model answered, whether it was not the fallback
