@@ -72,6 +72,6 @@ class Catalogue:
 
     def rows_of_keys(self, keys: Int64) -> Int64:
         """Rows of item keys of any shape, in that shape; -1 where the key is 0 or not of this catalogue."""
-        places = np.minimum(np.searchsorted(self._sorted_keys, keys), len(self.ids) - 1)
+        places = np.minimum(self._sorted_keys.searchsorted(keys), len(self.ids) - 1)
         rows: Int64 = np.where(self._sorted_keys[places] == keys, self._sorted_rows[places], -1)
         return rows

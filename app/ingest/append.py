@@ -17,6 +17,7 @@ _BATCH = 64
 # One after the other: what a worker stores of a user it then knows to be in that order, and can fold without asking the store.
 _ROUND_TRIPS = 1
 _MOST_WAITING = 2_048
+_PACE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ class Appender:
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
-        self._batcher = Batcher(self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING, repeats=False)
+        self._batcher = Batcher(
+            self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING, repeats=False, pace_s=_PACE_S
+        )
 
     async def __call__(self, tenant: str, events: Sequence[ValidEvent]) -> Stored:
         """Store the events of one request; one round trip for all users.

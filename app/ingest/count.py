@@ -27,6 +27,7 @@ class PopularityCounter:
         self._total: dict[str, int] = {}  # events that were ever counted, as this worker last heard
         self._others: set[str] = set()  # tenants for whom somebody else has counted since then
         self._flushing: asyncio.Task[None] | None = None
+        self._one_flush = asyncio.Lock()
 
     def add(self, tenant: str, increments: Sequence[Increment]) -> None:
         """Have increments counted soon; never blocks, never raises."""
@@ -59,6 +60,10 @@ class PopularityCounter:
 
     async def flush(self) -> None:
         """Count what is waiting now."""
+        async with self._one_flush:
+            await self._flush()
+
+    async def _flush(self) -> None:
         while self._waiting:
             tenant, increments = self._waiting.popitem()
             try:
@@ -75,4 +80,4 @@ class PopularityCounter:
     async def _flush_later(self) -> None:
         while self._waiting:
             await asyncio.sleep(self._delay_s)
-            await self.flush()
+            await asyncio.shield(self.flush())  # what has been taken out is counted, also if the service stops

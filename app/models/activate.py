@@ -53,9 +53,9 @@ class Activation:
         if serving.active == model_id:
             return None
         found = self._hall.look().get(model_id)
-        if found is None:
+        if found is None and self._hall.opened(model_id) is None:  # one that is open needs no folder any more
             raise NotFoundError(f"there is no bundle {model_id!r} here")
-        if found.manifest is None:
+        if found is not None and found.manifest is None:
             raise RefusedError(f"the bundle cannot be served: {found.problem}")
         token = f"{self._hall.worker}:{secrets.token_hex(8)}"
         stale = ""

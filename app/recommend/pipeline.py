@@ -34,6 +34,7 @@ log = structlog.get_logger()
 _BATCH = 32
 _RUNNING = 2  # one batch loads while another is ranked
 _MOST_WAITING = 2_048
+_PACE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Recommender:
         self._platform = tensors.platform
         self._users = users
         self._metrics = metrics
-        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING)
+        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=_PACE_S)
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
         """The k best items for the user, from the model if the user has events and the store answers, else from popularity.

@@ -29,6 +29,8 @@ class Batcher(Generic[Question, Answer]):
         running: batches at the same time.
         waiting: beyond so many waiting questions new ones are refused.
         repeats: whether a question may be asked twice.
+        pace_s: while one batch is running, or questions came during the last one, the next begins so long after that one began: a
+            batch costs much the same for one question as for a few, so a server that is half busy becomes less so.
     """
 
     def __init__(
@@ -39,12 +41,17 @@ class Batcher(Generic[Question, Answer]):
         running: int,
         waiting: int,
         repeats: bool = True,
+        pace_s: float = 0.0,
     ) -> None:
         self._run = run
         self._most = most
         self._free = running
         self._bound = waiting
         self._repeats = repeats
+        self._pace_s = pace_s
+        self._crowded = False  # questions came while the last batch was running
+        self._began_s = 0.0  # when it began, by the clock of the loop
+        self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -61,12 +68,24 @@ class Batcher(Generic[Question, Answer]):
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((question, future))
         if not self._scheduled and self._free:
-            self._scheduled = True
+            self._schedule(loop)
+        elif self._timer is not None and len(self._waiting) >= self._most:
+            self._timer.cancel()
+            self._timer = None
             loop.call_soon(self._start)
         return await future
 
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = True
+        if self._pace_s and len(self._waiting) < self._most and (self._crowded or self._tasks):
+            self._timer = loop.call_at(self._began_s + self._pace_s, self._start)
+        else:
+            loop.call_soon(self._start)
+
     def _start(self) -> None:
-        self._scheduled = False
+        self._scheduled = self._crowded = False
+        self._timer = None
+        self._began_s = asyncio.get_running_loop().time()
         while self._waiting and self._free:
             batch: list[tuple[Question, asyncio.Future[Answer]]] = []
             while self._waiting and len(batch) < self._most:
@@ -89,7 +108,10 @@ class Batcher(Generic[Question, Answer]):
             raise
         finally:
             self._free += 1
-            self._start()
+            if self._waiting:
+                self._crowded = True
+                if not self._scheduled:
+                    self._schedule(asyncio.get_running_loop())
 
     async def _ask(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
         try:

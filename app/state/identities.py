@@ -34,6 +34,7 @@ _HANDED_ON: Final = (SOURCE.encode(), _DONE.encode(), IMPORTED.encode())
 PENDING: Final = b"p"
 
 _MOST_HOPS: Final = 8
+_MOST_ROUNDS: Final = 20  # of an erasure that merges come in between
 _PAUSE_S: Final = 0.01
 
 Call = tuple[Sequence[str], Sequence[Any]]
@@ -110,11 +111,17 @@ class Identities:
             return holder
         if of_source != source:
             raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
-        await self._alias(tenant, source, holder, True)
+        # First it is said where the source is about to go, then looked whether another merge goes the other way: of two such, at
+        # least one sees the other and gives way; if both do, both can be asked for again.
+        *_, about_to = await self._alias(tenant, source, "intend", holder)
+        if about_to != holder:
+            raise ConflictError(f"{source!r} is being merged into {about_to!r} at this moment")
         if await self._leads_to(tenant, holder, source):
-            # Another merge runs the other way. Whoever sees it gives way; if both do, both can be asked for again.
-            await self._alias(tenant, source, holder, False)
+            await self._alias(tenant, source, "stay", holder)
             raise ConflictError(f"{holder!r} is being merged into {source!r} at this moment")
+        to, *_ = await self._alias(tenant, source, "go", holder)
+        if to != holder:
+            raise StorageError(f"{source!r} could not be led to {holder!r} in time; try again")
         return await self.resolve(tenant, source)
 
     async def finish(self, tenant: str, source: str, target: str) -> None:
@@ -136,43 +143,53 @@ class Identities:
         holder = await self._hand_on(tenant, target, [_encode(SOURCE + source), *marks])
         for mark in marks:
             if mark.startswith(SOURCE.encode()):
-                earlier = keys.user_keys(tenant, _decode(mark[len(SOURCE) :])).meta
-                await self._store.run(script("alias"), [((earlier,), (_encode(holder), 2, _encode(source)))], durable=True)
+                await self._alias(tenant, _decode(mark[len(SOURCE) :]), "shorten", holder, source)
         states = [keys.state_key(tenant, model, source) for model in await self._store.models()]
         names = (user.meta, user.log, user.seq, user.ids, *states)
         arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length)
         await self._store.run(script("moved"), [(names, arguments)], durable=True)
 
     async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
-        """Remove everything that is known of a user and of every identity merged with it, and refuse what happened before."""
+        """Remove everything that is known of a user and of every identity merged with it, and refuse what happened before.
+
+        Raises StorageError if others keep being merged into it.
+        """
         holder = await self.resolve(tenant, user_id)
         (fields,) = await self._store.all([("HKEYS", keys.user_keys(tenant, holder).meta)])
         sources = [_decode(field[len(SOURCE) :]) for field in fields if field.startswith(SOURCE.encode())]
         order = [one for one in dict.fromkeys([*sources, holder]) if one != user_id] + [user_id]
         models = await self._store.models()
         events = 0
-        for one in order:
-            user = keys.user_keys(tenant, one)
-            names = (user.gone, user.log, user.meta, user.seq, user.ids, *(keys.state_key(tenant, m, one) for m in models))
-            arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms)
-            ((appended, _),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
-            events += appended
-        return Erased(events, order)
+        erased: list[str] = []
+        for _ in range(_MOST_ROUNDS):
+            for one in order:
+                user = keys.user_keys(tenant, one)
+                names = (user.gone, user.log, user.meta, user.seq, user.ids, *(keys.state_key(tenant, m, one) for m in models))
+                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, *map(_encode, (*erased, *order)))
+                ((appended, come),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
+                if come:  # merged into this one since: first those
+                    order = [*dict.fromkeys(map(_decode, come)), *order]
+                    break
+                events += appended
+                erased.append(one)
+                order = order[1:]
+            if not order:
+                return Erased(events, list(dict.fromkeys(erased)))
+        raise StorageError(f"others keep being merged into {user_id!r}; try again")
 
-    async def _alias(self, tenant: str, source: str, target: str, lead: bool) -> None:
-        call = ((keys.user_keys(tenant, source).meta,), (_encode(target), int(lead)))
-        ((to, _),) = await self._store.run(script("alias"), [call], durable=True)
-        if lead and to != _encode(target):
-            raise ConflictError(f"{source!r} is being merged into {_decode(to)!r} at this moment")
+    async def _alias(self, tenant: str, user_id: str, what: str, *arguments: str) -> tuple[str, str, str]:
+        """Take a step of alias.lua; returns where the user leads, how far that is done, and where it leads or is about to."""
+        call = ((keys.user_keys(tenant, user_id).meta,), (what, *map(_encode, arguments)))
+        ((to, state, about_to),) = await self._store.run(script("alias"), [call], durable=what != "look")
+        return _decode(to), _decode(state), _decode(about_to)
 
     async def _leads_to(self, tenant: str, user_id: str, other: str) -> bool:
         for _ in range(_MOST_HOPS):
             if user_id == other:
                 return True
-            ((target,),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to")])
-            if target is None:
+            *_, user_id = await self._alias(tenant, user_id, "look")
+            if not user_id:
                 return False
-            user_id = _decode(target)
         return True
 
     async def _hand_on(self, tenant: str, user_id: str, marks: Sequence[bytes]) -> str:

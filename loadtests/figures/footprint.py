@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import redis
@@ -13,6 +16,7 @@ from loadtests.client import Client, settle
 from loadtests.errors import BenchError
 from loadtests.stand import Part, Setup, Stand, stand
 from loadtests.states import TENANT, await_committed
+from loadtests.twin import Twins, twins
 
 EVENTS: Final = 1_000
 
@@ -25,19 +29,28 @@ _KINDS: Final = ("seq", "meta", "ids", "state")
 
 
 def measure(setup: Setup) -> Part:
-    """The difference of Redis' used_memory per user, after the event log is archived and every state is stored twice.
+    """The difference of Redis' used_memory per user, with the event log archived and the service changed to a second model.
 
     What belongs to no user is left out: the popularity counts, whose numbers grow longer while the users come in, and the
     partitions' empty logs.
     """
     users = [f"{number:05d}-keeper" for number in range(setup.times(_USERS, 4))]
-    with stand(setup) as running:
+    with TemporaryDirectory(prefix="longwave-bench-") as folder:
+        return _measure(setup, users, twins(setup.bundle.folder, Path(folder)))
+
+
+def _measure(setup: Setup, users: list[str], both: Twins) -> Part:
+    with stand(replace(setup, bundle=replace(setup.bundle, folder=both.first)), bundles_dir=both.folder) as running:
         _touch_everything(running)
         before = _used(running.redis)
         popularity_before = _popularity_bytes(running.redis)
         _give(running, users)
         await_committed(running.redis, setup.bundle.model_id, users, _COMMITTED_S)
-        _second_model(running.redis, setup.bundle.model_id, len(users))
+        both.activate(running.service)
+        settle(running.service)
+        models = {state.decode().split(":")[4] for state in _keys(running.redis, "state")}
+        if models != {setup.bundle.model_id, both.other} or len(_keys(running.redis, "state")) != 2 * len(users):
+            raise BenchError(f"expected states of two models for each of {len(users)} users, found {len(models)} models")
         with_log = _used(running.redis)
         _archive(running.redis)
         after = _used(running.redis)
@@ -48,7 +61,6 @@ def measure(setup: Setup) -> Part:
         "users": len(users),
         "events_each": EVENTS,
         "models_live": 2,
-        "second_model": "simulated: each state copied under another model id of equal length",
         **kinds,
         "log_bytes_before_trimming": (with_log - after) / len(users),
         "popularity_bytes_left_out": popularity,
@@ -74,17 +86,6 @@ def _give(running: Stand, users: list[str], events: int = EVENTS) -> None:
         for start in range(0, len(made), _BATCH):
             client.tell(made[start : start + _BATCH])
     settle(running.service)
-
-
-def _second_model(client: redis.Redis, model_id: str, users: int) -> None:
-    """Copy every state under another model id, as long as no two models can be live for real."""
-    other = model_id[::-1].encode() if model_id != model_id[::-1] else b"0" * len(model_id)
-    copied = 0
-    for key in _keys(client, "state"):
-        # A raw command: COPY came with Redis 6.2, which is the least we take.
-        copied += client.execute_command("COPY", key, key.replace(model_id.encode(), other))
-    if copied != users:
-        raise BenchError(f"{copied} states were copied for {users} users")
 
 
 def _archive(client: redis.Redis) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,12 +12,13 @@ from typing import Any, Final
 import redis
 
 from app.state.embedded import EmbeddedRedis
-from app.state.keys import state_key
+from app.state.keys import MODEL_KEY, state_key
 from loadtests.client import Client, settle
 from loadtests.samples import median, over_rounds, parse_server_timing, percentile
 from loadtests.servers import Server, serving
 from loadtests.stand import Part, Setup
 from loadtests.states import TENANT, await_committed
+from loadtests.twin import Twins, twins
 
 LONG: Final = 100_000
 SHORT: Final = 10
@@ -31,7 +33,8 @@ _WARM_UP: Final = 300
 
 
 def measure(setup: Setup) -> Part:
-    """Alternating reads with the states stored; then the first reads after the states are gone and the service is new."""
+    """Alternating reads with the states stored, then while the model is changed; then the first reads after the states are gone
+    and the service is new."""
     length = setup.times(LONG, 2 * _BATCH)
     long, short, other = (
         [f"{name}-{number}" for number in range(count)]
@@ -39,10 +42,12 @@ def measure(setup: Setup) -> Part:
     )
     lengths = dict.fromkeys(long, length) | dict.fromkeys([*short, *other], SHORT)
     with _house() as (folder, store, client):
+        both = twins(setup.bundle.folder, folder / "bundles")
 
         @contextmanager
         def service() -> Iterator[Server]:
-            with serving(setup.bundle.folder, store.url, [setup.cores.service], folder / "service.log") as server:
+            options = {"bundles_dir": both.folder}
+            with serving(both.first, store.url, [setup.cores.service], folder / "service.log", **options) as server:
                 yield server
 
         with service() as server:
@@ -50,22 +55,25 @@ def measure(setup: Setup) -> Part:
             await_committed(client, setup.bundle.model_id, list(lengths), _COMMITTED_S)
             _warm_up(server, other)
             rounds = _alternate(setup, server, long, short, lengths)
+            during = _while_swapping(both, server, long, short, lengths)
+        client.delete(MODEL_KEY)  # the next service begins with its own bundle again
         client.delete(*(state_key(TENANT, setup.bundle.model_id, user) for user in [*long, *short]))
         with service() as server:
             _warm_up(server, other)
             rebuilds = {user: _first_read(server, user, lengths[user]) for user in [*short, *long]}
+    swap_ratio = percentile([ms for ms, _ in during[0]], 50) / percentile([ms for ms, _ in during[1]], 50)
     made_of = _made_of(rounds) | {
         "long_events": length,
         "short_events": SHORT,
         "rebuild_long_ms": [rebuilds[user] for user in long],
         "rebuild_short_ms": [rebuilds[user] for user in short],
-        # Not measured yet; this is where its figure goes.
-        "ratio_during_swap": None,
+        "ratio_during_swap": swap_ratio,
+        "samples_during_swap": len(during[0]),
     }
     beside = {
         "history_rebuild_long_ms": median([rebuilds[user] for user in long]),
         "history_rebuild_short_ms": median([rebuilds[user] for user in short]),
-        "history_ratio_during_swap": None,
+        "history_ratio_during_swap": swap_ratio,
     }
     return Part({"history_ratio": made_of["ratio_rounds"]["median"]}, {"history_ratio": made_of}, beside)
 
@@ -104,6 +112,20 @@ def _alternate(setup: Setup, server: Server, long: list[str], short: list[str], 
                     round_[side].append(_read(client, user, lengths[user]))
             rounds.append(round_)
     return rounds
+
+
+def _while_swapping(both: Twins, server: Server, long: list[str], short: list[str], lengths: dict[str, int]) -> Round:
+    """Alternating reads from when a model swap is asked for until it is done, backfill and all."""
+    found: Round = ([], [])
+    with ThreadPoolExecutor(1) as pool, Client(server) as client:
+        swap = pool.submit(both.activate, server)
+        pair = 0
+        while not swap.done():
+            for side, user in enumerate((long[pair % len(long)], short[pair % len(short)])):
+                found[side].append(_read(client, user, lengths[user]))
+            pair += 1
+        swap.result()
+    return found
 
 
 def _read(client: Client, user: str, events: int) -> Sample:

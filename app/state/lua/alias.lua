@@ -1,16 +1,42 @@
--- Lead a user to another one, or take that back: the first step of a merge. Or shorten a way that goes on from there.
+-- The steps in which a user is led to another one: the first part of a merge. What others act on, `to`, is never taken back; before
+-- it comes an intent, that only other merges look at, so that of two in opposite directions one at most goes on.
 --
--- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash  to the user that this one is merged into, ms p while its events are on their way, d then
--- ARGV    target, then 1 to lead, 0 to take back what is not done yet, 2 to lead there who has come to the user in ARGV[3]
--- Returns {to, ms} as it is afterwards, empty strings if this user is led nowhere
+-- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash  to the user that this one is merged into, ms p while its events are on their way, d
+--                                             then; into where it is about to go, ia since when (unix ms by the clock of Redis)
+-- ARGV    what to do:
+--         'intend' target     say where this user is about to go
+--         'go' target         lead it there, if that was said less than GO ms ago
+--         'stay' target       take the intent back
+--         'shorten' target, from   who has come to `from` goes to the target, where that one has gone
+--         'look'
+-- Returns {to, ms, where it leads or is about to} as it is afterwards, empty strings if nowhere. An intent is forgotten after STALE ms:
+-- whoever had it was killed.
 
-local found = redis.call('HMGET', KEYS[1], 'to', 'ms')
-if ARGV[2] == '1' and not found[1] then
-  redis.call('HSET', KEYS[1], 'to', ARGV[1], 'ms', 'p')
-elseif ARGV[2] == '2' and found[1] == ARGV[3] and found[2] == 'd' then
-  redis.call('HSET', KEYS[1], 'to', ARGV[1])
-elseif ARGV[2] == '0' and found[1] == ARGV[1] and found[2] == 'p' then
-  redis.call('HDEL', KEYS[1], 'to', 'ms')
+local GO, STALE = 5000, 10000
+
+-- The clock may be read before writing: effects are replicated, not the script. Said aloud for Redis 6.
+if redis.replicate_commands then redis.replicate_commands() end
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+
+local function get() return redis.call('HMGET', KEYS[1], 'to', 'ms', 'into', 'ia') end
+local what, found = ARGV[1], get()
+local age = found[3] and now - tonumber(found[4])
+
+if what == 'intend' then
+  if not found[1] and (not age or age > STALE or found[3] == ARGV[2]) then
+    redis.call('HSET', KEYS[1], 'into', ARGV[2], 'ia', string.format('%.0f', now))
+  end
+elseif what == 'go' then
+  if not found[1] and found[3] == ARGV[2] and age <= GO then
+    redis.call('HSET', KEYS[1], 'to', ARGV[2], 'ms', 'p')
+    redis.call('HDEL', KEYS[1], 'into', 'ia')
+  end
+elseif what == 'stay' then
+  if found[3] == ARGV[2] then redis.call('HDEL', KEYS[1], 'into', 'ia') end
+elseif what == 'shorten' then
+  if found[1] == ARGV[3] and found[2] == 'd' then redis.call('HSET', KEYS[1], 'to', ARGV[2]) end
 end
-found = redis.call('HMGET', KEYS[1], 'to', 'ms')
-return { found[1] or '', found[2] or '' }
+found = get()
+local fresh = found[3] and now - tonumber(found[4]) <= STALE
+return { found[1] or '', found[2] or '', found[1] or (fresh and found[3]) or '' }

@@ -271,7 +271,7 @@ async def test_a_merge_takes_along_what_redis_has_and_leaves_the_archive_what_it
     assert items(archive, "person") == ["item 2"]
     events = read(archive.folder).events
     assert sorted(zip(events.get_column("user_id"), events.get_column("item_id"), strict=True)) == [
-        ("cookie", "item 1"),
+        ("person", "item 1"),
         ("person", "item 2"),
     ]
     await store.erase("default", "person", NOW_MS + 10)

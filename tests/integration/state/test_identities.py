@@ -209,7 +209,7 @@ async def test_what_cannot_be_merged_is_a_conflict_and_changes_nothing(store: Re
 
 
 @pytest.mark.parametrize("then", ["load", "append", "merge", "merge on", "erase"])
-@pytest.mark.parametrize("steps", range(1, 3))
+@pytest.mark.parametrize("steps", range(2, 5))
 async def test_a_merge_that_was_cut_off_is_finished_by_whoever_comes_next(store, redis_url, raw, steps: int, then: str):
     await append(store, "alice", 10)
     await append(store, "cookie", 5, 20)
@@ -234,6 +234,54 @@ async def test_a_merge_that_was_cut_off_is_finished_by_whoever_comes_next(store,
     else:
         await store.erase("default", "cookie", 1_000)
         assert left_of(raw, "alice", "cookie") == []
+
+
+@pytest.mark.parametrize("steps", [1])
+async def test_a_merge_that_was_cut_off_before_it_began_has_changed_nothing(store, redis_url, raw, steps: int):
+    await append(store, "alice", 10)
+    await append(store, "cookie", 5)
+    dying = Dies(redis_url)
+    await dying.open()
+    dying.left = steps
+    with pytest.raises(KeyboardInterrupt):
+        await dying.merge("default", "alice", "cookie")
+    await dying.close()
+    assert (await times(store, "alice"), await times(store, "cookie")) == ([10], [5])
+    with pytest.raises(ConflictError, match="at this moment"):  # it may still be on its way
+        await store.merge("default", "cookie", "alice")
+    raw.hset(keys.user_keys("default", "cookie").meta, "ia", "1")  # long ago
+    await store.merge("default", "cookie", "alice")
+    assert await times(store, "alice") == await times(store, "cookie") == [5, 10]
+
+
+async def test_opposite_merges_with_readers_beside_them_double_nothing(store: RedisStore):
+    async def read(user: str) -> None:
+        for _ in range(8):
+            await store.load("default", "m", [user])
+
+    for n in range(60):
+        one, other = f"one {n}", f"other {n}"
+        await append(store, one, 1, 3, 5)
+        await append(store, other, 2, 4, 6)
+        both = (store.merge("default", one, other), store.merge("default", other, one))
+        await asyncio.gather(*both, read(one), read(other), return_exceptions=True)
+        there = [await times(store, one), await times(store, other)]
+        assert there in ([[1, 2, 3, 4, 5, 6]] * 2, [[1, 3, 5], [2, 4, 6]]), n
+
+
+async def test_an_erasure_takes_who_is_merged_meanwhile(store: RedisStore):
+    for n in range(40):
+        one, other = f"one {n}", f"other {n}"
+        await append(store, one, 1)
+        await append(store, other, 2)
+        merged, erased = await asyncio.gather(
+            store.merge("default", one, other), store.erase("default", one, 1_000), return_exceptions=True
+        )
+        assert not isinstance(erased, BaseException), erased
+        if other in erased.identities:
+            assert await times(store, other) == []
+        elif not isinstance(merged, BaseException):  # the erasure was first
+            assert await times(store, one) == await times(store, other) == [2]
 
 
 async def test_events_that_arrive_during_merges_are_all_kept_once(store: RedisStore):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from app.state.models import ModelBoard
+from app.state.models import ModelBoard, Outcome
 from app.state.redis import RedisStore
+
+OUTCOME = Outcome("new", 0, "active")
 
 
 @pytest.fixture
@@ -29,16 +31,16 @@ async def test_who_has_lost_its_place_changes_nothing_any_more(board: ModelBoard
     await board.begin("other", "token 2", 0, "token 1")
     before = await board.serving()
     assert not await board.progress("token 1", "backfill", 7)
-    assert not await board.commit("token 1", before.generation)
-    assert not await board.end("token 1")
+    assert not await board.commit("token 1", before.generation, OUTCOME)
+    assert not await board.end("token 1", OUTCOME)
     assert await board.serving() == before
 
 
 async def test_a_commit_is_of_the_generation_that_it_was_made_for(board: ModelBoard):
     await board.begin("new", "token", 0, "")
     generation = (await board.serving()).generation
-    assert not await board.commit("token", generation - 1)
+    assert not await board.commit("token", generation - 1, OUTCOME)
     assert (await board.serving()).active == "old"
-    assert await board.commit("token", generation)
+    assert await board.commit("token", generation, OUTCOME)
     after = await board.serving()
     assert (after.active, after.previous, after.generation, after.candidate) == ("new", "old", generation + 1, None)

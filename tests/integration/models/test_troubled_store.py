@@ -1,0 +1,137 @@
+"""The service on a store that comes back empty, is away when it starts, is full, or was left in the middle of something."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import pytest
+import redis
+from conftest import event
+
+from app.errors import StorageError
+from app.models import hall
+from app.state import keys
+from app.state.models import ModelBoard
+
+
+async def until(holds, seconds: float = 8.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not await holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def active(raw: redis.Redis, model_id: str):
+    async def holds() -> bool:
+        return raw.hget(keys.MODEL_KEY, "active") == model_id.encode()
+
+    return holds
+
+
+async def test_a_store_that_was_emptied_is_laid_out_again(start, two_models, raw):
+    folder, old, new = two_models
+    async with start(folder, old, popularity_refresh_ms=20) as one, start(folder, old) as other:
+        assert (await one.activate(new)).status_code == 200
+        seeded = raw.hlen(next(iter(raw.scan_iter("lw:default:popularity*"))))
+        raw.flushall()
+        await until(active(raw, new))
+        assert raw.get(keys.LAYOUT_KEY) == keys.LAYOUT.encode()
+        assert raw.hexists(keys.MODELS_KEY, new)
+        for worker in (one, other):
+            await worker.tell(event("u", 1))
+            answer = await worker.ask("u")
+            assert (answer["model_id"], answer["source"]) == (new, "model")
+        assert (await other.ask("u"))["applied_events"] == 2
+
+        async def popular() -> bool:
+            return any(raw.hlen(name) >= seeded for name in raw.scan_iter("lw:default:popularity*"))
+
+        await until(popular)
+        assert (await one.activate(old)).status_code == 200
+
+
+async def test_a_worker_that_starts_without_a_store_registers_its_model_when_there_is_one(start, two_models, raw, monkeypatch):
+    folder, old, _ = two_models
+    serving = ModelBoard.serving
+
+    async def away(self):
+        raise StorageError("away")
+
+    monkeypatch.setattr(ModelBoard, "serving", away)
+    async with start(folder, old) as worker:
+        assert raw.hgetall(keys.MODELS_KEY) == {}
+        monkeypatch.setattr(ModelBoard, "serving", serving)
+        await until(active(raw, old))
+        assert raw.hexists(keys.MODELS_KEY, old)
+        assert (await worker.models())["models"][0]["status"] in ("active", "available")
+
+
+async def test_a_full_store_is_read_from_and_users_are_erased(start, two_models, raw, monkeypatch):
+    folder, old, _ = two_models
+    monkeypatch.setattr(hall, "LEASE_S", 0.1)
+    async with start(folder, old) as worker:
+        await worker.tell(event("u", 1), event("v", 2))
+        raw.config_set("maxmemory", "1")
+        try:
+            await asyncio.sleep(0.5)  # longer than a lease that was not renewed
+            assert (await worker.ask("u"))["source"] == "model"
+            refused = await worker.post("/v1/events", json=[event("u", 3)])
+            assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+            assert (await worker.delete("/v1/users/u")).status_code == 200
+        finally:
+            raw.config_set("maxmemory", "0")
+        await worker.tell(event("v", 4))
+        assert (await worker.ask("v"))["applied_events"] == 2
+
+
+async def test_an_activation_whose_end_the_store_did_not_hear_does_not_block_the_next(start, two_models, raw, monkeypatch):
+    folder, old, new = two_models
+    end = ModelBoard.end
+
+    async def away(self, *arguments):
+        raise StorageError("away")
+
+    async with start(folder, old) as worker:
+        with monkeypatch.context() as patch:
+            patch.setattr(ModelBoard, "commit", away)
+            patch.setattr(ModelBoard, "end", away)
+            assert (await worker.activate(new)).status_code == 503
+            assert raw.hexists(keys.MODEL_KEY, "token")
+        assert ModelBoard.end is end
+
+        async def cleared() -> bool:
+            return not raw.hexists(keys.MODEL_KEY, "token")
+
+        await until(cleared)
+        assert (await worker.models())["last_activation"]["result"] == "failed"
+        assert (await worker.activate(new)).status_code == 200
+
+
+async def test_a_start_with_another_bundle_right_after_a_kill_serves_it(start, two_models, raw, tmp_path):
+    folder, old, new = two_models
+    (tmp_path / new).symlink_to(folder / new)
+    raw.hset(keys.MODEL_KEY, mapping={"active": old, "generation": 3})
+    raw.hset(
+        keys.WORKERS_KEY, "killed", f"{time.time_ns() // 10**6} " + json.dumps({"generation": 3, "ready": [old], "failed": {}})
+    )
+    async with start(tmp_path, new) as worker:  # has no bundle of the old one
+        await until(active(raw, new), 10)
+        await worker.tell(event("u", 1))
+        assert (await worker.ask("u"))["model_id"] == new
+
+
+@pytest.mark.parametrize("living", [True, False])
+async def test_a_worker_without_the_active_model_takes_over_only_if_nobody_has_it(start, two_models, raw, tmp_path, living: bool):
+    folder, old, new = two_models
+    (tmp_path / new).symlink_to(folder / new)
+    async with start(folder, old) as having:
+        if not living:
+            await having.stop_following()
+        async with start(tmp_path, new) as worker:
+            await asyncio.sleep(1.0)
+            assert raw.hget(keys.MODEL_KEY, "active") == old.encode()
+            assert (await worker.get("/v1/users/u/recommendations")).status_code == 503
+            if not living:
+                await until(active(raw, new), 10)
