@@ -286,7 +286,7 @@ def _demand_same_log(source: Log, partition: int, cursor: str) -> None:
     if parse_id(source.last_id(partition)) < parse_id(cursor):
         raise ArchiveError(
             f"the log of partition {partition:02x} ends before {cursor}, up to where the archive has it: this is another Redis, "
-            f"or it was emptied. nothing trimmed; `longwave restore` first, or another folder"
+            f"or it was emptied; nothing is trimmed. `longwave restore` into an empty one first, or take another folder"
         )
 
 
