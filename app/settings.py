@@ -9,7 +9,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "LONGWAVE_"
@@ -85,7 +85,11 @@ class Settings(BaseSettings):
         100_000, ge=1, le=100_000_000, description="About how many events each of the 256 partitions of the event log keeps."
     )
     dedupe_window: int = Field(
-        1_000, ge=0, le=100_000, description="How many of a user's latest event ids are remembered to recognise a retry."
+        1_000,
+        ge=0,
+        le=100_000,
+        description="How many of a user's latest event ids are remembered to recognise a retry; "
+        "at least `max_batch_events`, or 0: none.",
     )
     state_ttl_s: int = Field(
         30 * 86_400,
@@ -141,7 +145,7 @@ class Settings(BaseSettings):
         description="Users of whom nothing came for so many days leave Redis once the archive has all of their events; who comes "
         "back begins anew. 0: never. Nobody leaves where nothing is archived.",
     )
-    max_batch_events: int = Field(1_000, ge=1, le=100_000, description="Most events in one request.")
+    max_batch_events: int = Field(1_000, ge=1, le=100_000, validate_default=True, description="Most events in one request.")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Largest request body, checked while it is read.")
     max_bodies_bytes: int = Field(
         128 * 1024 * 1024,
@@ -192,6 +196,17 @@ class Settings(BaseSettings):
     workers: int = Field(1, ge=1, le=256, description="Server processes.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe log line that is written.")
     log_format: Literal["console", "json"] = Field("console", description="`json` writes one object a line.")
+
+    @field_validator("max_batch_events")
+    @classmethod
+    def _within_the_window(cls, events: int, others: ValidationInfo) -> int:
+        """A request of one user's events that is sent again must find all of their ids."""
+        window = others.data.get("dedupe_window", 0)  # not there: impossible by itself
+        if 0 < window < events:
+            raise ValueError(
+                f"more than {variable('dedupe_window')} ({window}): a request that is sent again would be stored again"
+            )
+        return events
 
     @property
     def archive_folder(self) -> Path:

@@ -45,7 +45,7 @@ _USERS: Final = 1_000
 _SEQUENCE: Final = 100  # events kept of each, and had by each before the clock starts
 _LOG: Final = 100  # entries kept of each partition's log
 _CACHE_MB: Final = 8  # so that states leave a worker's memory too: half of the users fit
-_BATCH: Final = 500
+_BATCH: Final = _SEQUENCE  # the window of event ids is no larger, and must hold a request
 _READS: Final = 2  # for each write
 _CONNECTIONS: Final = 16
 _CAPACITY_S: Final = 3.0
@@ -106,6 +106,7 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
             "workers": workers,
             "max_sequence": _SEQUENCE,
             "dedupe_window": _SEQUENCE,
+            "max_batch_events": _BATCH,
             "log_max_length": _LOG,
             "state_cache_mb": _CACHE_MB,
         }

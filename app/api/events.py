@@ -74,7 +74,8 @@ async def post_events(request: Request) -> Response:
     """
     service, hook = await service_of(request), hook_of(request)
     raw_events, single = _events_of(await _read(request, hook.settings.max_body_bytes, hook.bounds))
-    accepted = await service.ingest.accept(TENANT, raw_events, now_ms(), _idempotency_key(request))
+    key = _idempotency_key(request, hook.settings.dedupe_window)
+    accepted = await service.ingest.accept(TENANT, raw_events, now_ms(), key)
     results = accepted.events
     counts = {status: sum(result.status == status for result in results) for status in ("stored", "duplicate", "rejected")}
     for status, count in counts.items():
@@ -89,10 +90,14 @@ async def post_events(request: Request) -> Response:
     return json_response(Receipts(counts["stored"], counts["duplicate"], counts["rejected"], accepted.totals, receipts))
 
 
-def _idempotency_key(request: Request) -> str | None:
+def _idempotency_key(request: Request, window: int) -> str | None:
     key = request.headers.get("idempotency-key")
+    message = None
     if key is not None and not 0 < len(key) <= _MOST_KEY_CHARACTERS:
         message = f"must have 1 to {_MOST_KEY_CHARACTERS} characters"
+    elif key is not None and not window:
+        message = "has no effect here: this service remembers no event ids (LONGWAVE_DEDUPE_WINDOW is 0)"
+    if message is not None:
         raise InvalidRequestError(f"header.Idempotency-Key: {message}", [{"field": "header.Idempotency-Key", "message": message}])
     return key
 

@@ -20,7 +20,7 @@ from app.archive.expiry import Expiry
 from app.archive.files import day_of, write_file
 from app.archive.log import Log
 from app.archive.manifest import File, Manifest, Removal
-from app.archive.record import ERASED, HISTORY, SEQUENCE, Record, parse
+from app.archive.record import ERASED, HISTORY, SEQUENCE, Record, parse, parse_id
 from app.errors import ArchiveError, StorageError
 from app.state.keys import PARTITIONS
 
@@ -169,6 +169,8 @@ class Archiver:
             batch = _Batch(manifest.cursor(partition), manifest.cursor(partition))
             try:
                 more = _fill(self._log, partition, batch, room)
+                if not batch.records:
+                    _demand_same_log(self._log, partition, batch.start)
             except ArchiveError as error:
                 refused, more = refused or error, False
             if batch.records:
@@ -277,6 +279,15 @@ def _fill(source: Log, partition: int, batch: _Batch, room: int) -> bool:
             del batch.records[whole:]
             last = batch.records[-1] if batch.records else None
             batch.end = f"{last.ms}-{last.seq}" if last else batch.start
+
+
+def _demand_same_log(source: Log, partition: int, cursor: str) -> None:
+    """Raises ArchiveError if the log ends before the cursor: what is in it is not what was archived, and must not be trimmed."""
+    if parse_id(source.last_id(partition)) < parse_id(cursor):
+        raise ArchiveError(
+            f"the log of partition {partition:02x} ends before {cursor}, up to where the archive has it: this is another Redis, "
+            f"or it was emptied; nothing is trimmed. `longwave restore` into an empty one first, or take another folder"
+        )
 
 
 def _removal(record: Record) -> Removal:

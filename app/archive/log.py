@@ -36,6 +36,9 @@ class Log(Protocol):
     def trim(self, partition: int, upto: str) -> None:
         """Delete the entries up to and with the stream id `upto`."""
 
+    def last_id(self, partition: int) -> str:
+        """The largest id that the partition's log ever gave, of an entry that may be gone; 0-0 where there is no log."""
+
 
 class RedisLog:
     """`Log` on a client of redis-py, plain or of a Cluster, that does not decode responses."""
@@ -70,6 +73,13 @@ class RedisLog:
         ms, seq = parse_id(upto)
         with storage_errors():
             self._client.xtrim(log_key(partition), minid=f"{ms}-{seq + 1}", approximate=False)
+
+    def last_id(self, partition: int) -> str:
+        with storage_errors():
+            if not self._client.exists(log_key(partition)):
+                return "0-0"
+            found: bytes = self._client.xinfo_stream(log_key(partition))["last-generated-id"]
+            return found.decode()
 
 
 def oldest_ms(log: Log) -> int | None:

@@ -18,6 +18,7 @@ _BATCH = 64
 _ROUND_TRIPS = 1
 _MOST_WAITING = 2_048
 _PACE_S = 0.002
+_ENOUGH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Appender:
     def __init__(self, store: StateStore) -> None:
         self._store = store
         self._batcher = Batcher(
-            self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING, repeats=False, pace_s=_PACE_S
+            self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING, repeats=False, pace_s=_PACE_S, enough=_ENOUGH
         )
 
     async def __call__(self, tenant: str, events: Sequence[ValidEvent]) -> Stored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -17,12 +17,20 @@ log = structlog.get_logger()
 
 
 class PopularityCounter:
-    """Gathers increments for a moment and adds them to the store's counts, where all workers count."""
+    """Gathers increments for a moment and adds them to the store's counts, where all workers count.
 
-    def __init__(self, store: StateStore, half_lives_s: Sequence[float], delay_s: float) -> None:
+    Args:
+        knows: whether an item is in the catalogue. Others are not counted: their ids are any text that a client sent, and what
+            the store has of an item stays. None: every item is counted.
+    """
+
+    def __init__(
+        self, store: StateStore, half_lives_s: Sequence[float], delay_s: float, knows: Callable[[str], bool] | None = None
+    ) -> None:
         self._store = store
         self._half_lives_s = tuple(half_lives_s)
         self._delay_s = delay_s
+        self._knows = knows
         self._waiting: dict[str, list[Increment]] = {}
         self._total: dict[str, int] = {}  # events that were ever counted, as this worker last heard
         self._others: set[str] = set()  # tenants for whom somebody else has counted since then
@@ -31,6 +39,8 @@ class PopularityCounter:
 
     def add(self, tenant: str, increments: Sequence[Increment]) -> None:
         """Have increments counted soon; never blocks, never raises."""
+        if self._knows is not None:
+            increments = [increment for increment in increments if self._knows(increment[0])]
         if not increments:
             return
         waiting = self._waiting.setdefault(tenant, [])

@@ -109,7 +109,9 @@ class ServedModel:
             batch_events=settings.fold_batch_events,
             most_events=settings.max_unfolded_events,
         )
-        self._counter = counter = PopularityCounter(store, half_lives_s, _COUNT_DELAY_S)
+        self._counter = counter = PopularityCounter(
+            store, half_lives_s, _COUNT_DELAY_S, knows=lambda item_id: catalogue.row(item_id) is not None
+        )
         self._following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.others_counted(TENANT))
 
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:

@@ -31,6 +31,7 @@ class Batcher(Generic[Question, Answer]):
         repeats: whether a question may be asked twice.
         pace_s: while one batch is running, or questions came during the last one, the next begins so long after that one began: a
             batch costs much the same for one question as for a few, so a server that is half busy becomes less so.
+        enough: so many waiting questions are not kept waiting by `pace_s`; a full batch if not said.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Batcher(Generic[Question, Answer]):
         waiting: int,
         repeats: bool = True,
         pace_s: float = 0.0,
+        enough: int | None = None,
     ) -> None:
         self._run = run
         self._most = most
@@ -49,6 +51,7 @@ class Batcher(Generic[Question, Answer]):
         self._bound = waiting
         self._repeats = repeats
         self._pace_s = pace_s
+        self._enough = enough or most
         self._crowded = False  # questions came while the last batch was running
         self._began_s = 0.0  # when it began, by the clock of the loop
         self._timer: asyncio.TimerHandle | None = None
@@ -69,7 +72,7 @@ class Batcher(Generic[Question, Answer]):
         self._waiting.append((question, future))
         if not self._scheduled and self._free:
             self._schedule(loop)
-        elif self._timer is not None and len(self._waiting) >= self._most:
+        elif self._timer is not None and len(self._waiting) >= self._enough:
             self._timer.cancel()
             self._timer = None
             loop.call_soon(self._start)
@@ -77,7 +80,7 @@ class Batcher(Generic[Question, Answer]):
 
     def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scheduled = True
-        if self._pace_s and len(self._waiting) < self._most and (self._crowded or self._tasks):
+        if self._pace_s and len(self._waiting) < self._enough and (self._crowded or self._tasks):
             self._timer = loop.call_at(self._began_s + self._pace_s, self._start)
         else:
             loop.call_soon(self._start)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -418,12 +418,11 @@ class RedisStore:
                 known if known != EMPTY_RING else b"",
                 self._log_max_length,
                 1,
-                len(kept),
+                -(-len(kept) // _CHUNK),
                 len(kept_new),
-                *(event for event, _ in kept),
+                *_packed([event for event, _ in kept], _CHUNK),
+                *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
             ]
-            for event, _, event_id in kept_new:
-                arguments += (event, _text(event_id))
             call: Call = ((user.seq, user.meta, user.ids, user.log), arguments)
             (result,) = await self.run(script("rewrite"), [call], durable=True)
             if result:
@@ -505,6 +504,12 @@ def _loaded(user_id: str, reply: list[Any] | None) -> Loaded:
     )
     held = state == 1
     return Loaded(user_id, meta, None if held else state, held, [decode_event(event) for event in tail], start)
+
+
+def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:
+    """Up to `size` parts an argument, each behind its length: Redis takes no command of more than 1,048,576 arguments."""
+    for start in range(0, len(parts), size):
+        yield b"".join(len(part).to_bytes(4, "little") + part for part in parts[start : start + size])
 
 
 def _new_epoch() -> bytes:

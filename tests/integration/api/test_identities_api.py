@@ -128,3 +128,13 @@ async def test_a_request_with_an_idempotency_key_can_be_repeated(client):
     assert json.loads(first.content)["stored"] == json.loads(again.content)["duplicate"] == 3
     response = await client.post("/v1/events", json=batch, headers={"Idempotency-Key": "x" * 257})
     assert (response.status_code, json.loads(response.content)["errors"][0]["field"]) == (422, "header.Idempotency-Key")
+
+
+async def test_an_idempotency_key_is_refused_where_no_event_ids_are_remembered(start):
+    async with start(dedupe_window=0) as client:
+        response = await client.post("/v1/events", json=[event("u", 1)], headers={"Idempotency-Key": "k"})
+        problem = json.loads(response.content)
+        assert (response.status_code, problem["errors"][0]["field"]) == (422, "header.Idempotency-Key")
+        assert "LONGWAVE_DEDUPE_WINDOW is 0" in problem["errors"][0]["message"]
+        assert (await client.get("/v1/users/u")).status_code == 404  # nothing was stored
+        await client.tell(event("u", 1))

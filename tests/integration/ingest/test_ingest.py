@@ -125,6 +125,15 @@ async def test_popularity_is_counted_behind_the_requests_each_event_once(store: 
     assert await store.popularity_events("default", HALF_LIVES) == 3
 
 
+async def test_items_that_the_catalogue_does_not_know_leave_nothing_in_the_store(store: RedisStore):
+    counter = PopularityCounter(store, HALF_LIVES, 0.001, {"a"}.__contains__)
+    counter.add("default", [("a", 2.0, NOW), *((f"unknown {n}", 2.0, NOW) for n in range(100))])
+    counter.add("default", [("unknown", 2.0, NOW)])
+    await counter.close()
+    assert await store.popularity("default", HALF_LIVES) == {"a": (NOW, (2.0,))}
+    assert await store.popularity_events("default", HALF_LIVES) == 1
+
+
 async def test_a_worker_knows_when_others_have_counted(store: RedisStore):
     ours, theirs = (PopularityCounter(store, HALF_LIVES, 0.001) for _ in range(2))
     assert await ours.others_counted("default")  # whatever was there before

@@ -40,3 +40,11 @@ def test_a_bad_value_is_one_line_that_names_its_variable(monkeypatch, name, valu
 def test_an_option_that_is_no_setting_is_refused():
     with pytest.raises(SettingsError, match="LONGWAVE_COLOUR"):
         load_settings(colour="blue")
+
+
+def test_a_window_of_event_ids_that_is_smaller_than_a_request_is_refused():
+    for impossible in ({"dedupe_window": 999}, {"max_batch_events": 1_001}, {"dedupe_window": 1, "max_batch_events": 2}):
+        with pytest.raises(SettingsError, match=r"LONGWAVE_MAX_BATCH_EVENTS.*LONGWAVE_DEDUPE_WINDOW"):
+            load_settings(**impossible)
+    assert load_settings(dedupe_window=0).max_batch_events == 1_000
+    assert load_settings(dedupe_window=5, max_batch_events=5).dedupe_window == 5
