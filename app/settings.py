@@ -178,7 +178,7 @@ class Settings(BaseSettings):
         description="Fold new events into states in the background. Off: reads fold them; answers are the same, but slower.",
     )
     fold_delay_ms: int = Field(
-        3, ge=0, le=60_000, description="How long events are gathered before they are folded in the background."
+        2, ge=0, le=60_000, description="How long events are gathered before they are folded in the background."
     )
     fold_batch_users: int = Field(64, ge=1, le=4_096, description="Most users folded in one call of the model.")
     fold_batch_events: int = Field(256, ge=1, le=65_536, description="Most events folded in one call of the model.")
