@@ -18,7 +18,7 @@ _BATCH = 64
 _ROUND_TRIPS = 1
 _MOST_WAITING = 2_048
 _PACE_S = 0.002
-_ENOUGH = 8
+_ENOUGH = 4
 
 
 @dataclass(frozen=True, slots=True)
