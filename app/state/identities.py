@@ -11,6 +11,7 @@ finds the others.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -69,6 +70,7 @@ class Commands(Protocol):
         origin: str,
         ids: Sequence[bytes],
         attributes: bytes,
+        erased: bytes | None,
     ) -> int | None: ...
 
     async def models(self) -> dict[str, str]: ...
@@ -113,13 +115,14 @@ class Identities:
             raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
         # First it is said where the source is about to go, then looked whether another merge goes the other way: of two such, at
         # least one sees the other and gives way; if both do, both can be asked for again.
-        *_, about_to = await self._alias(tenant, source, "intend", holder)
+        token = secrets.token_hex(8)
+        *_, about_to = await self._alias(tenant, source, "intend", holder, token)
         if about_to != holder:
             raise ConflictError(f"{source!r} is being merged into {about_to!r} at this moment")
         if await self._leads_to(tenant, holder, source):
-            await self._alias(tenant, source, "stay", holder)
+            await self._alias(tenant, source, "stay", holder, token)
             raise ConflictError(f"{holder!r} is being merged into {source!r} at this moment")
-        to, *_ = await self._alias(tenant, source, "go", holder)
+        to, *_ = await self._alias(tenant, source, "go", holder, token)
         if to != holder:
             raise StorageError(f"{source!r} could not be led to {holder!r} in time; try again")
         return await self.resolve(tenant, source)
@@ -127,6 +130,8 @@ class Identities:
     async def finish(self, tenant: str, source: str, target: str) -> None:
         """Do what is left of a merge: sort the source's events into the target, then remove them from the source."""
         user = keys.user_keys(tenant, source)
+        # The tombstone first: if the target is erased after that, what is read here must not be written any more.
+        (erased,) = await self._store.all([("GET", keys.user_keys(tenant, target).gone)])
         read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids)]
         pairs, packed, ring = await self._store.all(read)
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -137,7 +142,10 @@ class Identities:
             ids = ring_ids(ring) if ring else []
             # Marked by its epoch, not by its name: a user who was erased and came back is another one.
             mark = _DONE + meta[b"e"].hex()
-            await self._store.rewrite(tenant, target, new, mark=mark, origin=source, ids=ids, attributes=meta.get(b"a", b""))
+            attributes = meta.get(b"a", b"")
+            await self._store.rewrite(
+                tenant, target, new, mark=mark, origin=source, ids=ids, attributes=attributes, erased=erased
+            )
         # What was done with the source was done with the target now, and those who came to the source have come there.
         marks = [field for field in meta if field.startswith(_HANDED_ON)]
         holder = await self._hand_on(tenant, target, [_encode(SOURCE + source), *marks])

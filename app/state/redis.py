@@ -366,6 +366,7 @@ class RedisStore:
         origin: str = "",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
+        erased: bytes | None = None,
     ) -> int | None:
         """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
 
@@ -374,7 +375,12 @@ class RedisStore:
             origin: the user that the events come from, if they come from one.
             ids: hashes of more event ids to be known again.
             attributes: packed; names that the user has keep their values.
+            erased: with an `origin`, the tombstone that the user had when the events were read.
+
+        Raises:
+            StorageError: the user kept changing, or was erased meanwhile; nothing was done.
         """
+        target = user_id
         for _ in range(_MOST_TRIES):
             user = keys.user_keys(tenant, user_id)
             before: list[Command] = [
@@ -388,6 +394,8 @@ class RedisStore:
                 user_id = await self._merged_into(tenant, user_id, [-1, *moved])
                 await asyncio.sleep(_PAUSE_S)
                 continue
+            if origin and user_id == target and gone != erased:
+                raise StorageError(f"{user_id!r} was erased while another identity was merged into it; try again")
             # What happened before its user was erased stays away; but what comes with another user was that one's.
             kept_new = [event for event in new if origin or gone is None or event[1] > int(gone)]
             if epoch is None and not kept_new and not origin:

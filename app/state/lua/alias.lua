@@ -2,11 +2,12 @@
 -- it comes an intent, that only other merges look at, so that of two in opposite directions one at most goes on.
 --
 -- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash  to the user that this one is merged into, ms p while its events are on their way, d
---                                             then; into where it is about to go, ia since when (unix ms by the clock of Redis)
+--                                             then; into where it is about to go, ia since when (unix ms by the clock of Redis), ik
+--                                             the token of the request that said so last
 -- ARGV    what to do:
---         'intend' target     say where this user is about to go
---         'go' target         lead it there, if that was said less than GO ms ago
---         'stay' target       take the intent back
+--         'intend' target, token     say where this user is about to go
+--         'go' target, token         lead it there, if that was said less than GO ms ago, and by nobody else since
+--         'stay' target, token       take the intent back, unless it is another request's by now
 --         'shorten' target, from   who has come to `from` goes to the target, where that one has gone
 --         'look'
 -- Returns {to, ms, where it leads or is about to} as it is afterwards, empty strings if nowhere. An intent is forgotten after STALE ms:
@@ -19,21 +20,21 @@ if redis.replicate_commands then redis.replicate_commands() end
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
 
-local function get() return redis.call('HMGET', KEYS[1], 'to', 'ms', 'into', 'ia') end
+local function get() return redis.call('HMGET', KEYS[1], 'to', 'ms', 'into', 'ia', 'ik') end
 local what, found = ARGV[1], get()
 local age = found[3] and now - tonumber(found[4])
 
 if what == 'intend' then
   if not found[1] and (not age or age > STALE or found[3] == ARGV[2]) then
-    redis.call('HSET', KEYS[1], 'into', ARGV[2], 'ia', string.format('%.0f', now))
+    redis.call('HSET', KEYS[1], 'into', ARGV[2], 'ia', string.format('%.0f', now), 'ik', ARGV[3])
   end
 elseif what == 'go' then
-  if not found[1] and found[3] == ARGV[2] and age <= GO then
+  if not found[1] and found[3] == ARGV[2] and found[5] == ARGV[3] and age <= GO then
     redis.call('HSET', KEYS[1], 'to', ARGV[2], 'ms', 'p')
-    redis.call('HDEL', KEYS[1], 'into', 'ia')
+    redis.call('HDEL', KEYS[1], 'into', 'ia', 'ik')
   end
 elseif what == 'stay' then
-  if found[3] == ARGV[2] then redis.call('HDEL', KEYS[1], 'into', 'ia') end
+  if found[3] == ARGV[2] and found[5] == ARGV[3] then redis.call('HDEL', KEYS[1], 'into', 'ia', 'ik') end
 elseif what == 'shorten' then
   if found[1] == ARGV[3] and found[2] == 'd' then redis.call('HSET', KEYS[1], 'to', ARGV[2]) end
 end

@@ -433,3 +433,28 @@ async def test_the_joined_sequence_keeps_its_bound(open_store: OpenStore):
     (loaded,) = await store.load("default", "m", ["alice"])
     assert loaded.meta is not None
     assert ([e.time_ms for e in loaded.tail], loaded.meta.appended, loaded.tail_start) == ([5, 6, 7, 8, 9], 10, 5)
+
+
+async def test_an_intent_is_taken_back_by_the_request_that_had_it_alone(store: RedisStore):
+    alias = store._identities._alias
+    await alias("default", "cookie", "intend", "alice", "one")
+    await alias("default", "cookie", "intend", "alice", "other")
+    assert (await alias("default", "cookie", "stay", "alice", "one"))[2] == "alice"
+    assert (await alias("default", "cookie", "go", "alice", "one"))[0] == ""
+    assert (await alias("default", "cookie", "go", "alice", "other"))[0] == "alice"
+
+
+async def test_what_was_read_for_a_merge_is_not_written_after_the_target_was_erased(store: RedisStore, monkeypatch):
+    await append(store, "alice", 1)
+    await append(store, "cookie", 2)
+    rewrite = store.rewrite
+
+    async def late(*arguments: Any, **more: Any) -> int | None:
+        monkeypatch.undo()
+        await store.erase("default", "cookie", 100)
+        return await rewrite(*arguments, **more)
+
+    monkeypatch.setattr(store, "rewrite", late)
+    with pytest.raises(StorageError, match="was erased"):
+        await store.merge("default", "alice", "cookie")
+    assert await times(store, "alice") == await times(store, "cookie") == []
