@@ -60,7 +60,8 @@ class Archiver:
         interval_s: in `follow`, the longest that records wait for a commit; a full batch does not wait.
         lease_ms: how long a partition stays ours without a sign of life; only saves double work, nothing depends on it.
         erase_within_s: how soon after its arrival an erasure is carried out in the files too; begun at half that time.
-        expiry: lets idle users go, right after a commit, when little waits to be archived; None: they stay.
+        expiry: lets idle users go, right after a commit, when little waits to be archived, and not while a log is refused; None:
+            they stay.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Archiver:
             if time.monotonic() > deadline_s:
                 raise ArchiveError(f"{cycle.elsewhere} partitions are being archived by another archiver")
             time.sleep(_ELSEWHERE_S)
-        if self._expiry is not None and self._expiry.all(Event()):
+        if self._expiry is not None and cycle.refused is None and self._expiry.all(Event()):
             total += self._drain().rows  # it says in the log who has gone
         self._maintain(erase_now)
         if cycle.refused is not None:
@@ -118,7 +119,7 @@ class Archiver:
                 if pending >= self._batch_rows or due:
                     last_s = time.monotonic()
                     refused = self._drain().refused if pending else None
-                    if self._expiry is not None:
+                    if self._expiry is not None and refused is None:
                         self._expiry.step(stop)
                     self._maintain()
                     if refused is not None:

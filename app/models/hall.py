@@ -136,7 +136,10 @@ class Hall:
             self._let_go(serving)
             try:
                 alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
-                if serving.active in self._failed and not any(serving.active in said.ready for said in alive.values()):
+                # Whoever changes the model at this moment is left alone.
+                led = serving.token is not None and serving.token.partition(":")[0] in alive
+                nobody = not any(serving.active in said.ready for said in alive.values())
+                if serving.active in self._failed and nobody and not led:
                     # Such as after a kill and a start with another bundle, before the killed one counted as dead.
                     await self._take_over(serving, "no worker has the one that was active")
             except StorageRefusedError as error:

@@ -20,7 +20,7 @@ from app.fold.tensors import EventTensors
 from app.recommend.answer import Query, Recommendations, RecommendedItem, moment
 from app.recommend.score import Question, Ranked, Scorer
 from app.recommend.seen import SeenItems
-from app.runtime.batcher import Batcher
+from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
@@ -34,7 +34,6 @@ log = structlog.get_logger()
 _BATCH = 32
 _RUNNING = 2  # one batch loads while another is ranked
 _MOST_WAITING = 2_048
-_PACE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Recommender:
         self._platform = tensors.platform
         self._users = users
         self._metrics = metrics
-        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=_PACE_S)
+        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
         """The k best items for the user, from the model if the user has events and the store answers, else from popularity.

@@ -48,15 +48,12 @@ for _, entry in ipairs(waiting) do
   end
 end
 if #waiting == 0 then
-  -- Where nothing waits, the log's last record must be the archive's last one, or something else has cut the log.
+  -- Where nothing waits, the log's last record must be the archive's last one, or something has cut the log, or it is another log.
   local about, last = redis.pcall('XINFO', 'STREAM', KEYS[4]), nil
   for i = 1, #about, 2 do
     if about[i] == 'last-generated-id' then last = about[i + 1] end
   end
-  local ms, seq = string.match(archived, '^(%d+)-(%d+)$')
-  local last_ms, last_seq = string.match(last or '', '^(%d+)-(%d+)$')
-  ms, seq, last_ms, last_seq = tonumber(ms), tonumber(seq), tonumber(last_ms), tonumber(last_seq)
-  if not last_ms or last_ms > ms or (last_ms == ms and last_seq > seq) then
+  if last ~= archived then
     return -1
   end
 end

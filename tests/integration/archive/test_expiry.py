@@ -19,6 +19,7 @@ from app.archive.expiry import Expiry
 from app.archive.histories import histories
 from app.archive.log import RedisLog
 from app.archive.restore import restore
+from app.errors import ArchiveError
 from app.state import keys
 from app.state.codec import Header, StateCodec
 from app.state.events import StoredEvent, decode_event
@@ -327,6 +328,21 @@ async def test_an_expiry_that_redis_lost_in_a_crash_is_undone_in_the_archive_too
     (history,) = histories(archive)
     assert (history.n, [e.item_id for e in history.events]) == (3, ["item 1", "item 2", "item 3"])
     assert [decode_event(e) for e in raw.lrange(user.seq, 0, -1)] == list(history.events)
+
+
+async def test_while_a_log_is_refused_nobody_goes(
+    store: RedisStore, raw: redis.Redis, archive: Archive, make_archiver: MakeArchiver, expiry: Expiry
+):
+    await tell(store, "u", 1)
+    make_archiver().once()
+    heard_days_ago(raw, "u", DAYS + 1)
+    strange = raw.xadd(keys.user_keys("default", "other").log, {"k": "?", "t": "default", "u": "other"})
+    with pytest.raises(ArchiveError, match="unknown kind"):
+        make_archiver(expiry=expiry).once()
+    assert left_of(raw, "u") == {"seq", "meta"}
+    raw.xdel(keys.user_keys("default", "other").log, strange)
+    make_archiver(expiry=expiry).once()
+    assert left_of(raw, "u") == set()
 
 
 async def test_an_archiver_that_follows_lets_idle_users_go(

@@ -122,6 +122,18 @@ async def test_a_start_with_another_bundle_right_after_a_kill_serves_it(start, t
         assert (await worker.ask("u"))["model_id"] == new
 
 
+async def test_nobody_takes_over_from_whom_an_activation_is_running(start, two_models, raw, tmp_path):
+    folder, old, new = two_models
+    (tmp_path / new).symlink_to(folder / new)
+    raw.hset(keys.MODEL_KEY, mapping={"active": old, "generation": 3, "candidate": old, "token": "leader:1", "phase": "backfill"})
+    says = json.dumps({"generation": 3, "ready": [], "failed": {}})
+    far = time.time_ns() // 10**6 + 60_000  # alive to the end of this test
+    raw.hset(keys.WORKERS_KEY, "leader", f"{far} {says}")
+    async with start(tmp_path, new):
+        await asyncio.sleep(1.0)
+        assert raw.hmget(keys.MODEL_KEY, "active", "token") == [old.encode(), b"leader:1"]
+
+
 @pytest.mark.parametrize("living", [True, False])
 async def test_a_worker_without_the_active_model_takes_over_only_if_nobody_has_it(start, two_models, raw, tmp_path, living: bool):
     folder, old, new = two_models

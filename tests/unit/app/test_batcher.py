@@ -30,8 +30,8 @@ def oracle():
     return Oracle()
 
 
-def batcher(oracle, most=4, running=1, waiting=100):
-    return Batcher(oracle, most=most, running=running, waiting=waiting)
+def batcher(oracle, most=4, running=1, waiting=100, **more):
+    return Batcher(oracle, most=most, running=running, waiting=waiting, **more)
 
 
 async def test_questions_of_one_turn_share_a_batch_and_keep_their_answers(oracle):
@@ -100,3 +100,43 @@ async def test_whoever_gives_up_is_left_out_and_holds_nobody_up(oracle):
     oracle.gate.set()
     assert await stays == 4
     assert oracle.batches == [[0], [2]]
+
+
+async def asked_while_one_runs(ask, oracle, questions):
+    """One question that runs, and some that come meanwhile; the oracle is free again, and its answers are under way."""
+    oracle.gate.clear()
+    tasks = [asyncio.create_task(ask(0))]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(ask(n)) for n in questions]
+    await asyncio.sleep(0)
+    oracle.gate.set()
+    return tasks
+
+
+async def test_a_pace_lets_what_comes_a_little_later_share_the_batch(oracle):
+    ask = batcher(oracle, pace_s=0.2)
+    tasks = await asked_while_one_runs(ask, oracle, [1])
+    await asyncio.sleep(0.02)
+    assert oracle.batches == [[0]]
+    tasks.append(asyncio.create_task(ask(2)))
+    assert await asyncio.gather(*tasks) == [0, 2, 4]
+    assert oracle.batches == [[0], [1, 2]]
+
+
+async def test_enough_questions_do_not_wait_for_the_pace(oracle):
+    ask = batcher(oracle, pace_s=60, enough=2)
+    tasks = await asked_while_one_runs(ask, oracle, [1])
+    await asyncio.sleep(0.02)
+    assert oracle.batches == [[0]]
+    tasks.append(asyncio.create_task(ask(2)))  # cuts the wait short
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [0, 2, 4]
+    tasks = await asked_while_one_runs(ask, oracle, [1, 2])  # there from the start
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [0, 2, 4]
+
+
+async def test_a_lone_question_pays_no_pace(oracle):
+    ask = batcher(oracle, pace_s=60)
+    for n in range(3):
+        assert await asyncio.wait_for(asyncio.create_task(ask(n)), 5) == 2 * n
+        await asyncio.sleep(0.001)  # as a client does that hears the answer before it asks again
