@@ -21,7 +21,7 @@ from app.errors import LongwaveError
 from loadtests.busy import Company
 from loadtests.errors import BenchError
 from loadtests.figures import batches, footprint, freshness, history, recompute, tail, throughput, unloaded
-from loadtests.limits import missed
+from loadtests.limits import TABLE, missed
 from loadtests.machine import choose_cores, describe_commit, describe_machine, load_average
 from loadtests.report import document, table, write
 from loadtests.stand import Part, Setup, floor_beside, give_histories, stand
@@ -86,15 +86,18 @@ def _on_the_stand(setup: Setup, wanted: set[str], progress: Progress) -> Part:
             found.add(progress("unloaded", lambda: unloaded.measure(running, floor, users)))
         if wanted & {"throughput", "tail", "freshness"}:
             capacity: dict[throughput.Kind, float] = {}
+            asked_rps = 0.0
 
             def ceilings() -> Part:
+                nonlocal asked_rps
                 part, rps = throughput.measure(running, floor, users)
                 capacity.update(rps)
+                asked_rps = TABLE[0].must * part.made_of["get_throughput_ratio"]["floor"]["rps"]
                 return part
 
             found.add(progress("throughput", ceilings))
         if "tail" in wanted:
-            found.add(progress("tail", lambda: tail.measure(running, floor, users, capacity["get"])))
+            found.add(progress("tail", lambda: tail.measure(running, floor, users, capacity["get"], asked_rps)))
         if "freshness" in wanted:
             found.add(progress("freshness", lambda: freshness.measure(running, users, capacity["post"])))
     return found

@@ -22,7 +22,7 @@ LIST = "floor:list"
 def create_floor(redis_url: str, get_bytes: int, post_bytes: int) -> FastAPI:
     """An application that answers so many bytes of JSON: to a GET after one GET of 16 bytes, to a POST after one RPUSH."""
     got, posted = (b'"' + b"x" * (size - 2) + b'"' for size in (get_bytes, post_bytes))
-    client = redis.asyncio.Redis.from_url(redis_url)
+    client = redis.asyncio.Redis.from_url(redis_url, max_connections=1000)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -45,9 +45,19 @@ class Round:
         return percentile(self.service.latencies, 99) / percentile(self.floor.latencies, 99)
 
 
-def measure(stand: Stand, floor: Server, users: Sequence[str], capacity_rps: float) -> Part:
+def measure(stand: Stand, floor: Server, users: Sequence[str], capacity_rps: float, asked_rps: float) -> Part:
+    """At half of the service's own capacity, and, for comparison between versions, at half of the capacity that is asked for.
+
+    The better a service batches the higher its own capacity, and the rate at which it is then measured.
+    """
+    found = part(*_at(stand, floor, users, SHARE * capacity_rps))
+    asked = part(*_at(stand, floor, users, SHARE * asked_rps))
+    found.beside["get_p99_at_half_of_the_capacity_asked_for"] = asked.figures | asked.made_of["get_p99_ratio"]
+    return found
+
+
+def _at(stand: Stand, floor: Server, users: Sequence[str], rate: float) -> tuple[list[Round], float, int]:
     """A constant rate, latency from the moment a request was due, in windows that take turns."""
-    rate = SHARE * capacity_rps
     questions = stand.setup.traffic(list(users), seed=4).questions()
     seconds = max(0.5, _WINDOW_S * min(1, stand.setup.scale))
     wanted = stand.setup.times(_ROUNDS, 2)
@@ -58,7 +68,7 @@ def measure(stand: Stand, floor: Server, users: Sequence[str], capacity_rps: flo
         before = steadily(floor.port, repeat(get(PATH)), rate, _CONNECTIONS, seconds) if floor_first else None
         service = steadily(stand.service.port, questions, rate, _CONNECTIONS, seconds)
         rounds.append(Round(service, before or steadily(floor.port, repeat(get(PATH)), rate, _CONNECTIONS, seconds)))
-    return part(rounds, rate, wanted)
+    return rounds, rate, wanted
 
 
 def part(rounds: Sequence[Round], rate: float, wanted: int) -> Part:
