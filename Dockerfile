@@ -71,10 +71,12 @@ ENTRYPOINT ["longwave"]
 CMD ["archive", "--follow"]
 
 
-# PyTorch comes as pip finds it, which on an x86-64 machine is the build for CUDA, several GB. The sources stay in /src and are
-# installed from there, as in a checkout: the exporter validates against schema/, which no wheel carries.
+# PyTorch comes as pip finds it, which on an x86-64 machine is the build for CUDA, several GB; `--build-arg TORCH_WHEELS=URL` names a
+# page of wheels to take it from instead, such as PyTorch's own of builds for the CPU. The sources stay in /src and are installed from
+# there, as in a checkout: the exporter validates against schema/, which no wheel carries.
 FROM dependencies AS trainer
-RUN pip --python /opt/longwave/bin/python install -c requirements.lock '.[train,demo]'
+ARG TORCH_WHEELS
+RUN ${TORCH_WHEELS:+env PIP_FIND_LINKS=$TORCH_WHEELS} pip --python /opt/longwave/bin/python install -c requirements.lock '.[train,demo]'
 COPY README.md LICENSE ./
 COPY app app
 COPY model model
