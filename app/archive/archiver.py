@@ -151,7 +151,7 @@ class Archiver:
             compared = compare(manifest, self._log)
             marks = compared.fitting | {p: self._log.mark(p, secrets.token_hex(8)) for p in compared.unmarked}
             batches, unread, more = self._read([p for p in leased if p in marks], manifest, marks)
-            rows = self._commit(batches, manifest, marks) if batches else 0
+            rows = self._commit(batches, marks) if batches else 0
             refused = refusal(self._archive.folder, compared, leased) or unread
             return _Cycle(rows, more or (bool(batches) and not rows), elsewhere, refused)
         finally:
@@ -181,8 +181,8 @@ class Archiver:
                 return batches, refused, True
         return batches, refused, False
 
-    def _commit(self, batches: dict[int, Batch], seen: Manifest, marks: Mapping[int, Mark]) -> int:
-        """Write and commit what was read of logs with these marks, which were compared with `seen`, and trim it."""
+    def _commit(self, batches: dict[int, Batch], marks: Mapping[int, Mark]) -> int:
+        """Write and commit what was read of logs with these marks, and trim it."""
         records = [record for partition in sorted(batches) for record in batches[partition].records]
         files = self._write(records)
         removals = [_removal(record) for record in records if record.kind == ERASED]
@@ -191,9 +191,7 @@ class Archiver:
             if any(manifest.cursor(partition) != batch.start for partition, batch in batches.items()):
                 return None  # another archiver, which took us for dead, was faster
             if any(not fits(manifest, partition, marks[partition]) for partition in batches):
-                return None  # another service was
-            if manifest.identities and not seen.identities:
-                return None  # somebody has made the first commit: are these logs of the same Redis?
+                return None  # another service was, or a Redis that was restored
             # All at once: a restored Redis takes the archive over as a whole.
             taken = {f"{partition:02x}": mark.identity for partition, mark in marks.items() if fits(manifest, partition, mark)}
             cursors = manifest.cursors | {f"{partition:02x}": batch.end for partition, batch in batches.items()}

@@ -18,8 +18,8 @@ from app.errors import ArchiveError
 from app.state.keys import PARTITIONS
 
 _ADVICE: Final = (
-    "nothing of it is archived or trimmed. After a loss of Redis empty it and run `longwave restore`; else give this service "
-    "another folder (LONGWAVE_ARCHIVE_DIR), and no two services the same one"
+    "nothing of it is archived or trimmed. Either run `longwave restore` on an empty Redis (events that came since are lost), or "
+    "give this service another folder (LONGWAVE_ARCHIVE_DIR); no two services may have the same"
 )
 
 

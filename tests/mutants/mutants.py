@@ -201,15 +201,6 @@ NOTHING_LOST_NOTHING_TWICE = [
         killed_by=LOG_IDENTITY
         + "test_what_came_by_a_clock_that_was_behind_after_a_log_lost_its_end_is_not_trimmed[1700000000300-0]",
     ),
-    Mutant(
-        name="another service's log archived",
-        invariant="I2",
-        broken="Two services with one folder archive into it both, and each one's events pass for the other's.",
-        file="app/archive/identity.py",
-        original="    ours = not known or any(",
-        replacement="    ours = True or any(",
-        killed_by=LOG_IDENTITY + "test_of_two_services_with_one_folder_the_second_is_refused_and_keeps_its_log",
-    ),
 ]
 
 READ_YOUR_WRITES = [

@@ -75,6 +75,12 @@ def test_a_cluster_is_archived_and_restored(cluster: redis.RedisCluster, archive
     cluster.flushall()
     done = restore(archive, cluster, max_sequence=100, dedupe_window=100, tombstone_ttl_s=10**9)
     assert (done.users, done.tombstones) == (len(expected), len(world.gone))
+    add(cluster, world.event("somebody else", StoredEvent("view", 1, "item")))
+    assert Archiver(archive, RedisLog(cluster)).once() == 1
+    cluster.flushall()
+    add(cluster, world.event("somebody else", StoredEvent("view", 2, "item")))
+    with pytest.raises(ArchiveError, match="its identity is gone"):
+        Archiver(archive, RedisLog(cluster)).once()
 
 
 def test_on_a_cluster_idle_users_go_with_all_their_keys(cluster: redis.RedisCluster, archive: Archive):

@@ -77,6 +77,20 @@ def test_of_two_services_with_one_folder_the_second_is_refused_and_keeps_its_log
     assert Archiver(Archive(archive.folder.with_name("own")), RedisLog(other)).once() == 41
 
 
+def test_a_partition_that_the_archive_does_not_know_comes_to_it_with_its_redis_or_not_at_all(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, other: redis.Redis
+):
+    add(raw, LogWorld().event("a", event(1)))
+    make_archiver().once()
+    known = f"{int(keys.partition('default', 'a'), 16):02x}"
+    archive.publish([], lambda m: msgspec.structs.replace(m, identities={known: m.identities[known]}))
+    add(other, LogWorld().event("b", event(1)))
+    with pytest.raises(ArchiveError, match="no log of this Redis is in the archive"):
+        Archiver(archive, RedisLog(other)).once()
+    add(raw, LogWorld().event("b", event(1)))
+    assert make_archiver().once() == 1
+
+
 def test_of_two_services_that_make_the_first_commit_at_once_one_has_the_archive(
     archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, other: redis.Redis
 ):
@@ -239,6 +253,23 @@ def test_a_log_that_is_exchanged_just_before_it_is_trimmed_is_not_trimmed(
     add(raw, LogWorld().event("a", event(1)))
     assert Archiver(archive, Exchanged(raw)).once() == 1
     assert waiting(raw) == 1
+
+
+@pytest.mark.parametrize(
+    ("identity", "first", "last", "trimmed"),
+    [
+        ("0123456789abcdef", "5-0", "7-0", True),
+        ("0123456789abcdee", "5-0", "7-0", False),
+        ("0123456789abcdef", "6-0", "7-0", False),  # 5-0 was not read
+        ("0123456789abcdef", "5-0", "8-0", False),  # 8-0 is lost, and so may others be that were read
+    ],
+)
+def test_a_log_is_trimmed_only_as_it_was_read(raw: redis.Redis, identity: str, first: str, last: str, trimmed: bool):
+    raw.set(identity_key(7), "0123456789abcdef fedcba9876543210 1-0")
+    for ms in (5, 6, 7, 9):
+        raw.xadd(log_key(7), {"k": "e"}, id=f"{ms}-0")
+    assert RedisLog(raw).trim(7, identity, first, last) is trimmed
+    assert [entry_id for entry_id, _ in raw.xrange(log_key(7))] == ([b"9-0"] if trimmed else [b"5-0", b"6-0", b"7-0", b"9-0"])
 
 
 def test_a_log_that_is_exchanged_while_it_is_read_is_not_archived(
