@@ -1,4 +1,4 @@
-"""The event log as the archiver needs it, and that on Redis. One partition at a time, one key a command: any Redis will do."""
+"""The event log as the archiver needs it, and that on Redis. No command has keys of two partitions: any Redis will do."""
 
 from __future__ import annotations
 

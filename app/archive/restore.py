@@ -61,7 +61,7 @@ def restore(
     rows_at_once: int = ROWS_AT_ONCE,
     now_ms: int | None = None,
 ) -> Restored:
-    """Rebuild what Redis held when the archive was last committed.
+    """Rebuild what Redis held when the archive was last committed, under new identities of its logs; the archive stays as it is.
 
     Args:
         client: of redis-py, plain or of a Cluster, that does not decode responses; its Redis must be empty.
