@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from threading import Event
 from typing import Final
 
@@ -18,27 +18,19 @@ from app.archive.columns import to_table, to_text
 from app.archive.compaction import Compaction
 from app.archive.expiry import Expiry
 from app.archive.files import day_of, write_file
-from app.archive.log import Log
+from app.archive.identity import compare, fits, refusal
+from app.archive.log import Log, Mark
 from app.archive.manifest import File, Manifest, Removal
-from app.archive.record import ERASED, HISTORY, SEQUENCE, Record, parse, parse_id
+from app.archive.reading import Batch, fill, trim_archived
+from app.archive.record import ERASED, Record
 from app.errors import ArchiveError, StorageError
 from app.state.keys import PARTITIONS
 
-_PAGE: Final = 2_000  # entries per XRANGE: a stall of Redis of a few milliseconds
 _POLL_S: Final = 5.0
 _BACK_OFF_S: Final = 5.0
 _ELSEWHERE_S: Final = 0.2
 
 log = structlog.get_logger()
-
-
-@dataclass(slots=True)
-class _Batch:
-    """What was read of a partition: records after `start`, the last of them at `end`."""
-
-    start: str
-    end: str
-    records: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,40 +144,45 @@ class Archiver:
                         leased.append(partition)
                     else:
                         elsewhere += 1
+            if not leased:
+                return _Cycle(0, False, elsewhere, None)
             # After the leases: what their last holders committed is in it.
-            batches, refused, more = self._read(leased, self._archive.latest())
-            rows = self._commit(batches) if batches else 0
+            manifest = self._archive.latest()
+            compared = compare(manifest, self._log)
+            marks = compared.fitting | {p: self._log.mark(p, secrets.token_hex(8)) for p in compared.unmarked}
+            batches, unread, more = self._read([p for p in leased if p in marks], manifest, marks)
+            rows = self._commit(batches, marks) if batches else 0
+            refused = refusal(self._archive.folder, compared, leased) or unread
             return _Cycle(rows, more or (bool(batches) and not rows), elsewhere, refused)
         finally:
             for partition in leased:
                 self._log.release(partition, self._token)
 
-    def _read(self, leased: list[int], manifest: Manifest) -> tuple[dict[int, _Batch], ArchiveError | None, bool]:
+    def _read(
+        self, leased: list[int], manifest: Manifest, marks: Mapping[int, Mark]
+    ) -> tuple[dict[int, Batch], ArchiveError | None, bool]:
         """New records of the leased partitions, the first error met, and whether there is more than the batch may hold."""
-        batches: dict[int, _Batch] = {}
+        batches: dict[int, Batch] = {}
         refused: ArchiveError | None = None
         room = self._batch_rows
         for partition in leased:
             self._log.take(partition, self._token, self._lease_ms)
-            batch = _Batch(manifest.cursor(partition), manifest.cursor(partition))
+            batch = Batch(marks[partition].identity, manifest.cursor(partition), manifest.cursor(partition))
             try:
-                more = _fill(self._log, partition, batch, room)
-                if not batch.records:
-                    _demand_same_log(self._log, partition, batch.start)
+                trim_archived(self._archive, manifest, self._log, partition, batch)
+                more = fill(self._log, partition, batch, room)
             except ArchiveError as error:
                 refused, more = refused or error, False
             if batch.records:
                 batches[partition] = batch
                 room -= len(batch.records)
-            elif refused is None and self._log.length(partition):
-                # Archived, but its archiver was killed before it trimmed.
-                self._log.trim(partition, batch.start)
             if more or room <= 0:
                 self._next = partition + 1
                 return batches, refused, True
         return batches, refused, False
 
-    def _commit(self, batches: dict[int, _Batch]) -> int:
+    def _commit(self, batches: dict[int, Batch], marks: Mapping[int, Mark]) -> int:
+        """Write and commit what was read of logs with these marks, and trim it."""
         records = [record for partition in sorted(batches) for record in batches[partition].records]
         files = self._write(records)
         removals = [_removal(record) for record in records if record.kind == ERASED]
@@ -193,12 +190,17 @@ class Archiver:
         def add(manifest: Manifest) -> Manifest | None:
             if any(manifest.cursor(partition) != batch.start for partition, batch in batches.items()):
                 return None  # another archiver, which took us for dead, was faster
+            if any(not fits(manifest, partition, marks[partition]) for partition in batches):
+                return None  # another service was, or a Redis that was restored
+            # All at once: a restored Redis takes the archive over as a whole.
+            taken = {f"{partition:02x}": mark.identity for partition, mark in marks.items() if fits(manifest, partition, mark)}
             cursors = manifest.cursors | {f"{partition:02x}": batch.end for partition, batch in batches.items()}
             return msgspec.structs.replace(
                 manifest,
                 files=(*manifest.files, *files),
                 cursors=dict(sorted(cursors.items())),
                 removals=(*manifest.removals, *removals),
+                identities=dict(sorted((manifest.identities | taken).items())),
             )
 
         committed = self._archive.publish(files, add)
@@ -206,7 +208,9 @@ class Archiver:
             log.warning("another archiver has committed these partitions", partitions=len(batches), rows=len(records))
             return 0
         for partition, batch in batches.items():
-            self._log.trim(partition, batch.end)
+            first = batch.records[0]
+            if not self._log.trim(partition, batch.identity, f"{first.ms}-{first.seq}", batch.end):
+                log.warning("not trimmed: the log is not as it was read", partition=f"{partition:02x}", upto=batch.end)
         log.info(
             "archived",
             number=committed.number,
@@ -239,56 +243,6 @@ class Archiver:
     @property
     def _still_ours(self) -> Callable[[], object]:
         return lambda: self._log.take(None, self._token, self._lease_ms)
-
-
-def _fill(source: Log, partition: int, batch: _Batch, room: int) -> bool:
-    """Read up to `room` records, never ending within a rewritten sequence; True if there may be more.
-
-    Raises:
-        ArchiveError: a record cannot be understood; the batch has those before it.
-    """
-    awaited = 0  # HISTORY records of the last SEQUENCE that are still to come: one script wrote them all
-    whole = 0  # records up to the last complete sequence
-    try:
-        while True:
-            size = min(_PAGE, max(room - len(batch.records), awaited))
-            if size <= 0:
-                return True
-            entries = source.read(partition, batch.end, size)
-            for entry_id, fields in entries:
-                record = parse(partition, entry_id, fields)
-                if record.kind == HISTORY:
-                    awaited = max(0, awaited - 1)
-                elif awaited:
-                    raise ArchiveError(
-                        f"the log of partition {partition:02x} is damaged: {awaited} events are missing at {entry_id.decode()}"
-                    )
-                else:
-                    awaited = record.count if record.kind == SEQUENCE else 0
-                batch.records.append(record)
-                batch.end = entry_id.decode()
-                if not awaited:
-                    whole = len(batch.records)
-            if len(entries) < size:
-                if awaited:
-                    raise ArchiveError(
-                        f"the log of partition {partition:02x} is damaged: {awaited} events are missing at its end"
-                    )
-                return False
-    finally:
-        if awaited:
-            del batch.records[whole:]
-            last = batch.records[-1] if batch.records else None
-            batch.end = f"{last.ms}-{last.seq}" if last else batch.start
-
-
-def _demand_same_log(source: Log, partition: int, cursor: str) -> None:
-    """Raises ArchiveError if the log ends before the cursor: what is in it is not what was archived, and must not be trimmed."""
-    if parse_id(source.last_id(partition)) < parse_id(cursor):
-        raise ArchiveError(
-            f"the log of partition {partition:02x} ends before {cursor}, up to where the archive has it: this is another Redis, "
-            f"or it was emptied; nothing is trimmed. `longwave restore` into an empty one first, or take another folder"
-        )
 
 
 def _removal(record: Record) -> Removal:

@@ -58,13 +58,18 @@ def archive(
         from app.archive.archive import Archive
         from app.archive.archiver import Archiver
         from app.archive.expiry import Expiry
+        from app.archive.identity import compare, refusal
         from app.archive.log import RedisLog, oldest_ms
+        from app.state.keys import PARTITIONS
 
         settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
         configure_logs(settings.log_level, settings.log_format)
         client, into = _client(settings, stack), Archive(settings.archive_folder)
         events = RedisLog(client)
         if check:
+            strange = refusal(into.folder, compare(into.latest(), events), range(PARTITIONS))
+            if strange is not None:
+                raise strange
             _check(oldest_ms(events), settings.archive_interval_s)
             return
         expires = settings.user_retention_days > 0 and settings.archived

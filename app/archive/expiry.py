@@ -13,12 +13,11 @@ from threading import Event
 from typing import Any, Final
 
 import structlog
-from redis.exceptions import NoScriptError
 
 from app.archive.archive import Archive
-from app.archive.log import storage_errors
+from app.archive.log import evaluate, storage_errors
+from app.archive.manifest import Manifest
 from app.state import keys
-from app.state.scripts import script
 
 _METAS: Final = "lw:{*:meta:*"
 _SCAN: Final = 1_000  # keys looked at in one go
@@ -83,8 +82,7 @@ class Expiry:
                     some = tuple(islice(names, _TOGETHER))
                     looked += len(some)
                     for tenant, user_id in self._idle(some):
-                        cursor = manifest.cursor(int(keys.partition(tenant, user_id), 16))
-                        result = self._expire(tenant, user_id, cursor, models)
+                        result = self._expire(tenant, user_id, manifest, models)
                         gone += result == 1
                         self._kept += result < 0
                     if len(some) < _TOGETHER:
@@ -113,13 +111,10 @@ class Expiry:
             if epoch is not None and to is None and (day is None or today - int(day) > self._days)
         ]
 
-    def _expire(self, tenant: str, user_id: str, cursor: str, models: list[str]) -> int:
-        user = keys.user_keys(tenant, user_id)
-        names = (user.meta, user.seq, user.ids, user.log, *(keys.state_key(tenant, model, user_id) for model in models))
+    def _expire(self, tenant: str, user_id: str, manifest: Manifest, models: list[str]) -> int:
+        user, pp = keys.user_keys(tenant, user_id), keys.partition(tenant, user_id)
+        states = (keys.state_key(tenant, model, user_id) for model in models)
+        names = (user.meta, user.seq, user.ids, user.log, keys.log_identity_key(pp), *states)
         who = (text.encode("utf-8", "surrogatepass") for text in (tenant, user_id))
-        arguments = (len(names), *names, *who, cursor, self._days, _MOST_WAITING)
-        expire = script("expire")
-        try:
-            return int(self._client.execute_command("EVALSHA", expire.sha, *arguments))
-        except NoScriptError:
-            return int(self._client.execute_command("EVAL", expire.source, *arguments))
+        known = (manifest.cursor(int(pp, 16)), manifest.identity(int(pp, 16)))
+        return int(evaluate(self._client, "expire", names, *who, *known, self._days, _MOST_WAITING))

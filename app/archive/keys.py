@@ -15,6 +15,11 @@ def log_key(partition: int) -> str:
     return keys.log_key(f"{partition:02x}")
 
 
+def identity_key(partition: int) -> str:
+    """String: the identity of that log, 16 hex digits; of one that was restored, also what it was restored from."""
+    return keys.log_identity_key(f"{partition:02x}")
+
+
 def lease_key(partition: int) -> str:
     """String: token of the archiver that reads this partition; with expiry."""
     return f"lw:{{{partition:02x}}}:archive"

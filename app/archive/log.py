@@ -1,21 +1,35 @@
-"""The event log as the archiver needs it, and that on Redis. One partition at a time, one key a command: any Redis will do."""
+"""The event log as the archiver needs it, and that on Redis. No command has keys of two partitions: any Redis will do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
-from app.archive.keys import MAINTENANCE_KEY, lease_key, log_key
+from app.archive.keys import MAINTENANCE_KEY, identity_key, lease_key, log_key
 from app.archive.record import parse_id
-from app.errors import StorageError
+from app.errors import ArchiveError, StorageError
 from app.state.keys import PARTITIONS
+from app.state.scripts import script
 
 Entry = tuple[bytes, Mapping[bytes, bytes]]
 """A stream entry: its id and its fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What Redis has of a log's identity. One that was restored says from which log's archive (`origin`), and up to where."""
+
+    identity: str
+    origin: str = ""
+    cursor: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.identity} {self.origin} {self.cursor}" if self.origin else self.identity
 
 
 class Log(Protocol):
@@ -30,11 +44,24 @@ class Log(Protocol):
     def length(self, partition: int) -> int:
         """Entries in the partition's log."""
 
-    def read(self, partition: int, after: str, count: int) -> Sequence[Entry]:
-        """The first `count` entries after the stream id `after`."""
+    def marks(self) -> dict[int, Mark]:
+        """The marks of all partitions whose logs have one."""
 
-    def trim(self, partition: int, upto: str) -> None:
-        """Delete the entries up to and with the stream id `upto`."""
+    def mark(self, partition: int, identity: str) -> Mark:
+        """Give a log an identity, unless it has one; returns what it has then."""
+
+    def read(self, partition: int, identity: str, after: str, count: int, upto: str = "+") -> Sequence[Entry]:
+        """The first `count` entries after the stream id `after`, up to and with `upto`.
+
+        Raises ArchiveError if the log does not have this identity, and then the entries may be another's.
+        """
+
+    def oldest_ms(self, partition: int) -> int | None:
+        """When the first entry arrived, in unix ms; None where there is none."""
+
+    def trim(self, partition: int, identity: str, first: str, last: str) -> bool:
+        """Delete the entries from `first` to `last`, two stream ids; False, and nothing is done, if the log does not have this
+        identity, does not begin with `first`, or does not have `last`."""
 
     def last_id(self, partition: int) -> str:
         """The largest id that the partition's log ever gave, of an entry that may be gone; 0-0 where there is no log."""
@@ -64,15 +91,42 @@ class RedisLog:
         with storage_errors():
             return int(self._client.xlen(log_key(partition)))
 
-    def read(self, partition: int, after: str, count: int) -> Sequence[Entry]:
+    def marks(self) -> dict[int, Mark]:
         with storage_errors():
-            entries: Sequence[Entry] = self._client.xrange(log_key(partition), min=f"({after}", max="+", count=count)
-            return entries
+            pipeline = self._client.pipeline(transaction=False)
+            for partition in range(PARTITIONS):
+                pipeline.get(identity_key(partition))
+            return {partition: _parse_mark(raw) for partition, raw in enumerate(pipeline.execute()) if raw is not None}
 
-    def trim(self, partition: int, upto: str) -> None:
-        ms, seq = parse_id(upto)
+    def mark(self, partition: int, identity: str) -> Mark:
+        key = identity_key(partition)
         with storage_errors():
-            self._client.xtrim(log_key(partition), minid=f"{ms}-{seq + 1}", approximate=False)
+            self._client.set(key, identity, nx=True)
+            return _parse_mark(self._client.get(key) or b"")
+
+    def read(self, partition: int, identity: str, after: str, count: int, upto: str = "+") -> Sequence[Entry]:
+        with storage_errors():
+            # On one connection, so of one Redis; and then its identity: what was read of an earlier log has none, or another.
+            pipeline = self._client.pipeline(transaction=False)
+            pipeline.xrange(log_key(partition), min=f"({after}", max=upto, count=count)
+            pipeline.get(identity_key(partition))
+            entries: Sequence[Entry]
+            raw: bytes | None
+            entries, raw = pipeline.execute()
+        if raw is None or _parse_mark(raw).identity != identity:
+            raise ArchiveError(f"the log of partition {partition:02x} was exchanged for another while it was read")
+        return entries
+
+    def oldest_ms(self, partition: int) -> int | None:
+        with storage_errors():
+            entries: Sequence[Entry] = self._client.xrange(log_key(partition), count=1)
+            return parse_id(entries[0][0])[0] if entries else None
+
+    def trim(self, partition: int, identity: str, first: str, last: str) -> bool:
+        ms, seq = parse_id(last)
+        names = (log_key(partition), identity_key(partition))
+        with storage_errors():
+            return bool(evaluate(self._client, "trim", names, identity, first, last, f"{ms}-{seq + 1}"))
 
     def last_id(self, partition: int) -> str:
         with storage_errors():
@@ -84,8 +138,21 @@ class RedisLog:
 
 def oldest_ms(log: Log) -> int | None:
     """When the oldest record in the log arrived, in unix ms of Redis' clock; None where there is none. Raises StorageError."""
-    first = [parse_id(entry_id)[0] for partition in range(PARTITIONS) for entry_id, _ in log.read(partition, "0-0", 1)]
-    return min(first, default=None)
+    return min((ms for partition in range(PARTITIONS) if (ms := log.oldest_ms(partition)) is not None), default=None)
+
+
+def evaluate(client: Any, name: str, names: Sequence[str], *arguments: object) -> Any:
+    """Run a script of ours on keys of one partition."""
+    lua = script(name)
+    try:
+        return client.execute_command("EVALSHA", lua.sha, len(names), *names, *arguments)
+    except NoScriptError:
+        return client.execute_command("EVAL", lua.source, len(names), *names, *arguments)
+
+
+def _parse_mark(raw: bytes) -> Mark:
+    """The mark that `str` has written."""
+    return Mark(*raw.decode("ascii", "replace").split(" ")[:3])
 
 
 def _lease(partition: int | None) -> str:

@@ -46,7 +46,8 @@ class Removed(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """One commit. `cursors` has the stream id of the last archived record of each partition (two hex digits).
+    """One commit. `cursors` has the stream id of the last archived record of each partition (two hex digits), `identities` which
+    log that is of: see `identity`; archives of before there were any have none.
 
     `swept` are files that are being deleted: nobody may commit them any more.
     """
@@ -60,9 +61,13 @@ class Manifest(msgspec.Struct, frozen=True):
     removals: tuple[Removal, ...] = ()
     removed: tuple[Removed, ...] = ()
     swept: tuple[str, ...] = ()
+    identities: dict[str, str] = msgspec.field(default_factory=dict)
 
     def cursor(self, partition: int) -> str:
         return self.cursors.get(f"{partition:02x}", "0-0")
+
+    def identity(self, partition: int) -> str:
+        return self.identities.get(f"{partition:02x}", "")
 
     @property
     def rows(self) -> int:

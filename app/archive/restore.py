@@ -6,6 +6,7 @@ bundle's weights: see `on_event`.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from app.archive.archive import Archive
 from app.archive.columns import from_text
 from app.archive.files import verify
 from app.archive.histories import ROWS_AT_ONCE, ArchivedUser, users
-from app.archive.keys import gone_key, log_key, user_hash
+from app.archive.keys import gone_key, identity_key, log_key, user_hash
+from app.archive.log import Mark
 from app.archive.manifest import Manifest
 from app.errors import ArchiveError, StorageError
 from app.state.events import StoredEvent, compact_number, encode_event
@@ -59,7 +61,7 @@ def restore(
     rows_at_once: int = ROWS_AT_ONCE,
     now_ms: int | None = None,
 ) -> Restored:
-    """Rebuild what Redis held when the archive was last committed.
+    """Rebuild what Redis held when the archive was last committed, under new identities of its logs; the archive stays as it is.
 
     Args:
         client: of redis-py, plain or of a Cluster, that does not decode responses; its Redis must be empty.
@@ -102,6 +104,10 @@ def restore(
             key = log_key(int(pp, 16))
             writer.add("XADD", key, cursor, "k", "restored")
             writer.add("XTRIM", key, "MAXLEN", "0")
+        for pp, origin in manifest.identities.items():
+            # New ones: with its first commit this Redis takes the archive over, and the one before is refused, should it live.
+            mark = Mark(secrets.token_hex(8), origin, manifest.cursor(int(pp, 16)))
+            writer.add("SET", identity_key(int(pp, 16)), str(mark))
         writer.flush()
         client.set(LAYOUT_KEY, LAYOUT)
     return Restored(users=found, aliases=len(aliases), events=events, tombstones=tombstones)

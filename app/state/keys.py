@@ -88,6 +88,11 @@ def log_key(pp: str) -> str:
     return f"lw:{{{pp}}}:log"
 
 
+def log_identity_key(pp: str) -> str:
+    """String: the random identity of a partition's log, by which the archive knows it. It goes when the log goes."""
+    return f"lw:{{{pp}}}:log-identity"
+
+
 @lru_cache(_CACHED)
 def state_key(tenant: str, model_id: str, user_id: str) -> str:
     """String: the user's state under one model. Another model has another key, so models never read each other's states."""

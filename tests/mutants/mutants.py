@@ -32,6 +32,7 @@ LOAD_COMMIT = "tests/integration/state/test_load_commit.py::"
 FAILURES = "tests/integration/state/test_failures.py::"
 IDENTITIES = "tests/integration/state/test_identities.py::"
 ARCHIVER = "tests/integration/archive/test_archiver.py::"
+LOG_IDENTITY = "tests/integration/archive/test_log_identity.py::"
 INGEST = "tests/integration/ingest/test_ingest.py::"
 SWAP = "tests/integration/models/test_swap.py::"
 API = "tests/integration/api/test_recommendations_api.py::"
@@ -167,7 +168,7 @@ NOTHING_LOST_NOTHING_TWICE = [
         original="        committed = self._archive.publish(files, add)\n",
         replacement="""\
         for partition, batch in batches.items():
-            self._log.trim(partition, batch.end)
+            self._log.trim(partition, batch.identity, f"{batch.records[0].ms}-{batch.records[0].seq}", batch.end)
         committed = self._archive.publish(files, add)
 """,
         killed_by=ARCHIVER + "test_what_cannot_be_committed_stays_in_the_log",
@@ -180,6 +181,25 @@ NOTHING_LOST_NOTHING_TWICE = [
         original="            if any(manifest.cursor(partition) != batch.start for partition, batch in batches.items()):\n",
         replacement="            if False:\n",
         killed_by=ARCHIVER + "test_an_archiver_that_slept_through_its_lease_doubles_nothing[1]",
+    ),
+    Mutant(
+        name="another log trimmed",
+        invariant="I2",
+        broken="Whatever is in the log is trimmed up to where the archive has it, even if it is of another Redis by now.",
+        file="app/state/lua/trim.lua",
+        original="if string.sub(redis.call('GET', KEYS[2]) or '', 1, 16) ~= ARGV[1] then",
+        replacement="if false then",
+        killed_by=LOG_IDENTITY + "test_a_log_that_is_exchanged_just_before_it_is_trimmed_is_not_trimmed",
+    ),
+    Mutant(
+        name="log of before the cursor trimmed",
+        invariant="I2",
+        broken="What a log has before the archive's cursor is trimmed without a look at whether the archive has it.",
+        file="app/archive/reading.py",
+        original="        if lacking is not None:\n",
+        replacement="        if False:\n",
+        killed_by=LOG_IDENTITY
+        + "test_what_came_by_a_clock_that_was_behind_after_a_log_lost_its_end_is_not_trimmed[1700000000300-0]",
     ),
 ]
 

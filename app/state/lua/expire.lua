@@ -6,8 +6,10 @@
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>   string
 -- KEYS[4] lw:{pp}:log                   stream  k r, t tenant, u user, p the epoch that has ended: the archive keeps what it has, and
 --                                               whoever comes back begins anew
--- KEYS[5...] the states of every model
--- ARGV    tenant, user, the last stream id of this partition that is archived, days, most entries behind that id to look through
+-- KEYS[5] lw:{pp}:log-identity          string  identity (16 hex digits), and perhaps more behind it, see archive/log.py
+-- KEYS[6...] the states of every model
+-- ARGV    tenant, user, the last stream id of this partition that is archived, the identity of the log that the archive has it from,
+--         days, most entries behind that id to look through
 -- Returns 1 if the user is gone; 0 if not idle; -1 if the archive may lack something; -2 if that cannot be told now: too many
 --         entries wait to be archived
 --
@@ -25,7 +27,7 @@ if not day then -- restored: as if the last record had come today
   redis.call('HSET', KEYS[1], 'd', today)
   return 0
 end
-if today - day <= tonumber(ARGV[4]) then -- so many whole days have passed since the end of that one
+if today - day <= tonumber(ARGV[5]) then -- so many whole days have passed since the end of that one
   return 0
 end
 
@@ -33,7 +35,10 @@ local archived = ARGV[3]
 if meta[4] or archived == '0-0' then
   return -1
 end
-local most = tonumber(ARGV[5])
+if ARGV[4] == '' or string.sub(redis.call('GET', KEYS[5]) or '', 1, 16) ~= ARGV[4] then -- what is archived is of another log
+  return -1
+end
+local most = tonumber(ARGV[6])
 local waiting = redis.call('XRANGE', KEYS[4], '(' .. archived, '+', 'COUNT', most + 1)
 if #waiting > most then
   return -2
@@ -59,7 +64,7 @@ if #waiting == 0 then
 end
 
 local fields = redis.call('HKEYS', KEYS[1])
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], unpack(KEYS, 5))
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], unpack(KEYS, 6))
 for _, field in ipairs(fields) do
   if string.sub(field, 1, 2) == 'm:' then
     redis.call('HSET', KEYS[1], field, '1')

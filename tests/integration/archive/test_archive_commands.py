@@ -48,7 +48,7 @@ def test_archive_and_restore_say_what_they_did(raw: redis.Redis, tmp_path: Path)
     assert run("archive") == (0, f"3 records -> {tmp_path / 'archive'}\n")
     code, said = run("restore")
     assert code == 2
-    assert "error: this Redis is not empty, it has 1 keys" in said
+    assert "error: this Redis is not empty, it has 257 keys" in said
     raw.flushall()
     code, said = run("restore")
     assert code == 0
@@ -142,3 +142,16 @@ def test_idle_users_go_only_where_the_service_has_an_archive(raw: redis.Redis, m
     assert raw.exists(keys.user_keys("default", "a").meta) == (who != "elsewhere")
     assert ("no idle user leaves Redis" in said) == (who != "elsewhere")
     assert ("2 records" in said) == (who == "elsewhere")  # the event, and that the user has gone
+
+
+def test_a_check_says_that_a_log_is_not_the_archives(raw: redis.Redis, tmp_path: Path):
+    add(raw, LogWorld().event("a", event(1)))
+    assert run("archive")[0] == 0
+    assert run("archive", "--check") == (0, "nothing waits\n")
+    raw.flushall()
+    code, said = run("archive", "--check")
+    assert code == 2
+    assert said.startswith("error: the log of partition 00 (and 255 more) is not the one that the archive")
+    assert "`longwave restore`" in said
+    assert run("restore")[0] == 0
+    assert run("archive", "--check") == (0, "nothing waits\n")

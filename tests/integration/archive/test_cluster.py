@@ -75,6 +75,12 @@ def test_a_cluster_is_archived_and_restored(cluster: redis.RedisCluster, archive
     cluster.flushall()
     done = restore(archive, cluster, max_sequence=100, dedupe_window=100, tombstone_ttl_s=10**9)
     assert (done.users, done.tombstones) == (len(expected), len(world.gone))
+    add(cluster, world.event("somebody else", StoredEvent("view", 1, "item")))
+    assert Archiver(archive, RedisLog(cluster)).once() == 1
+    cluster.flushall()
+    add(cluster, world.event("somebody else", StoredEvent("view", 2, "item")))
+    with pytest.raises(ArchiveError, match="its identity is gone"):
+        Archiver(archive, RedisLog(cluster)).once()
 
 
 def test_on_a_cluster_idle_users_go_with_all_their_keys(cluster: redis.RedisCluster, archive: Archive):
@@ -91,6 +97,6 @@ def test_on_a_cluster_idle_users_go_with_all_their_keys(cluster: redis.RedisClus
     assert Expiry(cluster, archive, 30).all(threading.Event()) == 0
     Archiver(archive, RedisLog(cluster)).once()
     assert Expiry(cluster, archive, 30).all(threading.Event()) == len(names)
-    assert {name for name in cluster.scan_iter() if not name.endswith(b":log")} == {keys.MODELS_KEY.encode()}
+    assert {name for name in cluster.scan_iter() if not name.endswith((b":log", b":log-identity"))} == {keys.MODELS_KEY.encode()}
     assert Archiver(archive, RedisLog(cluster)).once() == len(names)
     assert list(histories(archive)) == []
