@@ -426,6 +426,15 @@ ONE_MODEL_PER_REQUEST = [
         killed_by=SWAP + "test_an_activation_is_not_over_while_one_worker_may_answer_from_the_old_model",
     ),
     Mutant(
+        name="emptied board for anybody",
+        invariant="I8",
+        broken="A worker that never served makes its model the active one on a store that was emptied, before the one that served.",
+        file="app/models/hall.py",
+        original="        if not self._introduced or self._served_last:\n",
+        replacement="        if True:\n",
+        killed_by="tests/integration/models/test_troubled_store.py::test_a_store_that_was_emptied_is_left_to_the_worker_that_served",
+    ),
+    Mutant(
         name="lease without end",
         invariant="I8",
         broken="A worker that hears nothing of a swap answers from the old model for ever.",
