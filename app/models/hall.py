@@ -212,8 +212,8 @@ class Hall:
         """Whether this worker's model may be the first on a board that says nothing.
 
         One that is new is for whoever comes first. One that was emptied is for those who served what was active on it: the others
-        leave them the time to say so. A worker that has just been started cannot tell the two apart, and takes it for new: between
-        an emptying and the next look of a serving worker there is too little time to be started in.
+        leave them the time to say so. A worker that has just been started cannot tell the two apart, and takes it for new: there
+        is hardly a start in the moment between an emptying and the next look of a serving worker.
         """
         if not self._introduced or self._served_last:
             return True

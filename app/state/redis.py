@@ -364,6 +364,7 @@ class RedisStore:
         *,
         mark: str,
         origin: str = "",
+        merge: bytes = b"",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
         erased: bytes | None = None,
@@ -373,6 +374,7 @@ class RedisStore:
         Args:
             mark: field of the user's meta that says that this was done.
             origin: the user that the events come from, if they come from one.
+            merge: the name of that merge.
             ids: hashes of more event ids to be known again.
             attributes: packed; names that the user has keep their values.
             erased: with an `origin`, the tombstone that the user had when the events were read.
@@ -428,6 +430,7 @@ class RedisStore:
                 1,
                 -(-len(kept) // _CHUNK),
                 len(kept_new),
+                merge,
                 *_packed([event for event, _ in kept], _CHUNK),
                 *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
             ]

@@ -95,6 +95,15 @@ NOTHING_LOST_NOTHING_TWICE = [
         killed_by=IDENTITIES + "test_an_unknown_identity_leads_to_the_target_from_then_on",
     ),
     Mutant(
+        name="erased by a mark of long ago",
+        invariant="I2",
+        broken="Who came anew under the name of an erased identity is erased with the user whom that one was merged into.",
+        file="app/state/lua/erase.lua",
+        original="if ARGV[5] ~= '' then\n",
+        replacement="if false then\n",
+        killed_by=IDENTITIES + "test_who_comes_back_after_an_erasure_that_was_cut_off_is_not_erased_again[alice]",
+    ),
+    Mutant(
         name="merge done twice",
         invariant="I2",
         broken="Whoever finishes a merge that was cut off sorts the source's events into the target once more.",
@@ -428,7 +437,7 @@ ONE_MODEL_PER_REQUEST = [
     Mutant(
         name="emptied board for anybody",
         invariant="I8",
-        broken="A worker that never served makes its model the active one on a store that was emptied, before the one that served.",
+        broken="A worker that never served takes a store that was emptied before the one that served can.",
         file="app/models/hall.py",
         original="        if not self._introduced or self._served_last:\n",
         replacement="        if True:\n",

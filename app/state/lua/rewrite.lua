@@ -3,14 +3,15 @@
 --
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events, oldest first
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, d and cut (see expire.lua), one field for each import or merge that is
---                                                    done, and m:<user> for each user that was merged into this one
+--                                                    done, and m:<user> for each user that was merged into this one, with the
+--                                                    name of that merge
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
 -- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, c: how
 --                                                    many follow, i: the mark, a: attributes), then k h: an event that is new here
 -- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms, or ''), attributes
 --         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
 --         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of arguments with the sequence,
---         number of new events, the sequence, at most 1000 packed events an argument, then packed event and event id of each new
+--         number of new events, name of the merge (or ''), the sequence, at most 1000 packed events an argument, then packed event and event id of each new
 --         event, as many an argument; each of these behind its length (u32, little-endian)
 -- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before
 
@@ -30,9 +31,9 @@ local function parts_of(packed)
   return parts
 end
 
-local last = 16 + tonumber(ARGV[15])
+local last = 17 + tonumber(ARGV[15])
 redis.call('DEL', KEYS[1], KEYS[3])
-for i = 17, last do -- no more in one argument than unpack() can put on Lua's C stack
+for i = 18, last do -- no more in one argument than unpack() can put on Lua's C stack
   redis.call('RPUSH', KEYS[1], unpack(parts_of(ARGV[i])))
 end
 redis.call('HSET', KEYS[2], 'n', ARGV[6], 'e', ARGV[5])
@@ -46,7 +47,7 @@ if ARGV[10] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[10], '1')
 end
 if ARGV[11] ~= '' then
-  redis.call('HSET', KEYS[2], 'm:' .. ARGV[11], '1')
+  redis.call('HSET', KEYS[2], 'm:' .. ARGV[11], ARGV[17])
 end
 if ARGV[12] ~= '' then
   redis.call('SET', KEYS[3], ARGV[12])
