@@ -5,8 +5,8 @@ sorted into the target's sequence, under a mark that makes a second time do noth
 user in the middle of that finishes it before going on, so no answer lacks what was acknowledged.
 
 An erasure takes every identity that leads to a user, and the one that was asked for last: as long as it is not done, asking again
-finds the others. Those are found by marks that merges leave with the target; each merge has a name, and a mark counts only while its
-source says that it went by that one: after an erasure that was cut off, it may be somebody new who has the source's id.
+finds the others. Those are found by marks that merges leave with the target; each merge has a name, and a mark counts only while
+its source says that it went by that one: after an erasure that was cut off, it may be somebody new who has the source's id.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from app.errors import ConflictError, StorageError
+from app.errors import ConflictError, DamagedError, StorageError
 from app.state import keys
 from app.state.events import decode_event
 from app.state.ring import ring_ids
@@ -88,18 +88,31 @@ class Identities:
         self._log_max_length = log_max_length
         self._tombstone_ttl_ms = tombstone_ttl_s * 1000
 
-    async def resolve(self, tenant: str, user_id: str) -> str:
+    async def resolve(self, tenant: str, user_id: str, damaged: bool = False) -> str:
         """Who has the events of this user: itself, or the last of those that it was merged into. Finishes what is halfway.
+
+        Args:
+            damaged: go as far as what is damaged allows.
 
         Raises:
             ConflictError: two merges in opposite directions are running.
+            DamagedError: one of them is damaged.
         """
         for _ in range(_MOST_HOPS):
-            ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
+            try:
+                ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
+            except DamagedError:
+                if not damaged:
+                    raise
+                return user_id
             if target is None:
                 return user_id
             if state == PENDING:
-                await self.finish(tenant, user_id, _decode(target))
+                try:
+                    await self.finish(tenant, user_id, _decode(target))
+                except DamagedError:
+                    if not damaged:
+                        raise
             user_id = _decode(target)
         raise ConflictError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row, or is being merged both ways")
 
@@ -117,7 +130,10 @@ class Identities:
             return holder
         if of_source != source:
             raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
-        # First it is said where the source is about to go, then looked whether another merge goes the other way: of two such, at
+        # Before anything is said: who is led to one who is damaged could never arrive.
+        both = (keys.user_keys(tenant, one) for one in (holder, source))
+        await self._store.all([command for user in both for command in (("LLEN", user.seq), ("STRLEN", user.ids))])
+        # Then it is said where the source is about to go, and then looked whether another merge goes the other way: of two such, at
         # least one sees the other and gives way; if both do, both can be asked for again.
         token = secrets.token_hex(8)
         *_, about_to = await self._alias(tenant, source, "intend", holder, token)
@@ -167,8 +183,11 @@ class Identities:
 
         Raises StorageError if others keep being merged into it.
         """
-        holder = await self.resolve(tenant, user_id)
-        (pairs,) = await self._store.all([("HGETALL", keys.user_keys(tenant, holder).meta)])
+        holder = await self.resolve(tenant, user_id, damaged=True)
+        try:
+            (pairs,) = await self._store.all([("HGETALL", keys.user_keys(tenant, holder).meta)])
+        except DamagedError:
+            pairs = []
         fields = zip(pairs[::2], pairs[1::2], strict=True)
         merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields if field.startswith(SOURCE.encode())}
         order = [one for one in dict.fromkeys([*merges, holder]) if one != user_id] + [user_id]

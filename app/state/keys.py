@@ -83,6 +83,23 @@ def user_of_meta(key: str) -> tuple[str, str] | None:
     return unquote(tenant, errors="surrogatepass"), unquote(user, errors="surrogatepass")
 
 
+def user_of(key: str) -> tuple[str, str] | None:
+    """Tenant and user id of a key that names a user; None for another key."""
+    parts = key.split(":")
+    if len(parts) < 5 or parts[3] not in ("seq", "meta", "ids", "state"):
+        return None
+    return unquote(parts[2], errors="surrogatepass"), unquote(parts[-1], errors="surrogatepass")
+
+
+_TYPES = {"seq": "list", "meta": "hash", "ids": "string", "gone": "string", "state": "string", "log": "stream"}
+
+
+def type_of(key: str) -> str | None:
+    """The Redis type of a key of a user or of a partition; None for another key."""
+    parts = key.split(":")
+    return _TYPES.get(parts[3] if len(parts) > 3 else parts[-1])
+
+
 def log_key(pp: str) -> str:
     """Stream: the event log of a partition."""
     return f"lw:{{{pp}}}:log"

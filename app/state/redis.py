@@ -20,9 +20,10 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from app.errors import LayoutError, LongwaveError, StorageError, StorageRefusedError
+from app.errors import DamagedError, LayoutError, LongwaveError, StorageError, StorageRefusedError
 from app.state import keys
 from app.state.codec import EPOCH_BYTES, PREFIX, peek
+from app.state.damage import Damage, OneOfManyError, names_of
 from app.state.events import StoredEvent, decode_event, encode_event
 from app.state.identities import IMPORTED, PENDING, Call, Erased, Identities, NewEvent
 from app.state.ring import EMPTY_RING, remember_ids
@@ -94,6 +95,7 @@ class RedisStore:
         self._transport: Transport = transport(
             url, timeout_ms=timeout_ms, max_connections=max_connections, confirm=confirm or Confirm(0, False, 0)
         )
+        self._damage = Damage(self._transport)
         self._opened = False
         self._max_sequence = max_sequence
         self._dedupe_window = dedupe_window
@@ -131,9 +133,10 @@ class RedisStore:
         for _ in range(_MOST_HOPS):
             calls = [self._append_call(tenant, users[place], batches[place], refused_to[place]) for place in waiting]
             merged = []
-            for place, reply in zip(waiting, await self._run(script("append"), calls, durable=True), strict=True):
+            replies = await self._run(script("append"), calls, durable=True)
+            for place, (names, _), reply in zip(waiting, calls, replies, strict=True):
                 if isinstance(reply, Exception):
-                    found[place] = reply
+                    found[place] = await self._damage.explained(reply, names)
                 elif reply[0] == -1:
                     *merge, erased_at = reply
                     refused_to[place] = max(refused_to[place], int(erased_at))
@@ -162,7 +165,22 @@ class RedisStore:
         most: int = 0,
         only: int | None = None,
     ) -> list[Loaded]:
-        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all)."""
+        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all).
+
+        Raises:
+            OneOfManyError: one of several users is damaged; ask for each alone.
+            DamagedError: this one is.
+        """
+        try:
+            return await self._load(tenant, model_id, user_ids, held, most, only)
+        except DamagedError as error:
+            if len(user_ids) == 1:
+                raise
+            raise OneOfManyError(error.detail) from error
+
+    async def _load(
+        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None, most: int, only: int | None
+    ) -> list[Loaded]:
         found: list[Loaded | None] = [None] * len(user_ids)
         waiting = list(range(len(user_ids)))
         users = list(user_ids)
@@ -197,7 +215,15 @@ class RedisStore:
             peek(blob)
             user = keys.user_keys(tenant, user_id)
             calls.append(((user.meta, keys.state_key(tenant, model_id, user_id), user.seq), (blob, self._state_ttl_ms)))
-        return [_COMMIT_RESULTS[reply] for reply in await self.run(script("commit"), calls, only=only)]
+        results: list[CommitResult] = []
+        for (names, _), reply in zip(calls, await self._run(script("commit"), calls, only=only), strict=True):
+            if isinstance(reply, Exception):
+                error = await self._damage.explained(reply, names)
+                if not isinstance(error, DamagedError):
+                    raise error
+                reply = -1  # of no use to this user, and the others have theirs
+            results.append(_COMMIT_RESULTS[reply])
+        return results
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
@@ -447,7 +473,8 @@ class RedisStore:
 
     async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
-        return _checked(await self._run(script, calls, durable=durable, only=only))
+        replies = await self._run(script, calls, durable=durable, only=only)
+        return await self._sound(replies, [names for names, _ in calls])
 
     async def _run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """`run`, but an error reply is returned in its place, unless it says something of Redis as a whole."""
@@ -463,7 +490,14 @@ class RedisStore:
         return _unrefused(replies)
 
     async def all(self, commands: Sequence[Command]) -> list[Any]:
-        return _checked(await self._send(commands))
+        return await self._sound(_unrefused(await self._send(commands)), [names_of(command) for command in commands])
+
+    async def _sound(self, replies: list[Any], names: Sequence[Sequence[str]]) -> list[Any]:
+        """The replies, if none is an error."""
+        for reply, of in zip(replies, names, strict=True):
+            if isinstance(reply, Exception):
+                raise await self._damage.explained(reply, of)
+        return replies
 
     async def _send(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """The replies to `commands`, in one round trip; an error reply is returned in its place. Opens first if need be."""

@@ -509,6 +509,16 @@ REPEATABLE = [
 
 HOSTILE_INPUT = [
     Mutant(
+        name="damage of a neighbour",
+        invariant="I10",
+        broken="One user whose key in Redis is of another type takes the lists of all who are asked for together.",
+        file="app/state/redis.py",
+        original="            raise OneOfManyError(error.detail) from error\n",
+        replacement="            raise\n",
+        killed_by="tests/integration/api/test_damaged_users.py"
+        "::test_questions_for_a_damaged_user_say_what_is_wrong_and_lists_fall_back[seq]",
+    ),
+    Mutant(
         name="any number of events",
         invariant="I10",
         broken="A request may have any number of events.",
