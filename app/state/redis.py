@@ -41,7 +41,7 @@ DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
 _PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
 _MOST_HOPS: Final = 8  # from one merged user to the next
-_MOST_TRIES: Final = 200  # of a rewrite that others keep overtaking: a handful of merges into an active user takes some 20
+_MOST_TRIES: Final = 200  # of a rewrite that other rewrites keep overtaking: a handful of merges into one user takes some 20
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
 _REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)
@@ -436,7 +436,7 @@ class RedisStore:
             known = ring or EMPTY_RING
             if self._dedupe_window:
                 hashes = [*ids, *(_id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
-                known = remember_ids(known, hashes, self._dedupe_window) if hashes else known
+                known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
             if attributes and own:
                 attributes = _encode_attributes(_decode_attributes(attributes) | _decode_attributes(own))
             arguments: list[Any] = [
@@ -451,16 +451,19 @@ class RedisStore:
                 attributes,
                 _text(mark),
                 _text(origin),
-                known if known != EMPTY_RING else b"",
+                known if len(known) > len(EMPTY_RING) else b"",
                 self._log_max_length,
                 1,
                 -(-len(kept) // _CHUNK),
                 len(kept_new),
                 merge,
+                gone or b"",
+                (ring or b"")[: len(EMPTY_RING)],
+                self._max_sequence,
                 *_packed([event for event, _ in kept], _CHUNK),
                 *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
             ]
-            call: Call = ((user.seq, user.meta, user.ids, user.log), arguments)
+            call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
             (result,) = await self.run(script("rewrite"), [call], durable=True)
             if result:
                 return len(kept_new) if result == 1 else None

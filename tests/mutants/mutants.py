@@ -104,6 +104,25 @@ NOTHING_LOST_NOTHING_TWICE = [
         killed_by=IDENTITIES + "test_who_comes_back_after_an_erasure_that_was_cut_off_is_not_erased_again[alice]",
     ),
     Mutant(
+        name="late events lost",
+        invariant="I2",
+        broken="Events that arrive while a merge or an import is worked out are lost.",
+        file="app/state/lua/rewrite.lua",
+        original="if late > 0 then\n",
+        replacement="if false then\n",
+        killed_by="tests/integration/state/test_rewrite.py::test_a_writer_who_never_pauses_does_not_keep_a_merge_from_ending",
+    ),
+    Mutant(
+        name="erased in between",
+        invariant="I2",
+        broken="An import that was worked out before an erasure is written after it.",
+        file="app/state/lua/rewrite.lua",
+        original="  or (redis.call('GET', KEYS[5]) or '') ~= ARGV[18] then\n",
+        replacement="  then\n",
+        killed_by="tests/integration/state/test_rewrite.py"
+        "::test_an_erasure_that_comes_in_between_is_seen_where_there_was_no_user",
+    ),
+    Mutant(
         name="merge done twice",
         invariant="I2",
         broken="Whoever finishes a merge that was cut off sorts the source's events into the target once more.",

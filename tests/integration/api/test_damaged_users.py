@@ -1,4 +1,4 @@
-"""A key of a user that somebody has overwritten: a clear answer for that user, none of it for the others, and an erasure helps."""
+"""A key of a user that somebody has overwritten: a clear answer for that user, as ever for the others, and an erasure helps."""
 
 from __future__ import annotations
 
