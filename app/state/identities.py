@@ -133,8 +133,8 @@ class Identities:
         # Before anything is said: who is led to one who is damaged could never arrive.
         both = (keys.user_keys(tenant, one) for one in (holder, source))
         await self._store.all([command for user in both for command in (("LLEN", user.seq), ("STRLEN", user.ids))])
-        # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one at
-        # least sees the other and gives way; if both do, both can be asked for again.
+        # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
+        # at least sees the other and gives way; if both do, both can be asked for again.
         token = secrets.token_hex(8)
         *_, about_to = await self._alias(tenant, source, "intend", holder, token)
         if about_to != holder:
