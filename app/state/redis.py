@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
-import msgspec
 from redis.exceptions import (
     ClusterDownError,
     MovedError,
@@ -22,11 +18,12 @@ from redis.exceptions import (
 
 from app.errors import DamagedError, LayoutError, LongwaveError, StorageError, StorageRefusedError
 from app.state import keys
-from app.state.codec import EPOCH_BYTES, PREFIX, peek
+from app.state.codec import PREFIX, new_epoch, peek
 from app.state.damage import Damage, OneOfManyError, names_of
-from app.state.events import StoredEvent, decode_event, encode_event
+from app.state.events import StoredEvent, decode_attributes, decode_event, encode_attributes, encode_event
 from app.state.identities import IMPORTED, PENDING, Call, Erased, Identities, NewEvent
-from app.state.ring import EMPTY_RING, remember_ids
+from app.state.rewrite import Rewrite
+from app.state.ring import id_hash
 from app.state.scripts import Script, script
 from app.state.store import Append, Appended, CommitResult, Held, Loaded, UserMeta
 from app.state.transport import ClusterTransport, Command, Confirm, SingleTransport, Transport
@@ -38,22 +35,14 @@ DEFAULT_STATE_TTL_S: Final = 30 * 86_400
 
 _PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
 DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
-_PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
 _MOST_HOPS: Final = 8  # from one merged user to the next
-_MOST_TRIES: Final = 200  # of a rewrite that other rewrites keep overtaking: a handful of merges into one user takes some 20
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
 _REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)
 _REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "NOPERM")
 
 _COMMIT_RESULTS: Final[dict[int, CommitResult]] = {1: "stored", 0: "overtaken", -1: "refused", -2: "refused"}
-
-# Epochs must differ, not be secret: a generator of our own spares a system call for each event.
-_random = random.Random(secrets.token_bytes(32))
-
-_encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
-_decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
 class RedisStore:
@@ -101,6 +90,7 @@ class RedisStore:
         self._dedupe_window = dedupe_window
         self._log_max_length = log_max_length
         self._state_ttl_ms = state_ttl_s * 1000
+        self._rewrite = Rewrite(self, max_sequence, dedupe_window, log_max_length)
         self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
     async def open(self) -> None:
@@ -141,13 +131,13 @@ class RedisStore:
                     *merge, erased_at = reply
                     refused_to[place] = max(refused_to[place], int(erased_at))
                     try:
-                        users[place] = await self._merged_into(tenant, users[place], merge)
+                        users[place] = await self.merged_into(tenant, users[place], merge)
                         merged.append(place)
                     except LongwaveError as error:  # nothing of it is stored; the others may be
                         found[place] = error
                 else:
                     total, flags, epoch, attributes = reply
-                    known = _decode_attributes(attributes) if attributes else {}
+                    known = decode_attributes(attributes) if attributes else {}
                     found[place] = Appended(users[place], flags.decode(), total, epoch, known)
             waiting = merged
             if not waiting:
@@ -194,7 +184,7 @@ class RedisStore:
             merged = []
             for place, reply in zip(waiting, await self.run(script("load"), calls, only=only), strict=True):
                 if reply is not None and reply[0] == -1:
-                    users[place] = await self._merged_into(tenant, users[place], reply)
+                    users[place] = await self.merged_into(tenant, users[place], reply)
                     merged.append(place)
                 else:
                     found[place] = _loaded(users[place], reply)
@@ -239,14 +229,14 @@ class RedisStore:
             arguments = (
                 _text(tenant),
                 _text(user_id),
-                _encode_attributes(dict(attributes)),
-                _new_epoch(),
+                encode_attributes(dict(attributes)),
+                new_epoch(),
                 self._log_max_length,
             )
             (reply,) = await self.run(script("attributes"), [((user.meta, user.log), arguments)], durable=True)
             if not isinstance(reply, list):
                 return
-            user_id = await self._merged_into(tenant, user_id, reply)
+            user_id = await self.merged_into(tenant, user_id, reply)
         raise StorageError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row")
 
     async def write_history(
@@ -363,7 +353,7 @@ class RedisStore:
             self._max_sequence,
             self._dedupe_window,
             self._log_max_length,
-            _new_epoch(),
+            new_epoch(),
             refused_to,
         ]
         for event, event_id in zip(batch.events, batch.event_ids, strict=True):
@@ -371,10 +361,10 @@ class RedisStore:
                 arguments += (encode_event(event), event.time_ms, b"", b"")
             else:
                 named = _text(event_id)
-                arguments += (encode_event(event), event.time_ms, _id_hash(named), named)
+                arguments += (encode_event(event), event.time_ms, id_hash(named), named)
         return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
 
-    async def _merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
+    async def merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
         """Where a merged user went; a merge that is halfway is finished first."""
         _, target, state = reply
         target_id: str = target.decode("utf-8", "surrogatepass")
@@ -395,79 +385,10 @@ class RedisStore:
         attributes: bytes = b"",
         erased: bytes | None = None,
     ) -> int | None:
-        """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
-
-        Args:
-            mark: field of the user's meta that says that this was done.
-            origin: the user that the events come from, if they come from one.
-            merge: the name of that merge.
-            ids: hashes of more event ids to be known again.
-            attributes: packed; names that the user has keep their values.
-            erased: with an `origin`, the tombstone that the user had when the events were read.
-
-        Raises:
-            StorageError: the user kept changing, or was erased meanwhile; nothing was done.
-        """
-        target = user_id
-        for _ in range(_MOST_TRIES):
-            user = keys.user_keys(tenant, user_id)
-            before: list[Command] = [
-                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms"),
-                ("LRANGE", user.seq, 0, -1),
-                ("GET", user.ids),
-                ("GET", user.gone),
-            ]
-            (appended, epoch, first, last, own, *moved), packed, ring, gone = await self.all(before)
-            if moved[0] is not None:
-                user_id = await self._merged_into(tenant, user_id, [-1, *moved])
-                await asyncio.sleep(_PAUSE_S)
-                continue
-            if origin and user_id == target and gone != erased:
-                raise StorageError(f"{user_id!r} was erased while another identity was merged into it; try again")
-            # What happened before its user was erased stays away; but what comes with another user was that one's.
-            kept_new = [event for event in new if origin or gone is None or event[1] > int(gone)]
-            if epoch is None and not kept_new and not origin:
-                return 0  # no user, and nothing that would make one
-            there = [(event, decode_event(event).time_ms) for event in packed]
-            # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
-            together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
-            kept = together[max(0, len(together) - self._max_sequence) :]
-            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None]
-            known = ring or EMPTY_RING
-            if self._dedupe_window:
-                hashes = [*ids, *(_id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
-                known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
-            if attributes and own:
-                attributes = _encode_attributes(_decode_attributes(attributes) | _decode_attributes(own))
-            arguments: list[Any] = [
-                _text(tenant),
-                _text(user_id),
-                epoch or b"",
-                int(appended or 0),
-                _new_epoch(),
-                int(appended or 0) + len(kept_new),
-                min(times, default=""),
-                max(times, default=""),
-                attributes,
-                _text(mark),
-                _text(origin),
-                known if len(known) > len(EMPTY_RING) else b"",
-                self._log_max_length,
-                1,
-                -(-len(kept) // _CHUNK),
-                len(kept_new),
-                merge,
-                gone or b"",
-                (ring or b"")[: len(EMPTY_RING)],
-                self._max_sequence,
-                *_packed([event for event, _ in kept], _CHUNK),
-                *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
-            ]
-            call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
-            (result,) = await self.run(script("rewrite"), [call], durable=True)
-            if result:
-                return len(kept_new) if result == 1 else None
-        raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+        """Sort new events into a user's sequence, under a new epoch; see `Rewrite`."""
+        return await self._rewrite(
+            tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes, erased=erased
+        )
 
     @property
     def generation(self) -> int:
@@ -548,25 +469,10 @@ def _loaded(user_id: str, reply: list[Any] | None) -> Loaded:
         epoch=epoch,
         first_time_ms=int(first or 0),
         last_time_ms=int(last or 0),
-        attributes=_decode_attributes(attributes) if attributes else {},
+        attributes=decode_attributes(attributes) if attributes else {},
     )
     held = state == 1
     return Loaded(user_id, meta, None if held else state, held, [decode_event(event) for event in tail], start)
-
-
-def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:
-    """Up to `size` parts an argument, each behind its length: Redis takes no command of more than 1,048,576 arguments."""
-    for start in range(0, len(parts), size):
-        yield b"".join(len(part).to_bytes(4, "little") + part for part in parts[start : start + size])
-
-
-def _new_epoch() -> bytes:
-    return _random.randbytes(EPOCH_BYTES)
-
-
-def _id_hash(event_id: bytes) -> bytes:
-    """8 bytes that stand for an event id: among 1,000 known ids a new one is taken for a retry once in 10^16 times."""
-    return blake2b(event_id, digest_size=8).digest()
 
 
 def _text(text: str) -> bytes:
