@@ -89,6 +89,11 @@ class OverloadedError(UnavailableError):
     title = "Overloaded"
 
 
+class DamagedError(StorageError):
+    """What is stored of one user is not what it should be; `detail` names the user and the key. Nothing was done, and nobody else
+    is concerned. Waiting will not help, an erasure of the user will."""
+
+
 class StorageRefusedError(StorageError):
     """Redis answered, and refused to write: it is full, read-only, or without its replicas. Nothing was done."""
 

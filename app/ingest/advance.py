@@ -10,7 +10,7 @@ from time import monotonic
 
 import structlog
 
-from app.errors import OverloadedError, StorageError
+from app.errors import DamagedError, OverloadedError, StorageError
 from app.fold import Fold, StateCache, Unfolded, Users
 from app.state.events import StoredEvent
 from app.telemetry import Metrics
@@ -144,6 +144,9 @@ class Advance:
         try:
             unknown = self._fold_known(tenant, batch)
             await asyncio.gather(*(self._users.current(tenant, user_id) for user_id in unknown))
+        except DamagedError as error:  # one of them; there is nothing to wait for
+            log.warning("a user cannot be folded", error=error.detail)
+            return len(batch)
         except StorageError as error:
             log.warning("storage is away, the background fold waits", error=error.detail)
             for user_id, dirty in batch:

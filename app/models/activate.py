@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Final, Literal
 
 import structlog
 
-from app.errors import ConflictError, LongwaveError, NotFoundError, RefusedError, StorageError, UnavailableError
-from app.fold import Asked, LongTail, UserState
+from app.errors import ConflictError, DamagedError, LongwaveError, NotFoundError, RefusedError, StorageError, UnavailableError
+from app.fold import Asked, LongTail, Users, UserState
 from app.models.hall import Hall
 from app.models.served import ServedModel
 from app.settings import Settings
+from app.state.damage import OneOfManyError
 from app.state.models import Heartbeat, Outcome
 from app.telemetry import Metrics
 
@@ -152,7 +153,7 @@ class Activation:
                 began = time.monotonic()
                 some = await self._board.active_since(found[start : start + _TOGETHER], since_ms)
                 events = 0
-                for state in await users.batch([Asked(tenant, user_id) for tenant, user_id in some]):
+                for state in await _states(users, [Asked(tenant, user_id) for tenant, user_id in some]):
                     while isinstance(state, LongTail):
                         (state,) = await users.batch([await users.shorten(state)])
                         events += state.meta.stored if isinstance(state, UserState) else 0
@@ -176,6 +177,14 @@ class Activation:
             if self._hall.generation >= generation and all(said.generation >= generation for said in says.values()):
                 return
             await asyncio.sleep(_POLL_S)
+
+
+async def _states(users: Users, asked: Sequence[Asked]) -> Sequence[UserState | LongTail | None]:
+    """The users; None for one who is damaged."""
+    try:
+        return await users.batch(asked)
+    except (OneOfManyError, DamagedError):
+        return [None] if len(asked) == 1 else [state for one in asked for state in await _states(users, [one])]
 
 
 def seen(says: Mapping[str, Heartbeat], model_id: str) -> str:

@@ -27,6 +27,9 @@ from app.telemetry import Metrics
 
 LEASE_S: Final = 2.0
 _TRY_AGAIN_S: Final = 10.0
+_LEAVE_TO_THE_SERVING_S: Final = ALIVE_MS / 1000
+"""A board that was emptied is left to those who served for so long: who has not spoken by then counts as dead."""
+
 log = structlog.get_logger()
 
 
@@ -57,6 +60,8 @@ class Hall:
         self._generation = 0
         self.bringing: str | None = None
         self._introduced = False
+        self._served_last = False  # what the board said was active when it last said anything is what this worker serves
+        self._empty_s: float | None = None  # since when the board has been empty, on time.monotonic()
         self._deaf: str | None = None  # why the board cannot be read
         self._lease_until = 0.0
         self._beating = asyncio.Lock()
@@ -147,8 +152,11 @@ class Hall:
                 self._hears_nothing(error)
             else:
                 self._hears_again()
-            if (serving.generation, serving.active) == (self._generation, self._served.model_id):
-                self._lease_until = asked_s + LEASE_S
+            if serving.active is not None:
+                self._served_last = (serving.generation, serving.active) == (self._generation, self._served.model_id)
+                self._empty_s = None
+                if self._served_last:
+                    self._lease_until = asked_s + LEASE_S
             return serving
 
     async def _follow(self) -> None:
@@ -185,7 +193,7 @@ class Hall:
         except StorageRefusedError as error:
             self._hears_nothing(error)
             return serving  # what is active can be answered from; the next look tries again
-        if serving.active is None:
+        if serving.active is None and self._may_begin():
             if self._introduced:
                 log.warning("the store has been emptied; laying it out again", model=self._served.model_id)
                 self._served.seed_again()
@@ -199,6 +207,19 @@ class Hall:
                 await self.board.know(await asyncio.to_thread(self.shelf.complete))
         self._introduced = True
         return await self.board.serving()
+
+    def _may_begin(self) -> bool:
+        """Whether this worker's model may be the first on a board that says nothing.
+
+        One that is new is for whoever comes first. One that was emptied is for those who served what was active on it: the others
+        leave them the time to say so. A worker that has just been started cannot tell the two apart, and takes it for new: there
+        is hardly a start in the moment between an emptying and the next look of a serving worker.
+        """
+        if not self._introduced or self._served_last:
+            return True
+        if self._empty_s is None:
+            self._empty_s = monotonic()
+        return monotonic() > self._empty_s + _LEAVE_TO_THE_SERVING_S
 
     async def _take_over(self, serving: Serving, why: str) -> None:
         """Make the model that is served here the active one: nobody has the one that is."""

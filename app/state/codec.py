@@ -9,6 +9,8 @@ append-only file with them, for some 70 microseconds a commit.
 
 from __future__ import annotations
 
+import random
+import secrets
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -31,6 +33,14 @@ _LEVEL = 1  # higher ones take twice the time for a percent
 HEADER_BYTES = _HEADER.size
 PREFIX = _HEADER.pack(MAGIC, FORMAT, _RAW, bytes(EPOCH_BYTES), 0, 0, 0, 0, 0)[:6]
 """How every state of this format begins; a blob that begins otherwise is not continued but rebuilt."""
+
+# Epochs must differ, not be secret: a generator of our own spares a system call for each event.
+_random = random.Random(secrets.token_bytes(32))
+
+
+def new_epoch() -> bytes:
+    """What names a sequence that is written anew."""
+    return _random.randbytes(EPOCH_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,10 @@ class StoredEvent(msgspec.Struct, array_like=True, omit_defaults=True, frozen=Tr
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(StoredEvent).decode
 
+# A user's attributes; sorted, so that the same ones are the same bytes.
+encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
+decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
+
 
 def compact_number(number: float | None) -> float | None:
     """The same number in its shortest packed form: most quantities are whole and take one byte instead of nine."""

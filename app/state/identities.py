@@ -5,18 +5,19 @@ sorted into the target's sequence, under a mark that makes a second time do noth
 user in the middle of that finishes it before going on, so no answer lacks what was acknowledged.
 
 An erasure takes every identity that leads to a user, and the one that was asked for last: as long as it is not done, asking again
-finds the others.
+finds the others. Those are found by marks that merges leave with the target; each merge has a name, and a mark counts only while
+its source says that it went by that one: after an erasure that was cut off, it may be somebody new who has the source's id.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from app.errors import ConflictError, StorageError
+from app.errors import ConflictError, DamagedError, StorageError
 from app.state import keys
 from app.state.events import decode_event
 from app.state.ring import ring_ids
@@ -24,7 +25,9 @@ from app.state.scripts import Script, script
 from app.state.transport import Command
 
 SOURCE: Final = "m:"
-"""Begins the fields of a user's meta that name those who were merged into it."""
+"""Begins the fields of a user's meta that name those who were merged into it; their values name the merges."""
+
+_RESTORED: Final = b"1"  # names a merge that an archive knows of
 
 _DONE: Final = "d:"  # begins the fields that say that a sequence was taken over: the epoch of that sequence follows
 IMPORTED: Final = "i:"
@@ -68,6 +71,7 @@ class Commands(Protocol):
         *,
         mark: str,
         origin: str,
+        merge: bytes,
         ids: Sequence[bytes],
         attributes: bytes,
         erased: bytes | None,
@@ -84,18 +88,31 @@ class Identities:
         self._log_max_length = log_max_length
         self._tombstone_ttl_ms = tombstone_ttl_s * 1000
 
-    async def resolve(self, tenant: str, user_id: str) -> str:
+    async def resolve(self, tenant: str, user_id: str, damaged: bool = False) -> str:
         """Who has the events of this user: itself, or the last of those that it was merged into. Finishes what is halfway.
+
+        Args:
+            damaged: go as far as what is damaged allows.
 
         Raises:
             ConflictError: two merges in opposite directions are running.
+            DamagedError: one of them is damaged.
         """
         for _ in range(_MOST_HOPS):
-            ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
+            try:
+                ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
+            except DamagedError:
+                if not damaged:
+                    raise
+                return user_id
             if target is None:
                 return user_id
             if state == PENDING:
-                await self.finish(tenant, user_id, _decode(target))
+                try:
+                    await self.finish(tenant, user_id, _decode(target))
+                except DamagedError:
+                    if not damaged:
+                        raise
             user_id = _decode(target)
         raise ConflictError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row, or is being merged both ways")
 
@@ -113,8 +130,11 @@ class Identities:
             return holder
         if of_source != source:
             raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
-        # First it is said where the source is about to go, then looked whether another merge goes the other way: of two such, at
-        # least one sees the other and gives way; if both do, both can be asked for again.
+        # Before anything is said: who is led to one who is damaged could never arrive.
+        both = (keys.user_keys(tenant, one) for one in (holder, source))
+        await self._store.all([command for user in both for command in (("LLEN", user.seq), ("STRLEN", user.ids))])
+        # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
+        # at least sees the other and gives way; if both do, both can be asked for again.
         token = secrets.token_hex(8)
         *_, about_to = await self._alias(tenant, source, "intend", holder, token)
         if about_to != holder:
@@ -137,6 +157,7 @@ class Identities:
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if meta.get(b"to") != _encode(target) or meta.get(b"ms") != PENDING:
             return
+        merge = meta.get(b"ik", _RESTORED)
         if b"e" in meta:
             new = [(event, decode_event(event).time_ms, "") for event in packed]
             ids = ring_ids(ring) if ring else []
@@ -144,11 +165,11 @@ class Identities:
             mark = _DONE + meta[b"e"].hex()
             attributes = meta.get(b"a", b"")
             await self._store.rewrite(
-                tenant, target, new, mark=mark, origin=source, ids=ids, attributes=attributes, erased=erased
+                tenant, target, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes, erased=erased
             )
         # What was done with the source was done with the target now, and those who came to the source have come there.
-        marks = [field for field in meta if field.startswith(_HANDED_ON)]
-        holder = await self._hand_on(tenant, target, [_encode(SOURCE + source), *marks])
+        marks = {field: value for field, value in meta.items() if field.startswith(_HANDED_ON)}
+        holder = await self._hand_on(tenant, target, {_encode(SOURCE + source): merge} | marks)
         for mark in marks:
             if mark.startswith(SOURCE.encode()):
                 await self._alias(tenant, _decode(mark[len(SOURCE) :]), "shorten", holder, source)
@@ -162,10 +183,14 @@ class Identities:
 
         Raises StorageError if others keep being merged into it.
         """
-        holder = await self.resolve(tenant, user_id)
-        (fields,) = await self._store.all([("HKEYS", keys.user_keys(tenant, holder).meta)])
-        sources = [_decode(field[len(SOURCE) :]) for field in fields if field.startswith(SOURCE.encode())]
-        order = [one for one in dict.fromkeys([*sources, holder]) if one != user_id] + [user_id]
+        holder = await self.resolve(tenant, user_id, damaged=True)
+        try:
+            (pairs,) = await self._store.all([("HGETALL", keys.user_keys(tenant, holder).meta)])
+        except DamagedError:
+            pairs = []
+        fields = zip(pairs[::2], pairs[1::2], strict=True)
+        merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields if field.startswith(SOURCE.encode())}
+        order = [one for one in dict.fromkeys([*merges, holder]) if one != user_id] + [user_id]
         models = await self._store.models()
         events = 0
         erased: list[str] = []
@@ -173,13 +198,18 @@ class Identities:
             for one in order:
                 user = keys.user_keys(tenant, one)
                 names = (user.gone, user.log, user.meta, user.seq, user.ids, *(keys.state_key(tenant, m, one) for m in models))
-                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, *map(_encode, (*erased, *order)))
+                by = b"" if one in (holder, user_id) else merges[one]
+                known = (part for source, merge in merges.items() for part in (_encode(source), merge))
+                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, by, *known)
                 ((appended, come),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
                 if come:  # merged into this one since: first those
-                    order = [*dict.fromkeys(map(_decode, come)), *order]
+                    others = dict(zip(map(_decode, come[::2]), come[1::2], strict=True))
+                    merges |= others
+                    order = [*others, *order]
                     break
-                events += appended
-                erased.append(one)
+                if appended >= 0:
+                    events += appended
+                    erased.append(one)
                 order = order[1:]
             if not order:
                 return Erased(events, list(dict.fromkeys(erased)))
@@ -200,10 +230,11 @@ class Identities:
                 return False
         return True
 
-    async def _hand_on(self, tenant: str, user_id: str, marks: Sequence[bytes]) -> str:
+    async def _hand_on(self, tenant: str, user_id: str, marks: Mapping[bytes, bytes]) -> str:
         """Give marks to who has the events of a user, whatever is halfway on the way there; returns who that is."""
+        pairs = [part for pair in marks.items() for part in pair]
         for _ in range(_MOST_HOPS):
-            (target,) = await self._store.run(script("marks"), [((keys.user_keys(tenant, user_id).meta,), marks)], durable=True)
+            (target,) = await self._store.run(script("marks"), [((keys.user_keys(tenant, user_id).meta,), pairs)], durable=True)
             if not target:
                 return user_id
             user_id = _decode(target)

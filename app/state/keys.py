@@ -31,8 +31,8 @@ class UserKeys:
     seq: str
     """List: packed events in arrival order, bounded."""
     meta: str
-    """Hash: `n` events appended, `e` epoch, `f`/`l` first and last time, `a` attributes; `to`, `ms` after a merge; `d` day of the
-    last record, `cut` if the archive may lack some."""
+    """Hash: `n` events appended, `e` epoch, `f`/`l` first and last time, `a` attributes; `to`, `ms`, `ik` after a merge; `d` day
+    of the last record, `cut` if the archive may lack some."""
     ids: str
     """String: a ring of 8-byte hashes of the last event ids, behind a header of 16 bytes."""
     gone: str
@@ -81,6 +81,23 @@ def user_of_meta(key: str) -> tuple[str, str] | None:
         return None
     tenant, user = parts[2], parts[4]
     return unquote(tenant, errors="surrogatepass"), unquote(user, errors="surrogatepass")
+
+
+def user_of(key: str) -> tuple[str, str] | None:
+    """Tenant and user id of a key that names a user; None for another key."""
+    parts = key.split(":")
+    if len(parts) < 5 or parts[3] not in ("seq", "meta", "ids", "state"):
+        return None
+    return unquote(parts[2], errors="surrogatepass"), unquote(parts[-1], errors="surrogatepass")
+
+
+_TYPES = {"seq": "list", "meta": "hash", "ids": "string", "gone": "string", "state": "string", "log": "stream"}
+
+
+def type_of(key: str) -> str | None:
+    """The Redis type of a key of a user or of a partition; None for another key."""
+    parts = key.split(":")
+    return _TYPES.get(parts[3] if len(parts) > 3 else parts[-1])
 
 
 def log_key(pp: str) -> str:

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 
 import msgspec
 
+from app.errors import DamagedError
 from app.state import keys
 from app.state.redis import RedisStore
 from app.state.scripts import script
@@ -132,7 +133,12 @@ class ModelBoard:
     async def active_since(self, users: Sequence[tuple[str, str]], since_ms: int) -> list[tuple[str, str]]:
         """Those users who have events, the latest of them at or after a moment (unix ms)."""
         commands: list[Command] = [("HMGET", keys.user_keys(*user).meta, "n", "l") for user in users]
-        metas = await self._store.all(commands)
+        try:
+            metas = await self._store.all(commands)
+        except DamagedError:  # and nothing is known of that one
+            if len(users) == 1:
+                return []
+            return [active for user in users for active in await self.active_since([user], since_ms)]
         return [user for user, (n, last) in zip(users, metas, strict=True) if n is not None and int(last) >= since_ms]
 
     async def users(self) -> AsyncIterator[list[tuple[str, str]]]:

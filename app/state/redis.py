@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
-import msgspec
 from redis.exceptions import (
     ClusterDownError,
     MovedError,
@@ -20,12 +16,14 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from app.errors import LayoutError, LongwaveError, StorageError, StorageRefusedError
+from app.errors import DamagedError, LayoutError, LongwaveError, StorageError, StorageRefusedError
 from app.state import keys
-from app.state.codec import EPOCH_BYTES, PREFIX, peek
-from app.state.events import StoredEvent, decode_event, encode_event
+from app.state.codec import PREFIX, new_epoch, peek
+from app.state.damage import Damage, OneOfManyError, names_of
+from app.state.events import StoredEvent, decode_attributes, decode_event, encode_attributes, encode_event
 from app.state.identities import IMPORTED, PENDING, Call, Erased, Identities, NewEvent
-from app.state.ring import EMPTY_RING, remember_ids
+from app.state.rewrite import Rewrite
+from app.state.ring import id_hash
 from app.state.scripts import Script, script
 from app.state.store import Append, Appended, CommitResult, Held, Loaded, UserMeta
 from app.state.transport import ClusterTransport, Command, Confirm, SingleTransport, Transport
@@ -37,22 +35,14 @@ DEFAULT_STATE_TTL_S: Final = 30 * 86_400
 
 _PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
 DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
-_PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
 _MOST_HOPS: Final = 8  # from one merged user to the next
-_MOST_TRIES: Final = 200  # of a rewrite that others keep overtaking: a handful of merges into an active user takes some 20
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
 _REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)
 _REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "NOPERM")
 
 _COMMIT_RESULTS: Final[dict[int, CommitResult]] = {1: "stored", 0: "overtaken", -1: "refused", -2: "refused"}
-
-# Epochs must differ, not be secret: a generator of our own spares a system call for each event.
-_random = random.Random(secrets.token_bytes(32))
-
-_encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
-_decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 
 
 class RedisStore:
@@ -94,11 +84,13 @@ class RedisStore:
         self._transport: Transport = transport(
             url, timeout_ms=timeout_ms, max_connections=max_connections, confirm=confirm or Confirm(0, False, 0)
         )
+        self._damage = Damage(self._transport)
         self._opened = False
         self._max_sequence = max_sequence
         self._dedupe_window = dedupe_window
         self._log_max_length = log_max_length
         self._state_ttl_ms = state_ttl_s * 1000
+        self._rewrite = Rewrite(self, max_sequence, dedupe_window, log_max_length)
         self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
     async def open(self) -> None:
@@ -131,20 +123,21 @@ class RedisStore:
         for _ in range(_MOST_HOPS):
             calls = [self._append_call(tenant, users[place], batches[place], refused_to[place]) for place in waiting]
             merged = []
-            for place, reply in zip(waiting, await self._run(script("append"), calls, durable=True), strict=True):
+            replies = await self._run(script("append"), calls, durable=True)
+            for place, (names, _), reply in zip(waiting, calls, replies, strict=True):
                 if isinstance(reply, Exception):
-                    found[place] = reply
+                    found[place] = await self._damage.explained(reply, names)
                 elif reply[0] == -1:
                     *merge, erased_at = reply
                     refused_to[place] = max(refused_to[place], int(erased_at))
                     try:
-                        users[place] = await self._merged_into(tenant, users[place], merge)
+                        users[place] = await self.merged_into(tenant, users[place], merge)
                         merged.append(place)
                     except LongwaveError as error:  # nothing of it is stored; the others may be
                         found[place] = error
                 else:
                     total, flags, epoch, attributes = reply
-                    known = _decode_attributes(attributes) if attributes else {}
+                    known = decode_attributes(attributes) if attributes else {}
                     found[place] = Appended(users[place], flags.decode(), total, epoch, known)
             waiting = merged
             if not waiting:
@@ -162,7 +155,22 @@ class RedisStore:
         most: int = 0,
         only: int | None = None,
     ) -> list[Loaded]:
-        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all)."""
+        """States and unfolded tails of these users, in one round trip; of each tail at most the first `most` events (0: all).
+
+        Raises:
+            OneOfManyError: one of several users is damaged; ask for each alone.
+            DamagedError: this one is.
+        """
+        try:
+            return await self._load(tenant, model_id, user_ids, held, most, only)
+        except DamagedError as error:
+            if len(user_ids) == 1:
+                raise
+            raise OneOfManyError(error.detail) from error
+
+    async def _load(
+        self, tenant: str, model_id: str, user_ids: Sequence[str], held: Sequence[Held | None] | None, most: int, only: int | None
+    ) -> list[Loaded]:
         found: list[Loaded | None] = [None] * len(user_ids)
         waiting = list(range(len(user_ids)))
         users = list(user_ids)
@@ -176,7 +184,7 @@ class RedisStore:
             merged = []
             for place, reply in zip(waiting, await self.run(script("load"), calls, only=only), strict=True):
                 if reply is not None and reply[0] == -1:
-                    users[place] = await self._merged_into(tenant, users[place], reply)
+                    users[place] = await self.merged_into(tenant, users[place], reply)
                     merged.append(place)
                 else:
                     found[place] = _loaded(users[place], reply)
@@ -197,7 +205,15 @@ class RedisStore:
             peek(blob)
             user = keys.user_keys(tenant, user_id)
             calls.append(((user.meta, keys.state_key(tenant, model_id, user_id), user.seq), (blob, self._state_ttl_ms)))
-        return [_COMMIT_RESULTS[reply] for reply in await self.run(script("commit"), calls, only=only)]
+        results: list[CommitResult] = []
+        for (names, _), reply in zip(calls, await self._run(script("commit"), calls, only=only), strict=True):
+            if isinstance(reply, Exception):
+                error = await self._damage.explained(reply, names)
+                if not isinstance(error, DamagedError):
+                    raise error
+                reply = -1  # of no use to this user, and the others have theirs
+            results.append(_COMMIT_RESULTS[reply])
+        return results
 
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
@@ -213,14 +229,14 @@ class RedisStore:
             arguments = (
                 _text(tenant),
                 _text(user_id),
-                _encode_attributes(dict(attributes)),
-                _new_epoch(),
+                encode_attributes(dict(attributes)),
+                new_epoch(),
                 self._log_max_length,
             )
             (reply,) = await self.run(script("attributes"), [((user.meta, user.log), arguments)], durable=True)
             if not isinstance(reply, list):
                 return
-            user_id = await self._merged_into(tenant, user_id, reply)
+            user_id = await self.merged_into(tenant, user_id, reply)
         raise StorageError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row")
 
     async def write_history(
@@ -337,7 +353,7 @@ class RedisStore:
             self._max_sequence,
             self._dedupe_window,
             self._log_max_length,
-            _new_epoch(),
+            new_epoch(),
             refused_to,
         ]
         for event, event_id in zip(batch.events, batch.event_ids, strict=True):
@@ -345,10 +361,10 @@ class RedisStore:
                 arguments += (encode_event(event), event.time_ms, b"", b"")
             else:
                 named = _text(event_id)
-                arguments += (encode_event(event), event.time_ms, _id_hash(named), named)
+                arguments += (encode_event(event), event.time_ms, id_hash(named), named)
         return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
 
-    async def _merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
+    async def merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
         """Where a merged user went; a merge that is halfway is finished first."""
         _, target, state = reply
         target_id: str = target.decode("utf-8", "surrogatepass")
@@ -364,78 +380,15 @@ class RedisStore:
         *,
         mark: str,
         origin: str = "",
+        merge: bytes = b"",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
         erased: bytes | None = None,
     ) -> int | None:
-        """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
-
-        Args:
-            mark: field of the user's meta that says that this was done.
-            origin: the user that the events come from, if they come from one.
-            ids: hashes of more event ids to be known again.
-            attributes: packed; names that the user has keep their values.
-            erased: with an `origin`, the tombstone that the user had when the events were read.
-
-        Raises:
-            StorageError: the user kept changing, or was erased meanwhile; nothing was done.
-        """
-        target = user_id
-        for _ in range(_MOST_TRIES):
-            user = keys.user_keys(tenant, user_id)
-            before: list[Command] = [
-                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms"),
-                ("LRANGE", user.seq, 0, -1),
-                ("GET", user.ids),
-                ("GET", user.gone),
-            ]
-            (appended, epoch, first, last, own, *moved), packed, ring, gone = await self.all(before)
-            if moved[0] is not None:
-                user_id = await self._merged_into(tenant, user_id, [-1, *moved])
-                await asyncio.sleep(_PAUSE_S)
-                continue
-            if origin and user_id == target and gone != erased:
-                raise StorageError(f"{user_id!r} was erased while another identity was merged into it; try again")
-            # What happened before its user was erased stays away; but what comes with another user was that one's.
-            kept_new = [event for event in new if origin or gone is None or event[1] > int(gone)]
-            if epoch is None and not kept_new and not origin:
-                return 0  # no user, and nothing that would make one
-            there = [(event, decode_event(event).time_ms) for event in packed]
-            # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
-            together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
-            kept = together[max(0, len(together) - self._max_sequence) :]
-            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None]
-            known = ring or EMPTY_RING
-            if self._dedupe_window:
-                hashes = [*ids, *(_id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
-                known = remember_ids(known, hashes, self._dedupe_window) if hashes else known
-            if attributes and own:
-                attributes = _encode_attributes(_decode_attributes(attributes) | _decode_attributes(own))
-            arguments: list[Any] = [
-                _text(tenant),
-                _text(user_id),
-                epoch or b"",
-                int(appended or 0),
-                _new_epoch(),
-                int(appended or 0) + len(kept_new),
-                min(times, default=""),
-                max(times, default=""),
-                attributes,
-                _text(mark),
-                _text(origin),
-                known if known != EMPTY_RING else b"",
-                self._log_max_length,
-                1,
-                -(-len(kept) // _CHUNK),
-                len(kept_new),
-                *_packed([event for event, _ in kept], _CHUNK),
-                *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
-            ]
-            call: Call = ((user.seq, user.meta, user.ids, user.log), arguments)
-            (result,) = await self.run(script("rewrite"), [call], durable=True)
-            if result:
-                return len(kept_new) if result == 1 else None
-        raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+        """Sort new events into a user's sequence, under a new epoch; see `Rewrite`."""
+        return await self._rewrite(
+            tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes, erased=erased
+        )
 
     @property
     def generation(self) -> int:
@@ -444,7 +397,8 @@ class RedisStore:
 
     async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
-        return _checked(await self._run(script, calls, durable=durable, only=only))
+        replies = await self._run(script, calls, durable=durable, only=only)
+        return await self._sound(replies, [names for names, _ in calls])
 
     async def _run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """`run`, but an error reply is returned in its place, unless it says something of Redis as a whole."""
@@ -460,7 +414,14 @@ class RedisStore:
         return _unrefused(replies)
 
     async def all(self, commands: Sequence[Command]) -> list[Any]:
-        return _checked(await self._send(commands))
+        return await self._sound(_unrefused(await self._send(commands)), [names_of(command) for command in commands])
+
+    async def _sound(self, replies: list[Any], names: Sequence[Sequence[str]]) -> list[Any]:
+        """The replies, if none is an error."""
+        for reply, of in zip(replies, names, strict=True):
+            if isinstance(reply, Exception):
+                raise await self._damage.explained(reply, of)
+        return replies
 
     async def _send(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """The replies to `commands`, in one round trip; an error reply is returned in its place. Opens first if need be."""
@@ -508,25 +469,10 @@ def _loaded(user_id: str, reply: list[Any] | None) -> Loaded:
         epoch=epoch,
         first_time_ms=int(first or 0),
         last_time_ms=int(last or 0),
-        attributes=_decode_attributes(attributes) if attributes else {},
+        attributes=decode_attributes(attributes) if attributes else {},
     )
     held = state == 1
     return Loaded(user_id, meta, None if held else state, held, [decode_event(event) for event in tail], start)
-
-
-def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:
-    """Up to `size` parts an argument, each behind its length: Redis takes no command of more than 1,048,576 arguments."""
-    for start in range(0, len(parts), size):
-        yield b"".join(len(part).to_bytes(4, "little") + part for part in parts[start : start + size])
-
-
-def _new_epoch() -> bytes:
-    return _random.randbytes(EPOCH_BYTES)
-
-
-def _id_hash(event_id: bytes) -> bytes:
-    """8 bytes that stand for an event id: among 1,000 known ids a new one is taken for a retry once in 10^16 times."""
-    return blake2b(event_id, digest_size=8).digest()
 
 
 def _text(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Final
 
 _HEADER: Final = struct.Struct("<IIQ")  # slots, zero, ids so far
@@ -24,3 +25,8 @@ def remember_ids(ring: bytes, new: Sequence[bytes], slots: int) -> bytes:
     """A ring of so many slots that holds the last of the old ids and the new ones; those that it has move to the end."""
     latest = list(dict.fromkeys([*reversed(new), *reversed(ring_ids(ring))]))[:slots][::-1]
     return _HEADER.pack(slots, 0, len(latest)) + b"".join(latest)
+
+
+def id_hash(event_id: bytes) -> bytes:
+    """8 bytes that stand for an event id: among 1,000 known ids a new one is taken for a retry once in 10^16 times."""
+    return blake2b(event_id, digest_size=_ID_BYTES).digest()

@@ -96,6 +96,34 @@ NOTHING_LOST_NOTHING_TWICE = [
         killed_by=IDENTITIES + "test_an_unknown_identity_leads_to_the_target_from_then_on",
     ),
     Mutant(
+        name="erased by a mark of long ago",
+        invariant="I2",
+        broken="Who came anew under the name of an erased identity is erased with the user whom that one was merged into.",
+        file="app/state/lua/erase.lua",
+        original="if ARGV[5] ~= '' then\n",
+        replacement="if false then\n",
+        killed_by=IDENTITIES + "test_who_comes_back_after_an_erasure_that_was_cut_off_is_not_erased_again[alice]",
+    ),
+    Mutant(
+        name="late events lost",
+        invariant="I2",
+        broken="Events that arrive while a merge or an import is worked out are lost.",
+        file="app/state/lua/rewrite.lua",
+        original="if late > 0 then\n",
+        replacement="if false then\n",
+        killed_by="tests/integration/state/test_rewrite.py::test_a_writer_who_never_pauses_does_not_keep_a_merge_from_ending",
+    ),
+    Mutant(
+        name="erased in between",
+        invariant="I2",
+        broken="An import that was worked out before an erasure is written after it.",
+        file="app/state/lua/rewrite.lua",
+        original="  or (redis.call('GET', KEYS[5]) or '') ~= ARGV[18] then\n",
+        replacement="  then\n",
+        killed_by="tests/integration/state/test_rewrite.py"
+        "::test_an_erasure_that_comes_in_between_is_seen_where_there_was_no_user",
+    ),
+    Mutant(
         name="merge done twice",
         invariant="I2",
         broken="Whoever finishes a merge that was cut off sorts the source's events into the target once more.",
@@ -446,6 +474,15 @@ ONE_MODEL_PER_REQUEST = [
         killed_by=SWAP + "test_an_activation_is_not_over_while_one_worker_may_answer_from_the_old_model",
     ),
     Mutant(
+        name="emptied board for anybody",
+        invariant="I8",
+        broken="A worker that never served takes a store that was emptied before the one that served can.",
+        file="app/models/hall.py",
+        original="        if not self._introduced or self._served_last:\n",
+        replacement="        if True:\n",
+        killed_by="tests/integration/models/test_troubled_store.py::test_a_store_that_was_emptied_is_left_to_the_worker_that_served",
+    ),
+    Mutant(
         name="lease without end",
         invariant="I8",
         broken="A worker that hears nothing of a swap answers from the old model for ever.",
@@ -510,6 +547,16 @@ REPEATABLE = [
 ]
 
 HOSTILE_INPUT = [
+    Mutant(
+        name="damage of a neighbour",
+        invariant="I10",
+        broken="One user whose key in Redis is of another type takes the lists of all who are asked for together.",
+        file="app/state/redis.py",
+        original="            raise OneOfManyError(error.detail) from error\n",
+        replacement="            raise\n",
+        killed_by="tests/integration/api/test_damaged_users.py"
+        "::test_questions_for_a_damaged_user_say_what_is_wrong_and_lists_fall_back[seq]",
+    ),
     Mutant(
         name="any number of events",
         invariant="I10",

@@ -3,7 +3,7 @@
 --
 -- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash  to the user that this one is merged into, ms p while its events are on their way, d
 --                                             then; into where it is about to go, ia since when (unix ms by the clock of Redis), ik
---                                             the token of the request that said so last
+--                                             the token of the request that said so last; it stays, and names this merge
 -- ARGV    what to do:
 --         'intend' target, token     say where this user is about to go
 --         'go' target, token         lead it there, if that was said less than GO ms ago, and by nobody else since
@@ -31,7 +31,7 @@ if what == 'intend' then
 elseif what == 'go' then
   if not found[1] and found[3] == ARGV[2] and found[5] == ARGV[3] and age <= GO then
     redis.call('HSET', KEYS[1], 'to', ARGV[2], 'ms', 'p')
-    redis.call('HDEL', KEYS[1], 'into', 'ia', 'ik')
+    redis.call('HDEL', KEYS[1], 'into', 'ia')
   end
 elseif what == 'stay' then
   if found[3] == ARGV[2] and found[5] == ARGV[3] then redis.call('HDEL', KEYS[1], 'into', 'ia', 'ik') end

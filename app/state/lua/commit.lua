@@ -15,8 +15,8 @@ local appended = tonumber(meta[1]) or 0
 if meta[2] ~= epoch or applied > appended then
   return -1
 end
-local stored = redis.call('GETRANGE', KEYS[2], 0, 47) -- the header, not the kilobytes behind it
-if #stored == 48 and string.sub(stored, 1, 6) == string.sub(state, 1, 6) and string.sub(stored, 9, 16) == epoch
+local stored = redis.pcall('GETRANGE', KEYS[2], 0, 47) -- the header, not the kilobytes behind it
+if type(stored) == 'string' and #stored == 48 and string.sub(stored, 1, 6) == string.sub(state, 1, 6) and string.sub(stored, 9, 16) == epoch
   and redis.call('STRLEN', KEYS[2]) == 48 + struct.unpack('<I4', stored, 41) then
   local there_base, there = struct.unpack('<I8I8', stored, 17)
   if there <= appended and there >= appended - redis.call('LLEN', KEYS[3]) then

@@ -2,26 +2,42 @@
 --
 -- KEYS[1] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased (unix ms)
 -- KEYS[2] lw:{pp}:log                        stream  k x, t tenant, u user, g when (unix ms), p '': the archive must forget them too
--- KEYS[3] lw:{pp}:<tenant>:meta:<user>       hash    n, l, m:<user> for each that was merged into this one
+-- KEYS[3] lw:{pp}:<tenant>:meta:<user>       hash    n, l, m:<user> for each that was merged into this one, with the name of that merge;
+--                                                    to, ik where this one went, and the name of that merge
 -- KEYS[4...] seq, ids and the states of every model
--- ARGV    tenant, user, now (unix ms), how long the tombstone stays (ms), the identities that are erased together
--- Returns {events that the user has had, {}}, again for a user who is gone already; or {0, those who were merged into this one and are
---         not among the identities}, and nothing is done
+-- ARGV    tenant, user, now (unix ms), how long the tombstone stays (ms), the merge by which this user is one of the identities that are
+--         erased together ('': erase whatever it did), then each that was merged into one of them, and the name of that merge
+-- Returns {events that the user has had, {}}, again for a user who is gone already; {0, those who were merged into this one and are not
+--         among the identities, with the names of the merges}, and nothing is done; or {-1, {}} if the user did not go by that merge, and
+--         nothing is done: the mark is of an earlier life, that was erased, and who has the name now is another one
 
+-- A meta that is damaged says nothing, and goes; but only with who was asked for by name, or has the others' events.
+local kind = redis.call('TYPE', KEYS[3])['ok']
+local sound = kind == 'hash' or kind == 'none'
+if ARGV[5] ~= '' then
+  local went = sound and redis.call('HMGET', KEYS[3], 'to', 'ik') or {}
+  if not went[1] or (went[2] or '1') ~= ARGV[5] then -- a merge that was restored from an archive has no other name than 1
+    return { -1, {} }
+  end
+end
 local together = {}
-for i = 5, #ARGV do together[ARGV[i]] = true end
+for i = 6, #ARGV, 2 do together[ARGV[i]] = ARGV[i + 1] end
 local others = {}
-for _, field in ipairs(redis.call('HKEYS', KEYS[3])) do
-  local name = string.match(field, '^m:(.*)$')
-  if name and not together[name] then others[#others + 1] = name end
+local fields = sound and redis.call('HGETALL', KEYS[3]) or {}
+for i = 1, #fields, 2 do
+  local name = string.match(fields[i], '^m:(.*)$')
+  if name and together[name] ~= fields[i + 1] then
+    others[#others + 1] = name
+    others[#others + 1] = fields[i + 1]
+  end
 end
 if #others > 0 then
   return { 0, others }
 end
 
-local appended = tonumber(redis.call('HGET', KEYS[3], 'n')) or 0
+local appended = sound and tonumber(redis.call('HGET', KEYS[3], 'n')) or 0
 -- An event that is dated in the future of its erasure, as far as clocks may be wrong, must not come back either.
-local at = math.max(tonumber(ARGV[3]), tonumber(redis.call('HGET', KEYS[3], 'l')) or 0)
+local at = math.max(tonumber(ARGV[3]), sound and tonumber(redis.call('HGET', KEYS[3], 'l')) or 0)
 redis.call('DEL', unpack(KEYS, 3))
 redis.call('SET', KEYS[1], string.format('%.0f', at), 'PX', ARGV[4])
 redis.call('XADD', KEYS[2], '*', 'k', 'x', 't', ARGV[1], 'u', ARGV[2], 'g', string.format('%.0f', at), 'p', '')

@@ -63,11 +63,11 @@ if #waiting == 0 then
   end
 end
 
-local fields = redis.call('HKEYS', KEYS[1])
+local fields = redis.call('HGETALL', KEYS[1])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], unpack(KEYS, 6))
-for _, field in ipairs(fields) do
-  if string.sub(field, 1, 2) == 'm:' then
-    redis.call('HSET', KEYS[1], field, '1')
+for i = 1, #fields, 2 do
+  if string.sub(fields[i], 1, 2) == 'm:' then
+    redis.call('HSET', KEYS[1], fields[i], fields[i + 1])
   end
 end
 redis.call('XADD', KEYS[4], '*', 'k', 'r', 't', ARGV[1], 'u', ARGV[2], 'p', epoch)

@@ -25,7 +25,8 @@ local held = ARGV[2] == meta[2] and tonumber(ARGV[3])
 if held and held >= start and held <= appended then
   state, start = 1, held
 else
-  state = redis.call('GET', KEYS[3])
+  state = redis.pcall('GET', KEYS[3]) -- of another type: as good as none
+  if type(state) == 'table' then state = false end
   if state then
     local usable = #state >= 48 and string.sub(state, 1, 6) == ARGV[1] and string.sub(state, 9, 16) == meta[2]
       and #state == 48 + struct.unpack('<I4', state, 41)

@@ -244,7 +244,7 @@ async def test_by_any_of_its_names_an_idle_user_is_known_and_erased(
     heard_days_ago(raw, "person", DAYS + 1)
     assert expiry.all(Event()) == 1
     assert left_of(raw, "person") == left_of(raw, "cookie") == {"meta"}  # who is whose
-    assert raw.hgetall(keys.user_keys("default", "person").meta) == {b"m:cookie": b"1"}
+    assert raw.hkeys(keys.user_keys("default", "person").meta) == [b"m:cookie"]
     assert expiry.all(Event()) == 0
     make_archiver().once()
     assert sorted(read(archive.folder).events.get_column("item_id")) == ["item 1", "item 2"]

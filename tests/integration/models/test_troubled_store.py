@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from pathlib import Path
 
 import pytest
 import redis
@@ -50,6 +51,41 @@ async def test_a_store_that_was_emptied_is_laid_out_again(start, two_models, raw
 
         await until(popular)
         assert (await one.activate(old)).status_code == 200
+
+
+@pytest.fixture
+def one_bundle_each(two_models, tmp_path) -> tuple[Path, Path, str, str]:
+    """Two folders with one of the two models each, and the ids of these."""
+    folder, old, new = two_models
+    for model_id in (old, new):
+        (tmp_path / f"has {model_id}").mkdir()
+        (tmp_path / f"has {model_id}" / model_id).symlink_to(folder / model_id)
+    return tmp_path / f"has {old}", tmp_path / f"has {new}", old, new
+
+
+async def test_a_store_that_was_emptied_is_left_to_the_worker_that_served(start, one_bundle_each, raw):
+    has_old, has_new, old, new = one_bundle_each
+    async with start(has_old, old) as serving, start(has_new, new) as never:
+        assert (await never.get("/v1/users/u/recommendations")).status_code == 503
+        await serving.stop_following()
+        raw.flushall()
+        await asyncio.sleep(0.5)  # some twenty looks of the other one
+        assert raw.hget(keys.MODEL_KEY, "active") is None
+        await serving.hall.follow_once()
+        assert raw.hget(keys.MODEL_KEY, "active") == old.encode()
+        await serving.tell(event("u", 1))
+        assert (await serving.ask("u"))["model_id"] == old
+
+
+async def test_a_store_that_was_emptied_is_taken_in_the_end_by_who_is_left(start, one_bundle_each, raw, monkeypatch):
+    has_old, has_new, old, new = one_bundle_each
+    monkeypatch.setattr(hall, "_LEAVE_TO_THE_SERVING_S", 0.3)
+    async with start(has_old, old) as serving, start(has_new, new) as left:
+        await serving.stop_following()
+        raw.flushall()
+        await until(active(raw, new))
+        await left.tell(event("u", 1))
+        assert (await left.ask("u"))["model_id"] == new
 
 
 async def test_a_worker_that_starts_without_a_store_registers_its_model_when_there_is_one(start, two_models, raw, monkeypatch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from app.state.codec import Header, StateCodec
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
 from app.state.store import Append
+from app.state.transport import Confirm, SingleTransport
 
 OpenStore = Callable[..., Awaitable[RedisStore]]
 CODEC = StateCodec([])
@@ -152,6 +153,91 @@ async def test_an_erasure_that_was_cut_off_can_be_asked_for_again(store: RedisSt
     assert left_of(raw, "alice", "cookie", "phone") == []
 
 
+class Stops(SingleTransport):
+    """Does something else before its n-th round trip, reads among them; such as to be killed."""
+
+    left = 10**9
+
+    async def exchange(self, commands: Any, *, durable: bool = False, only: int | None = None) -> list[Any]:
+        self.left -= 1
+        if self.left == -1:
+            await self.meanwhile()
+        return await super().exchange(commands, durable=durable, only=only)
+
+    async def meanwhile(self) -> None:
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+async def stopping(redis_url: str) -> AsyncIterator[tuple[RedisStore, Stops]]:
+    """A store on a transport that stops."""
+    store = RedisStore(redis_url)
+    await store.open()
+    await store.close()
+    stops = store._transport = Stops(redis_url, timeout_ms=2_000, max_connections=4, confirm=Confirm(0, False, 0))
+    yield store, stops
+    await store.close()
+
+
+@pytest.mark.parametrize("named", ["alice", "cookie"])
+async def test_who_comes_back_after_an_erasure_that_was_cut_off_is_not_erased_again(store, stopping, raw, named: str):
+    # Wherever it was cut off: alice may still have the mark of her merge with cookie when that is somebody else's name.
+    came_back = 0
+    for steps in range(100):
+        for name in raw.scan_iter("lw:{*"):
+            raw.delete(name)
+        await append(store, "alice", 10)
+        await append(store, "cookie", 5)
+        await store.merge("default", "alice", "cookie")
+        dying, stopping[1].left = stopping[0], steps
+        with contextlib.suppress(KeyboardInterrupt):
+            await dying.erase("default", named, 1_000)
+        if raw.exists(keys.user_keys("default", "cookie").meta):  # still alice's
+            await store.erase("default", named, 3_000)
+            assert left_of(raw, "alice", "cookie") == []
+        else:
+            came_back += 1
+            await append(store, "cookie", 2_000)
+            if came_back % 2:
+                await store.merge("default", "carol", "cookie")
+            assert list((await store.erase("default", "alice", 3_000)).identities) == ["alice"]
+            assert await times(store, "cookie") == [2_000]
+        if stopping[1].left >= 0:
+            break
+    assert 0 < came_back < steps
+
+
+@pytest.mark.parametrize("named", ["alice", "cookie"])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_merge_that_an_erasure_overtakes_marks_nobody_who_comes_later(store, stopping, raw, named: str, known: bool):
+    merging, stops = stopping
+
+    async def erased() -> None:
+        await store.erase("default", named, 1_000)
+
+    stops.meanwhile = erased
+    came_back = 0
+    for steps in range(100):
+        for name in raw.scan_iter("lw:{*"):
+            raw.delete(name)
+        await append(store, "alice", 10)
+        if known:
+            await append(store, "cookie", 5)
+        stops.left = steps
+        with contextlib.suppress(ConflictError, StorageError):
+            await merging.merge("default", "alice", "cookie")
+        if raw.hget(keys.user_keys("default", "cookie").meta, "to") is None:
+            came_back += 1
+            await append(store, "cookie", 2_000)
+            before = await times(store, "cookie")
+            await store.erase("default", "alice", 3_000)
+            assert await times(store, "cookie") == before
+        if stops.left >= 0:
+            break
+    assert came_back > 0
+    assert steps > 8
+
+
 # Merging.
 
 
@@ -165,7 +251,8 @@ async def test_a_merge_sorts_the_events_in_by_time_and_leads_the_source_to_the_t
     (loaded,) = await store.load("default", "m", ["cookie"])
     assert (loaded.user_id, loaded.meta is not None and loaded.meta.appended) == ("alice", 5)
     assert left_of(raw, "cookie") == [keys.user_keys("default", "cookie").meta]
-    assert raw.hgetall(keys.user_keys("default", "cookie").meta) == {b"to": b"alice", b"ms": b"d"}
+    name = raw.hget(keys.user_keys("default", "alice").meta, "m:cookie")
+    assert raw.hgetall(keys.user_keys("default", "cookie").meta) == {b"to": b"alice", b"ms": b"d", b"ik": name}
     # What is told of either is of one user now, and the ids of both are known.
     assert await append(store, "cookie", 20, 50, ids=True) == "01"
     assert await append(store, "alice", 40, 60, ids=True) == "01"
@@ -422,7 +509,8 @@ async def test_attributes_that_come_for_a_merged_identity_are_the_targets(store:
     (loaded,) = await store.load("default", "m", ["alice"])
     assert loaded.meta is not None
     assert loaded.meta.attributes == {"country": "UK"}
-    assert raw.hgetall(keys.user_keys("default", "cookie").meta) == {b"to": b"alice", b"ms": b"d"}
+    name = raw.hget(keys.user_keys("default", "alice").meta, "m:cookie")
+    assert raw.hgetall(keys.user_keys("default", "cookie").meta) == {b"to": b"alice", b"ms": b"d", b"ik": name}
 
 
 async def test_the_joined_sequence_keeps_its_bound(open_store: OpenStore):

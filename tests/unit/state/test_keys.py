@@ -57,3 +57,14 @@ def test_users_spread_evenly_over_256_partitions():
 
 def test_models_with_other_half_lives_count_popularity_apart():
     assert keys.popularity_key("default", [86_400.0]) != keys.popularity_key("default", [86_400.0, 604_800.0])
+
+
+def test_a_key_says_whose_it_is_and_what_is_in_it():
+    user = keys.user_keys("ten:ant", "ann:{1}\ud800")
+    state = keys.state_key("ten:ant", "m:1", "ann:{1}\ud800")
+    for key, kind in [(user.seq, "list"), (user.meta, "hash"), (user.ids, "string"), (state, "string")]:
+        assert (keys.user_of(key), keys.type_of(key)) == (("ten:ant", "ann:{1}\ud800"), kind)
+    assert (keys.user_of(user.gone), keys.type_of(user.gone)) == (None, "string")
+    assert (keys.user_of(user.log), keys.type_of(user.log)) == (None, "stream")
+    for key in (keys.LAYOUT_KEY, keys.MODEL_KEY, keys.WORKERS_KEY, keys.popularity_key("t", [1.0])):
+        assert (keys.user_of(key), keys.type_of(key)) == (None, None)

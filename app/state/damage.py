@@ -1,0 +1,55 @@
+"""Keys of another Redis type than ours, such as after a hand that slipped: one user's trouble, and nobody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from redis.exceptions import ResponseError
+
+from app.errors import DamagedError
+from app.state import keys
+from app.state.transport import Command, Transport
+
+_MOST_TOLD: Final = 1_000  # keys that are not named again in the log
+
+log = structlog.get_logger()
+
+
+class OneOfManyError(Exception):
+    """One of the users that were asked for together is damaged: ask for each alone."""
+
+
+class Damage:
+    """Says what is wrong where Redis says WRONGTYPE; once in the log for each key."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self._told: set[str] = set()
+
+    async def explained(self, reply: Exception, names: Sequence[str]) -> Exception:
+        """The error that a command on these keys got; a DamagedError if it met a key of another type. Raises StorageError."""
+        # A script passes the server's words on inside its own error message.
+        if not isinstance(reply, ResponseError) or "WRONGTYPE" not in str(reply):
+            return reply
+        asked: list[Command] = [("TYPE", name) for name in names]
+        for name, found in zip(names, await self._transport.exchange(asked), strict=True):
+            expected = keys.type_of(name)
+            if isinstance(found, bytes) and expected is not None and found.decode() not in (expected, "none"):
+                return self._damaged(name, found.decode(), expected)
+        return self._damaged(names[0], "of another type", "")
+
+    def _damaged(self, name: str, found: str, expected: str) -> DamagedError:
+        user = keys.user_of(name)
+        whose = f"of user {user[1]!r} " if user is not None else ""
+        if name not in self._told and len(self._told) < _MOST_TOLD:
+            self._told.add(name)
+            log.error("a key in Redis is damaged; an erasure removes those of a user", key=name, found=found, expected=expected)
+        wanted = f" where a {expected} should be" if expected else ""
+        return DamagedError(f"what is stored {whose}is damaged: Redis key {name} is {found}{wanted}")
+
+
+def names_of(command: Command) -> Sequence[str]:
+    """The keys of a command."""
+    return command[3 : 3 + command[2]] if command[0] in ("EVALSHA", "EVAL") else command[1:2]

@@ -1,0 +1,137 @@
+"""A user's sequence, written anew: a bulk import, a merge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from app.errors import StorageError
+from app.state import keys
+from app.state.codec import new_epoch
+from app.state.events import decode_attributes, decode_event, encode_attributes
+from app.state.identities import Call, NewEvent
+from app.state.ring import EMPTY_RING, id_hash, remember_ids
+from app.state.scripts import Script, script
+from app.state.transport import Command
+
+_PAUSE_S: Final = 0.01
+_CHUNK: Final = 1_000  # events per argument
+_MOST_TRIES: Final = 200  # of a rewrite that other rewrites keep overtaking: a handful of merges into one user takes some 20
+
+
+class Commands(Protocol):
+    """What is needed of the store."""
+
+    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]: ...
+
+    async def all(self, commands: Sequence[Command]) -> list[Any]: ...
+
+    async def merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str: ...
+
+
+class Rewrite:
+    """Rewrites sequences on one store; arguments as of `RedisStore`."""
+
+    def __init__(self, store: Commands, max_sequence: int, dedupe_window: int, log_max_length: int) -> None:
+        self._store = store
+        self._max_sequence = max_sequence
+        self._dedupe_window = dedupe_window
+        self._log_max_length = log_max_length
+
+    async def __call__(
+        self,
+        tenant: str,
+        user_id: str,
+        new: Sequence[NewEvent],
+        *,
+        mark: str,
+        origin: str = "",
+        merge: bytes = b"",
+        ids: Sequence[bytes] = (),
+        attributes: bytes = b"",
+        erased: bytes | None = None,
+    ) -> int | None:
+        """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
+
+        Args:
+            mark: field of the user's meta that says that this was done.
+            origin: the user that the events come from, if they come from one.
+            merge: the name of that merge.
+            ids: hashes of more event ids to be known again.
+            attributes: packed; names that the user has keep their values.
+            erased: with an `origin`, the tombstone that the user had when the events were read.
+
+        Raises:
+            StorageError: the user kept changing, or was erased meanwhile; nothing was done.
+        """
+        target = user_id
+        for _ in range(_MOST_TRIES):
+            user = keys.user_keys(tenant, user_id)
+            before: list[Command] = [
+                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms"),
+                ("LRANGE", user.seq, 0, -1),
+                ("GET", user.ids),
+                ("GET", user.gone),
+            ]
+            (appended, epoch, first, last, own, *moved), packed, ring, gone = await self._store.all(before)
+            if moved[0] is not None:
+                user_id = await self._store.merged_into(tenant, user_id, [-1, *moved])
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            if origin and user_id == target and gone != erased:
+                raise StorageError(f"{user_id!r} was erased while another identity was merged into it; try again")
+            # What happened before its user was erased stays away; but what comes with another user was that one's.
+            kept_new = [event for event in new if origin or gone is None or event[1] > int(gone)]
+            if epoch is None and not kept_new and not origin:
+                return 0  # no user, and nothing that would make one
+            there = [(event, decode_event(event).time_ms) for event in packed]
+            # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
+            together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
+            kept = together[max(0, len(together) - self._max_sequence) :]
+            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None]
+            known = ring or EMPTY_RING
+            if self._dedupe_window:
+                hashes = [*ids, *(id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
+                known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
+            if attributes and own:
+                attributes = encode_attributes(decode_attributes(attributes) | decode_attributes(own))
+            arguments: list[Any] = [
+                _text(tenant),
+                _text(user_id),
+                epoch or b"",
+                int(appended or 0),
+                new_epoch(),
+                int(appended or 0) + len(kept_new),
+                min(times, default=""),
+                max(times, default=""),
+                attributes,
+                _text(mark),
+                _text(origin),
+                known if len(known) > len(EMPTY_RING) else b"",
+                self._log_max_length,
+                1,
+                -(-len(kept) // _CHUNK),
+                len(kept_new),
+                merge,
+                gone or b"",
+                (ring or b"")[: len(EMPTY_RING)],
+                self._max_sequence,
+                *_packed([event for event, _ in kept], _CHUNK),
+                *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
+            ]
+            call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
+            (result,) = await self._store.run(script("rewrite"), [call], durable=True)
+            if result:
+                return len(kept_new) if result == 1 else None
+        raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+
+
+def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:
+    """Up to `size` parts an argument, each behind its length: Redis takes no command of more than 1,048,576 arguments."""
+    for start in range(0, len(parts), size):
+        yield b"".join(len(part).to_bytes(4, "little") + part for part in parts[start : start + size])
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
