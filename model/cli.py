@@ -98,17 +98,76 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
     out: Annotated[Path | None, typer.Option(help="Where the report goes; default: `report` in the run's folder.")] = None,
     limit: Annotated[int, typer.Option(help="Ask only the first so many test queries; 0 asks all.")] = 0,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="Where this look at the test part is noted; default: longwave/ledger.jsonl in $XDG_STATE_HOME."),
+    ] = None,
 ) -> None:
     """Measure a trained model on its test part, the baselines beside it; writes report.md, report.json and plots."""
     with _one_line_errors():
         from model.assess import assess
+        from model.ledger import LedgerError, check_ledger, default_ledger, note
         from model.report import to_markdown, write_report
 
+        noted = ledger or default_ledger()
+        try:
+            check_ledger(noted)
+        except LedgerError as error:
+            if ledger:
+                raise
+            # Nobody asked for it: a home that cannot be written to is no reason to measure nothing.
+            errors.print(f"not noted: {error}", markup=False, highlight=False, soft_wrap=True)
         report = assess(run, data, limit)
+        if noted.exists():
+            note(noted, "evaluate", report, str(run))
         folder = out or run / "report"
         write_report(report, folder)
     console.print(to_markdown(report), markup=False, highlight=False, soft_wrap=True)
     console.print(f"-> {folder}", soft_wrap=True)
+
+
+@app.command()
+def benchmark(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER", help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, or prepared data."
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order of training and choice of validation queries.")
+    ] = 0,
+    model: Annotated[list[str] | None, typer.Option(help="What to train; may be given again. Default: longwave.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/NAME-PRESET-SEED.json, and OUT/ledger.jsonl.")] = Path(
+        "benchmarks"
+    ),
+    work: Annotated[Path, typer.Option(help="The folder of trained runs; a killed one goes on, a finished one is kept.")] = Path(
+        "runs/benchmarks"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew what is named by --model.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Prepare, train, and measure on the test part beside the baselines; writes one result, whole or not at all."""
+    with _one_line_errors():
+        from model.benchmark.run import OURS, Places
+        from model.benchmark.run import benchmark as run
+
+        places = Places(out, work, out / "ledger.jsonl", data)
+        with _training_bar() as report:
+            path = run(
+                name,
+                preset,
+                seed,
+                places,
+                model or [OURS],
+                overwrite=overwrite,
+                offline=offline,
+                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                report=report,
+            )
+    console.print(f"-> {path}", soft_wrap=True)
 
 
 @app.command()

@@ -44,7 +44,7 @@ class EvaluationReport:
     """Several models on the same queries.
 
     Attributes:
-        dataset: its name; protocol: "loo", "time" or "basket"; part: "test" or "valid".
+        dataset, fingerprint: its name and content; protocol: "loo", "time" or "basket"; part: "test" or "valid".
         state: "live" (the baselines have met every earlier event of everyone) or "frozen" (only the user's own).
         refit: what was trained anew along the way, in words.
         filter_seen: whether items of the user's past were taken out.
@@ -80,6 +80,7 @@ class EvaluationReport:
     history_queries: dict[str, int] = field(default_factory=dict)
     resamples: int = 1000
     seed: int = 0
+    fingerprint: str = ""
 
 
 def baseline_lists(
@@ -202,6 +203,7 @@ def evaluate(
     ranked_by_model: Mapping[str, Ranked],
     *,
     dataset: str = "",
+    fingerprint: str = "",
     part: Literal["test", "valid"] = "test",
     ours: str | None = None,
     settings: Mapping[str, Mapping[str, float | str]] | None = None,
@@ -216,7 +218,7 @@ def evaluate(
     Args:
         seq, split: what was asked.
         ranked_by_model: name -> (Q, K >= max(ks)) item rows for the queries of `part`, -1 from where a list ends.
-        dataset, refit: words for the report.
+        dataset, fingerprint, refit: words for the report.
         ours: the model to compare the others with, by paired bootstrap.
         settings: name -> settings to record.
         ks: the cut-offs; the largest is the headline.
@@ -274,4 +276,5 @@ def evaluate(
         history_queries={label: int(mask.sum()) for label, mask in buckets.items()},
         resamples=resamples,
         seed=seed,
+        fingerprint=fingerprint,
     )

@@ -11,6 +11,7 @@ import polars as pl
 
 from model.data.build import Dataset
 from model.data.dataset import read_dataset, to_sequences
+from model.data.schema import DatasetManifest
 from model.data.sequences import NUMBERS, Queries, Sequences, Split
 from model.data.splits import by_time, leave_one_out, next_basket, training_queries
 from model.inputs import Inputs
@@ -71,9 +72,7 @@ def load_task(folder: Path, settings: DataSettings, item_text: np.ndarray | None
 def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | None = None) -> Task:
     """As `load_task`, from a data set in memory."""
     manifest = dataset.manifest
-    protocol = settings.protocol
-    if protocol == "auto":
-        protocol = "loo" if not manifest.timed else "basket" if manifest.baskets else "time"
+    protocol = protocol_of(settings, manifest)
     if protocol != "loo" and not manifest.timed:
         raise ConfigError(f"data.protocol = {protocol!r} needs times, and {manifest.name} has none; use 'loo'")
     least = settings.min_item_events
@@ -106,6 +105,13 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         {"name": manifest.name, "fingerprint": manifest.fingerprint},
         manifest.repeats,
     )
+
+
+def protocol_of(settings: DataSettings, manifest: DatasetManifest) -> str:
+    """The protocol that is asked for; "auto" is what the data can be asked: baskets, else times, else the order alone."""
+    if settings.protocol != "auto":
+        return settings.protocol
+    return "loo" if not manifest.timed else "basket" if manifest.baskets else "time"
 
 
 def number_edges(seq: Sequences, split: Split, buckets: int = 12) -> tuple[tuple[float, ...], ...]:

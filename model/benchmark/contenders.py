@@ -1,0 +1,120 @@
+"""The trained models that a benchmark compares: how each is trained, found again, and asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.assess import own_lists
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.files import write_whole
+from model.machine import describe_commit, describe_machine
+from model.settings import Settings
+from model.task import Task
+from model.train import CHECKPOINT, Report, Trainer, remove_run
+
+STARTED = "started.json"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A finished run.
+
+    Attributes:
+        parameters: numbers that were learned.
+        history: of each epoch loss, valid_ndcg and seconds.
+        started: date, commit and machine of its training.
+        lists: (Q, K) item rows for the test queries of a task.
+        item_vectors: (N, D), or None.
+    """
+
+    name: str
+    parameters: int
+    history: list[dict[str, Any]]
+    started: dict[str, Any]
+    lists: Callable[[Task], npt.NDArray[np.int32]]
+    item_vectors: npt.NDArray[np.float32] | None
+
+    def describe(self) -> dict[str, Any]:
+        """What a result says of the training."""
+        figures = [epoch["valid_ndcg"] for epoch in self.history]
+        return {
+            "parameters": self.parameters,
+            "seconds": round(sum(epoch["seconds"] for epoch in self.history), 1),
+            "epochs": len(self.history),
+            "best_epoch": int(np.argmax(figures)) + 1,
+            "valid_ndcg@20": max(figures),
+            "course": [{key: round(value, 6) for key, value in epoch.items()} for epoch in self.history],
+            **self.started,
+        }
+
+
+def contender(
+    name: str, task: Task, settings: Settings, folder: Path, train: bool, overwrite: bool, report: Report | None
+) -> Contender | None:
+    """The run of one model in `folder`: taken up as it is, gone on with, or trained.
+
+    Args:
+        train: False: only what has finished is looked at, and None says that there is nothing.
+
+    Raises:
+        TrainerError: the folder holds a run of other settings or data, or training failed.
+    """
+    if overwrite and train:
+        remove_run(folder)
+        (folder / STARTED).unlink(missing_ok=True)
+    return _longwave(name, task, settings, folder, train, report)
+
+
+def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:
+    checkpoint = _finished(folder, task, settings)
+    if checkpoint is None:
+        if not train:
+            return None
+        trainer = Trainer(task, settings, folder)
+        trainer.resume()
+        _start(folder)
+        checkpoint = trainer.run(report)
+    net = checkpoint.net
+    vectors, _ = net.item(task.inputs.item_text, task.inputs.item_features)
+    return Contender(
+        name,
+        sum(parameter.numel() for parameter in net.parameters()),
+        checkpoint.history,
+        _started(folder),
+        lambda asked: own_lists(checkpoint, asked, asked.split),
+        vectors.detach().numpy(),
+    )
+
+
+def _finished(folder: Path, task: Task, settings: Settings) -> Checkpoint | None:
+    """The finished run of these settings in the folder, without building a trainer; None if it has to be trained."""
+    if not (folder / CHECKPOINT).exists():
+        return None
+    checkpoint = load_checkpoint(folder / CHECKPOINT)
+    if checkpoint.settings != settings.as_dict() or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
+        raise CheckpointError(f"{folder}: of other data or settings; name another --work, or give --overwrite")
+    return None if checkpoint.training else checkpoint
+
+
+def _start(folder: Path) -> None:
+    """Keep where and of what the training began; a run that goes on keeps what it began with."""
+    if not (folder / STARTED).exists():
+        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        started = {"date": date, "commit": describe_commit(), "machine": describe_machine()}
+        write_whole(folder / STARTED, json.dumps(started, indent=2) + "\n")
+
+
+def _started(folder: Path) -> dict[str, Any]:
+    try:
+        started: dict[str, Any] = json.loads((folder / STARTED).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}  # trained by `longwave-train train`, which does not keep it
+    return started
