@@ -56,7 +56,7 @@ def test_a_result_says_all_that_a_figure_needs(place):
     assert trained["commit"] == result["commit"]
     report = found["report"]
     assert report["fingerprint"] == result["data"]["fingerprint"]
-    assert {"longwave", "popularity", "own frequency", "co-transition"} <= set(report["models"])
+    assert {"longwave", "popularity", "own frequency", "co-transition", "tifu-knn", "session kNN"} <= set(report["models"])
     assert report["models"]["longwave"]["metrics"]["ndcg@20"]["standard_error"] > 0
     assert report["comparisons"]["popularity"]["ndcg@20"]["p"] > 0
 
