@@ -13,9 +13,9 @@ from model.data.sequences import Split
 from model.data.splits import select
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.live import live_lists
+from model.loop import CHECKPOINT
 from model.settings import DataSettings
 from model.task import Task, load_task
-from model.train import CHECKPOINT
 
 OURS = "longwave"
 K = 20

@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 from model.errors import TrainerError
 
 if TYPE_CHECKING:
-    from model.train import Progress
+    from model.loop import Progress
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Prepare data, train, evaluate and export a model for Longwave."
@@ -72,9 +72,10 @@ def train(
 ) -> None:
     """Train a model on a prepared data set; a killed run goes on with --resume."""
     with _one_line_errors():
+        from model.loop import check_free, remove_run
         from model.settings import load_settings
         from model.task import load_task
-        from model.train import Trainer, check_free, remove_run
+        from model.train import Trainer
 
         settings = load_settings(config)
         check_free(out, resume, overwrite)

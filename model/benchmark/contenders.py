@@ -15,10 +15,11 @@ import numpy.typing as npt
 from model.assess import own_lists
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.files import write_whole
+from model.loop import CHECKPOINT, Report, remove_run
 from model.machine import describe_commit, describe_machine
 from model.settings import Settings
 from model.task import Task
-from model.train import CHECKPOINT, Report, Trainer, remove_run
+from model.train import Trainer
 
 STARTED = "started.json"
 

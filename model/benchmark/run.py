@@ -17,11 +17,11 @@ from model.errors import TrainerError
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.files import check_folder, write_whole
 from model.ledger import check_ledger, note
+from model.loop import Report
 from model.machine import describe_commit, describe_machine
 from model.report import plain
 from model.settings import Settings, load_settings, model_defaults
 from model.task import Task, make_task, protocol_of
-from model.train import Report
 
 MODELS = ("longwave",)
 OURS = "longwave"

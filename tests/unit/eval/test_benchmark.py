@@ -11,8 +11,8 @@ from model.cli import app
 from model.data.importers.registry import SOURCES
 from model.data.prepare import SYNTHETIC
 from model.ledger import read_ledger
+from model.loop import CHECKPOINT
 from model.settings import PROTOCOLS, Settings
-from model.train import CHECKPOINT
 
 TOML = "[train]\nepochs = 1\nlanes = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
 

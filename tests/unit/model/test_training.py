@@ -14,11 +14,12 @@ from model.checkpoint import CheckpointError, load_checkpoint
 from model.cli import app
 from model.data.splits import select
 from model.data.synthetic import synthetic_world
+from model.loop import BOARD, CHECKPOINT, METRIC_K, TrainingError
 from model.metrics import ndcg
 from model.replay import replay
 from model.settings import DataSettings
 from model.task import make_task
-from model.train import BOARD, CHECKPOINT, METRIC_K, Trainer, TrainingError
+from model.train import Trainer
 
 
 class KilledError(Exception):
