@@ -140,7 +140,7 @@ def benchmark(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order of training and choice of validation queries.")
     ] = 0,
-    model: Annotated[list[str] | None, typer.Option(help="What to train; may be given again. Default: longwave.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="longwave (default), sasrec or gru4rec; may be given again.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of results: OUT/NAME-PRESET-SEED.json, and OUT/ledger.jsonl.")] = Path(
         "benchmarks"
     ),
@@ -152,7 +152,8 @@ def benchmark(
 ) -> None:
     """Prepare, train, and measure on the test part beside the baselines; writes one result, whole or not at all."""
     with _one_line_errors():
-        from model.benchmark.run import OURS, Places
+        from model.assess import OURS
+        from model.benchmark.run import Places
         from model.benchmark.run import benchmark as run
 
         places = Places(out, work, out / "ledger.jsonl", data)

@@ -7,21 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
-from model.assess import own_lists
-from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.assess import OURS, K, own_lists
+from model.baselines.nets.checkpoint import ARCHITECTURES, described, load_encoder
+from model.baselines.nets.train import EncoderTrainer, encoder_lists
+from model.checkpoint import CheckpointError, load_checkpoint
 from model.files import write_whole
-from model.loop import CHECKPOINT, Report, remove_run
+from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import describe_commit, describe_machine
 from model.settings import Settings
 from model.task import Task
 from model.train import Trainer
 
 STARTED = "started.json"
+MODELS = (OURS, *ARCHITECTURES)
+Kept = TypeVar("Kept", bound=Stored)
 
 
 @dataclass(frozen=True)
@@ -71,46 +76,58 @@ def contender(
     if overwrite and train:
         remove_run(folder)
         (folder / STARTED).unlink(missing_ok=True)
-    return _longwave(name, task, settings, folder, train, report)
+    find = _longwave if name == OURS else _encoder
+    return find(name, task, settings, folder, train, report)
 
 
 def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:
-    checkpoint = _finished(folder, task, settings)
+    checkpoint = _finished(folder, task, settings.as_dict(), load_checkpoint)
     if checkpoint is None:
         if not train:
             return None
-        trainer = Trainer(task, settings, folder)
-        trainer.resume()
-        _start(folder)
-        checkpoint = trainer.run(report)
+        checkpoint = _trained(Trainer(task, settings, folder), report)
     net = checkpoint.net
     vectors, _ = net.item(task.inputs.item_text, task.inputs.item_features)
-    return Contender(
-        name,
-        sum(parameter.numel() for parameter in net.parameters()),
-        checkpoint.history,
-        _started(folder),
-        lambda asked: own_lists(checkpoint, asked, asked.split),
-        vectors.detach().numpy(),
-    )
+
+    def lists(asked: Task) -> npt.NDArray[np.int32]:
+        return own_lists(checkpoint, asked, asked.split)
+
+    return Contender(name, _parameters(net), checkpoint.history, _started(folder), lists, vectors.detach().numpy())
 
 
-def _finished(folder: Path, task: Task, settings: Settings) -> Checkpoint | None:
+def _encoder(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:
+    checkpoint = _finished(folder, task, described(name, settings), load_encoder)
+    if checkpoint is None:
+        if not train:
+            return None
+        checkpoint = _trained(EncoderTrainer(name, task, settings, folder), report)
+    length = int(checkpoint.settings["model"]["length"])
+
+    def lists(asked: Task) -> npt.NDArray[np.int32]:
+        return encoder_lists(checkpoint.net, asked.seq, asked.split.test, length, K, asked.split.filter_seen)
+
+    return Contender(name, _parameters(checkpoint.net), checkpoint.history, _started(folder), lists, None)
+
+
+def _finished(folder: Path, task: Task, settings: dict[str, Any], load: Callable[[Path], Kept]) -> Kept | None:
     """The finished run of these settings in the folder, without building a trainer; None if it has to be trained."""
     if not (folder / CHECKPOINT).exists():
         return None
-    checkpoint = load_checkpoint(folder / CHECKPOINT)
-    if checkpoint.settings != settings.as_dict() or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
+    checkpoint = load(folder / CHECKPOINT)
+    if checkpoint.settings != settings or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
         raise CheckpointError(f"{folder}: of other data or settings; name another --work, or give --overwrite")
     return None if checkpoint.training else checkpoint
 
 
-def _start(folder: Path) -> None:
-    """Keep where and of what the training began; a run that goes on keeps what it began with."""
-    if not (folder / STARTED).exists():
+def _trained(trainer: Loop[Any, Kept], report: Report | None) -> Kept:
+    """The run gone on with, or begun; where and of what it began is kept beside it."""
+    trainer.resume()
+    path = trainer.folder / STARTED
+    if not path.exists():
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         started = {"date": date, "commit": describe_commit(), "machine": describe_machine()}
-        write_whole(folder / STARTED, json.dumps(started, indent=2) + "\n")
+        write_whole(path, json.dumps(started, indent=2) + "\n")
+    return trainer.run(report)
 
 
 def _started(folder: Path) -> dict[str, Any]:
@@ -119,3 +136,7 @@ def _started(folder: Path) -> dict[str, Any]:
     except (OSError, json.JSONDecodeError):
         return {}  # trained by `longwave-train train`, which does not keep it
     return started
+
+
+def _parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())

@@ -55,4 +55,4 @@ def as_asked(settings: Settings, protocol: str, seed: int | None) -> Settings:
     """
     train = settings.train if seed is None else dataclasses.replace(settings.train, seed=seed)
     model = settings.model | {"query_time": False} if protocol == "loo" else settings.model
-    return Settings(dataclasses.replace(settings.data, protocol=protocol), train, model)
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, protocol=protocol), train=train, model=model)

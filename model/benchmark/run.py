@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model.benchmark.contenders import Contender, contender
+from model.assess import OURS
+from model.benchmark.contenders import MODELS, Contender, contender
 from model.benchmark.names import as_asked, find
 from model.data.build import Dataset
 from model.errors import TrainerError
@@ -23,8 +24,6 @@ from model.report import plain
 from model.settings import Settings, load_settings, model_defaults
 from model.task import Task, make_task, protocol_of
 
-MODELS = ("longwave",)
-OURS = "longwave"
 FORMAT = 1
 
 

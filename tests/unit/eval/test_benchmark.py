@@ -14,7 +14,10 @@ from model.ledger import read_ledger
 from model.loop import CHECKPOINT
 from model.settings import PROTOCOLS, Settings
 
-TOML = "[train]\nepochs = 1\nlanes = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
+TOML = (
+    "[train]\nepochs = 1\nlanes = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
+    "[sasrec]\nwidth = 16\nlength = 20\n[gru4rec]\nwidth = 16\nlength = 20\n"
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,24 @@ def test_what_is_trained_is_not_trained_anew_and_measures_the_same(copy):
     assert run.stat().st_mtime_ns > trained
 
 
+def test_a_model_that_comes_later_is_measured_beside_those_that_are_trained(copy):
+    run = next((copy / "work").rglob(CHECKPOINT))
+    trained = run.stat().st_mtime_ns
+    assert call(copy, "--seed", "3", "--model", "sasrec", "--model", "gru4rec").exit_code == 0
+    assert run.stat().st_mtime_ns == trained
+    result = json.loads((copy / "out" / "tiny-mine-3.json").read_text())
+    (found,) = result["protocols"].values()
+    assert list(found["trained"]) == ["longwave", "sasrec", "gru4rec"]
+    assert len({each["parameters"] for each in found["trained"].values()}) == 3
+    assert found["report"]["ours"] == "longwave"
+    assert 0 < found["report"]["comparisons"]["sasrec"]["ndcg@20"]["p"] <= 1
+    # What the net of another architecture is made of is no reason to train ours anew.
+    (copy / "mine.toml").write_text(TOML.replace("[gru4rec]\nwidth = 16", "[gru4rec]\nwidth = 8"))
+    assert call(copy, "--seed", "3", "--model", "gru4rec").exit_code == 2
+    assert call(copy, "--seed", "3", "--model", "gru4rec", "--overwrite").exit_code == 0
+    assert run.stat().st_mtime_ns == trained
+
+
 def test_a_run_of_other_settings_is_refused_and_the_result_left_alone(copy):
     before = (copy / "out" / "tiny-mine-3.json").read_text()
     (copy / "mine.toml").write_text(TOML.replace("ring = 4", "ring = 5"))
@@ -97,7 +118,7 @@ def test_a_run_of_other_settings_is_refused_and_the_result_left_alone(copy):
         (["nowhere"], "nowhere: neither a benchmark (ml-1m"),
         (["ml-1m", "--data", "missing"], "missing: not there (--data)"),
         (["synthetic", "--preset", "grand"], "grand: neither a readable TOML file nor a preset"),
-        (["synthetic", "--model", "oracle"], "oracle: no such model; known are longwave"),
+        (["synthetic", "--model", "oracle"], "oracle: no such model; known are longwave, sasrec, gru4rec"),
         (["synthetic", "--out", "file"], "file: cannot be made a folder"),
         (["synthetic", "--work", "file/work"], "file/work: cannot be made a folder"),
     ],
