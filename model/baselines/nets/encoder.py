@@ -22,9 +22,13 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) int64, padded at the end with any token -> (B, T, D): what is known right after each token."""
 
+    def items(self) -> Tensor:
+        """(N, D) vectors of all items."""
+        return self.item.weight[BEGIN + 1 :]
+
     def item_scores(self, known: Tensor) -> Tensor:
         """(n, D) -> (n, N)."""
-        return torch.addmm(self.bias, known, self.item.weight[BEGIN + 1 :].t())
+        return torch.addmm(self.bias, known, self.items().t())
 
 
 def initialise(module: nn.Module) -> None:

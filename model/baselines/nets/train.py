@@ -17,7 +17,7 @@ from model.baselines.nets.streams import Streams, TokenBatch
 from model.data.sequences import Queries, Sequences
 from model.data.splits import select
 from model.loop import METRIC_K, Loop
-from model.losses import basket_cross_entropy
+from model.losses import basket_softmax
 from model.metrics import ndcg
 from model.predict import top_k
 from model.replay import seen_items
@@ -48,12 +48,11 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         return self.streams.batches(windows, self.queries, self.most_tokens, rng)
 
     def _loss(self, batch: TokenBatch) -> Tensor:
-        known = self.net(torch.as_tensor(batch.tokens))
-        scores = self.net.item_scores(known[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)])
+        known = self.net(torch.as_tensor(batch.tokens))[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
         chosen = select(self.queries, batch.query)
         owner = np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))
         target = torch.as_tensor(chosen.target, dtype=torch.int64)
-        return basket_cross_entropy(scores, torch.as_tensor(owner), target, self.train.smoothing)
+        return basket_softmax(known, self.net.items(), self.net.bias, torch.as_tensor(owner), target, self.train.smoothing)
 
     def _validate(self) -> float:
         split = self.task.split
