@@ -173,6 +173,20 @@ def benchmark(
 
 
 @app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="The folder of results that `benchmark` wrote.")] = Path("benchmarks"),
+    page: Annotated[Path, typer.Option(help="The page: what is between its two marks is replaced.")] = Path("docs/benchmarks.md"),
+    figures: Annotated[Path, typer.Option(help="The folder of plots, beside the page.")] = Path("docs/figures"),
+) -> None:
+    """Turn all results of a folder into tables and plots of a page: means over seeds, errors and spread."""
+    with _one_line_errors():
+        from model.benchmark.page import write_page
+
+        written = write_page(results, page, figures)
+    console.print(*(f"-> {path}" for path in written), sep="\n", soft_wrap=True)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],

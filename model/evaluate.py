@@ -245,7 +245,7 @@ def evaluate(
             metrics = summarise(ranked, queries, seq, ks, item_vectors, counts, bootstrap)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        headline[name] = {f"recall@{top}": recall(ranked, queries, top), f"ndcg@{top}": ndcg(ranked, queries, top)}
+        headline[name] = {f"recall@{top}": recall(ranked, queries, top)} | {f"ndcg@{k}": ndcg(ranked, queries, k) for k in ks}
         models[name] = ModelResult(
             settings=dict((settings or {}).get(name, {})),
             metrics=metrics,
