@@ -20,7 +20,7 @@ from model.checkpoint import CheckpointError, load_checkpoint
 from model.files import write_whole
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import describe_commit, describe_machine
-from model.settings import Settings
+from model.settings import Settings, model_defaults
 from model.task import Task
 from model.train import Trainer
 
@@ -34,6 +34,7 @@ class Contender:
     """A finished run.
 
     Attributes:
+        settings: all that the training went by.
         parameters: numbers that were learned.
         history: of each epoch loss, valid_ndcg and seconds.
         started: date, commit and machine of its training.
@@ -42,6 +43,7 @@ class Contender:
     """
 
     name: str
+    settings: dict[str, Any]
     parameters: int
     history: list[dict[str, Any]]
     started: dict[str, Any]
@@ -59,6 +61,7 @@ class Contender:
             "valid_ndcg@20": max(figures),
             "course": [{key: round(value, 6) for key, value in epoch.items()} for epoch in self.history],
             **self.started,
+            "settings": self.settings,
         }
 
 
@@ -92,7 +95,8 @@ def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bo
     def lists(asked: Task) -> npt.NDArray[np.int32]:
         return own_lists(checkpoint, asked, asked.split)
 
-    return Contender(name, _parameters(net), checkpoint.history, _started(folder), lists, vectors.detach().numpy())
+    whole = checkpoint.settings | {"model": model_defaults() | checkpoint.settings["model"]}
+    return Contender(name, whole, _parameters(net), checkpoint.history, _started(folder), lists, vectors.detach().numpy())
 
 
 def _encoder(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:
@@ -106,7 +110,8 @@ def _encoder(name: str, task: Task, settings: Settings, folder: Path, train: boo
     def lists(asked: Task) -> npt.NDArray[np.int32]:
         return encoder_lists(checkpoint.net, asked.seq, asked.split.test, length, K, asked.split.filter_seen)
 
-    return Contender(name, _parameters(checkpoint.net), checkpoint.history, _started(folder), lists, None)
+    net, whole = checkpoint.net, checkpoint.settings
+    return Contender(name, whole, _parameters(net), checkpoint.history, _started(folder), lists, None)
 
 
 def _finished(folder: Path, task: Task, settings: dict[str, Any], load: Callable[[Path], Kept]) -> Kept | None:

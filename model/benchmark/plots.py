@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from model.benchmark.results import Comparison
 from model.plots import GREYS, MARKERS, OURS, PROTOCOLS, clean, save
 
-BEST = 5
-"""So many models have a line by history: more cannot be told apart."""
+BEST = 3
+"""So many baselines have a line by history beside the trained models: more cannot be told apart."""
 
 
 def plot_comparison(comparison: Comparison, path: Path) -> None:
@@ -34,7 +34,9 @@ def plot_comparison(comparison: Comparison, path: Path) -> None:
     bars.set_xlabel(f"{headline} (0 to 1), 95% interval by user; dots: seeds")
     clean(bars)
     labels = list(comparison.parts[0]["report"]["history_queries"])
-    for index, model in enumerate(models[:BEST]):
+    trained = {name for part in comparison.parts for name in part["trained"]}
+    best = [model for model in models if model not in trained][:BEST]
+    for index, model in enumerate(model for model in models if model in trained or model in best):
         means = [_by_history(comparison, model, label) for label in labels]
         mine = model == ours
         lines.plot(

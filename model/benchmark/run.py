@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from model.ledger import check_ledger, note
 from model.loop import Report
 from model.machine import describe_commit, describe_machine
 from model.report import plain
-from model.settings import Settings, load_settings, model_defaults
+from model.settings import Settings, load_settings
 from model.task import Task, make_task, protocol_of
 
 FORMAT = 1
@@ -92,15 +93,28 @@ def benchmark(
         measured = _measure(task, trained, asked)
         note(places.ledger, "benchmark", measured.report, title)
         result["protocols"][protocol] = {
-            "config": asked.as_dict() | {"model": model_defaults() | asked.model},
             "trained": {each.name: each.describe() for each in trained},
             "tuned_on_validation": measured.tuned,
             "seconds": measured.seconds,
             "report": dataclasses.asdict(measured.report),
         }
     path = places.out / f"{title}.json"
-    write_whole(path, json.dumps(plain(result), indent=1, allow_nan=False) + "\n")
+    write_whole(path, to_text(result))
     return path
+
+
+def to_text(result: dict[str, Any]) -> str:
+    """JSON with a line for every object that holds no other, so that a figure and its errors are read, and compared, together."""
+    text = json.dumps(_rounded(plain(result)), indent=1, allow_nan=False)
+    return re.sub(r"\{[^{}]*\}", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,8 @@ def call(folder, *options):
 
 def test_a_result_says_all_that_a_figure_needs(place):
     text = (place / "out" / "tiny-mine-3.json").read_text()
+    # A figure and its errors are one line.
+    assert any(line.strip().startswith('"ndcg@20": { "mean": ') and "standard_error" in line for line in text.splitlines())
     result = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert (result["name"], result["preset"], result["seed"]) == ("tiny", "mine", 3)
     assert result["commit"].keys() == {"id", "dirty"}
@@ -50,10 +52,10 @@ def test_a_result_says_all_that_a_figure_needs(place):
     assert len(result["data"]["fingerprint"]) == 64
     (protocol,) = result["protocols"]
     found = result["protocols"][protocol]
-    assert found["config"]["train"]["seed"] == 3
-    assert found["config"]["model"]["width"] == 16
-    assert found["config"]["model"]["heads"] == 4  # the default, said too
     trained = found["trained"]["longwave"]
+    assert trained["settings"]["train"]["seed"] == 3
+    assert trained["settings"]["model"]["width"] == 16
+    assert trained["settings"]["model"]["heads"] == 4  # the default, said too
     assert trained["parameters"] > 0
     assert trained["epochs"] == trained["best_epoch"] == 1
     assert trained["commit"] == result["commit"]
@@ -77,7 +79,7 @@ def test_what_is_trained_is_not_trained_anew_and_measures_the_same(copy):
     assert run.stat().st_mtime_ns == trained
     again = json.loads((copy / "out" / "tiny-mine-3.json").read_text())
     (protocol,) = again["protocols"]
-    for part in ("report", "trained", "config"):
+    for part in ("report", "trained"):
         assert again["protocols"][protocol][part] == first["protocols"][protocol][part]
     assert len(read_ledger(copy / "out" / "ledger.jsonl")) == 2
     assert call(copy, "--seed", "3", "--overwrite").exit_code == 0

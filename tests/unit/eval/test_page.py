@@ -96,6 +96,20 @@ def test_results_of_other_data_are_never_averaged_with_these(folder, report):
     assert [comparison.seeds for comparison in read_results(folder / "results")] == [[2], [0, 1]]
 
 
+def test_an_opponent_that_is_not_well_trained_does_not_count(folder, report):
+    weak = json.loads(json.dumps(report))
+    weak["protocol"] = "loo"
+    weak["models"]["sasrec"] = weak["models"]["popularity"]
+    for seed, name in enumerate(("ml-1m", "beauty")):
+        write(folder, report, seed, name=name, protocols={"loo": {"report": weak, "trained": {}}})
+    beauty, ml_1m = read_results(folder / "results")
+    for figure, said in ((0.1799, True), (0.18, False)):
+        weak["models"]["sasrec"]["metrics"]["ndcg@10"]["mean"] = figure
+        for comparison in (beauty, ml_1m):
+            comparison.parts[0]["report"] = weak
+            assert ("sasrec (below 0.180: does not count)" in section([comparison], "f")) == (said and comparison is ml_1m)
+
+
 def test_writing_again_changes_nothing(folder):
     run(folder)
     once = (folder / "page.md").read_text()
