@@ -12,7 +12,7 @@ import torch
 from model.assess import known_before, load_run
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
 from model.export.verify import ExportError
-from model.live import known_popularity
+from model.popularity import known_popularity
 from model.text import TextEncoder
 
 

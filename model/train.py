@@ -15,12 +15,13 @@ from model.data.sequences import Queries
 from model.data.splits import select
 from model.lanes import LaneBatch, lane_batches
 from model.loop import METRIC_K, Loop
-from model.losses import basket_cross_entropy
+from model.losses import Additions, Popularity, basket_cross_entropy, basket_softmax
 from model.memory import Memories, fold_memories
 from model.metrics import ndcg
 from model.nets import Longwave
+from model.nets.readout import RARE
 from model.popularity import PopularityTable
-from model.predict import Carried, logits, rank, read_out
+from model.predict import Carried, logits, rank, read_out, repeats_at
 from model.replay import seen_items
 from model.settings import Settings
 from model.task import Task
@@ -45,7 +46,12 @@ class Trainer(Loop[Longwave, Checkpoint]):
             ]
 
         super().__init__(task, train, settings.as_dict(), folder, lambda: Longwave(task.model_config(settings)), groups)
-        self.table = PopularityTable(task.seq, self.net.config.popularity_half_lives_s)
+        half_lives = self.net.config.popularity_half_lives_s
+        if task.split.protocol == "loo":
+            self.table = PopularityTable.frozen(task.seq, half_lives, task.split.train_end)
+        else:
+            self.table = PopularityTable.live(task.seq, half_lives)
+        self.logs = torch.log(self.table.table + RARE)
         self.memories = self._memories(self.queries)
         self.valid_memories = self._memories(self.valid)
         self.carried = Carried()
@@ -74,12 +80,18 @@ class Trainer(Loop[Longwave, Checkpoint]):
         self.carried.leave(batch, state)
         if not len(asked):
             return None
-        popularity = self.table.at(as_of)
-        scores = logits(net, readout, item_matrix, item_bias, popularity, as_of, self.memories, asked)
         chosen = select(self.queries, asked.numpy())
-        owner = np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))
+        owner = torch.as_tensor(np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets)))
         target = torch.as_tensor(chosen.target, dtype=torch.int64)
-        return basket_cross_entropy(scores, torch.as_tensor(owner), target, self.train.smoothing)
+        if net.config.interests > 1:
+            scores = logits(net, readout, item_matrix, item_bias, self.table.at(as_of), as_of, self.memories, asked)
+            return basket_cross_entropy(scores, owner, target, self.train.smoothing)
+        popularity = Popularity(readout.popularity_weight, self.logs, self.table.slot(as_of))
+        repeats = None
+        if self.memories is not None:
+            repeats = Additions(*repeats_at(net, readout, item_matrix, as_of, self.memories, asked))
+        interest = readout.interests[:, 0]
+        return basket_softmax(interest, item_matrix, item_bias, owner, target, self.train.smoothing, popularity, repeats)
 
     def _validate(self) -> float:
         """Mean ndcg@20 over the validation queries, each from everything before it."""

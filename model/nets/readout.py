@@ -100,7 +100,13 @@ def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_inte
     Args:
         scores (n, N), rows (n, R) int64 with -1 for no item, repeat_scores (n, R), repeat_interest (n, D), item_matrix (N, D).
     """
+    index, amount = repeat_additions(rows, repeat_scores, repeat_interest, item_matrix)
+    return scores.scatter_add(1, index, amount)
+
+
+def repeat_additions(rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """What `add_repeats` adds where: item rows (n, R) int64 and amounts (n, R), 0 where there is no item."""
     known = rows >= 0
     index = at_least(rows, 0)
     match = torch.matmul(item_matrix[index], repeat_interest[..., None]).flatten(1)  # by flattening nothing is copied
-    return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, 0.0))
+    return index, torch.where(known, repeat_scores + match, 0.0)

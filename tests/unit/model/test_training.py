@@ -172,3 +172,18 @@ def test_what_is_learned_beats_popularity_on_the_validation_part(tiny_run: TinyR
     history = load_checkpoint(tiny_run.run / CHECKPOINT).history
     assert max(epoch["valid_ndcg"] for epoch in history) > 1.1 * popular
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
+
+
+@pytest.mark.parametrize("protocol", ["basket", "time", "loo"])
+def test_the_loss_of_a_step_is_that_of_the_scores_that_rank(protocol, tmp_path):
+    settings = tiny_settings()
+    settings = dataclasses.replace(settings, data=DataSettings(protocol=protocol), model=settings.model | {"interests": 1})
+    run = Trainer(make_task(synthetic_world("tiny").dataset, settings.data), settings, tmp_path)
+    run.net.eval()  # no dropout
+    batches = list(run._batches(np.random.default_rng(0)))[:3]
+    blocked = [float(run._loss(batch).detach()) for batch in batches]
+    run._begin_epoch()
+    # With more than one interest the scores are made whole.
+    object.__setattr__(run.net.config, "interests", 2)
+    plain = [float(run._loss(batch).detach()) for batch in batches]
+    assert blocked == pytest.approx(plain, rel=1e-5)
