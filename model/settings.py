@@ -34,6 +34,7 @@ class DataSettings:
     valid_quantile: float = 0.85
     min_item_events: int = 1
     text_encoder: str = ""
+    items_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,6 +242,10 @@ def _check_together(path: Path, settings: Settings) -> None:
     early, late = settings.data.valid_quantile, settings.data.test_quantile
     if early >= late:
         raise ConfigError(f"{path}: data.valid_quantile must be below data.test_quantile ({late}), got {early}")
+    if settings.data.items_only and settings.data.text_encoder:
+        raise ConfigError(
+            f'{path}: data.text_encoder must be "" where data.items_only is true, got {settings.data.text_encoder!r}'
+        )
     model = model_defaults() | settings.model
     for key in ("width", "ring_width"):
         if model[key] % model["heads"]:

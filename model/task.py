@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,8 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         # The vocabulary is what training saw; the cuts do not depend on it.
         seq = to_sequences(dataset, vocabulary_until_ms=split.valid_cut_ms, min_item_events=least)
         split = _split(seq, protocol, settings, manifest.repeats)
+    if settings.items_only:
+        seq = _items_alone(seq)
     items = pl.DataFrame({"item_id": seq.item_ids}).join(dataset.items, on="item_id", how="left", maintain_order="left")
     event_text = None
     if settings.text_encoder and (item_text is None or seq.text):
@@ -89,7 +91,7 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         if item_text is None:
             item_text = encoder.embed([title or "" for title in items.get_column("title").to_list()])
         event_text = _event_text(seq, encoder)
-    names = [name for name in items.columns if name.startswith("feature_")]
+    names = [name for name in items.columns if name.startswith("feature_") and not settings.items_only]
     features = items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32) if names else None
     return Task(
         seq,
@@ -137,6 +139,18 @@ def _split(seq: Sequences, protocol: str, settings: DataSettings, repeats: bool)
         return cut(seq, settings.test_quantile, settings.valid_quantile, filter_seen=not repeats)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from None
+
+
+def _items_alone(seq: Sequences) -> Sequences:
+    """The same events without their numbers and texts, of users without attributes."""
+    return replace(
+        seq,
+        numbers=np.full_like(seq.numbers, np.nan),
+        text={},
+        attribute_names=[],
+        attribute_values=[],
+        attributes=seq.attributes[:, :0],
+    )
 
 
 def _event_text(seq: Sequences, encoder: TextEncoder) -> tuple[np.ndarray, np.ndarray]:

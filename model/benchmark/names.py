@@ -51,8 +51,12 @@ def find(name: str, data: Path | None, offline: bool = False) -> tuple[str, Data
 def as_asked(settings: Settings, protocol: str, seed: int | None) -> Settings:
     """A preset's settings for one protocol of a benchmark.
 
-    Leave-one-out never sees the time of asking: on tied data that is the time of the answer.
+    Leave-one-out is there for comparison with the literature, whose models read items alone. And it never sees the time of
+    asking: on tied data that is the time of the answer.
     """
     train = settings.train if seed is None else dataclasses.replace(settings.train, seed=seed)
-    model = settings.model | {"query_time": False} if protocol == "loo" else settings.model
-    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, protocol=protocol), train=train, model=model)
+    data, model = dataclasses.replace(settings.data, protocol=protocol), settings.model
+    if protocol == "loo":
+        data = dataclasses.replace(data, items_only=True, text_encoder="")
+        model = model | {"query_time": False}
+    return dataclasses.replace(settings, data=data, train=train, model=model)

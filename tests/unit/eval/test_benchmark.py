@@ -12,7 +12,7 @@ from model.data.importers.registry import SOURCES
 from model.data.prepare import SYNTHETIC
 from model.ledger import read_ledger
 from model.loop import CHECKPOINT
-from model.settings import PROTOCOLS, Settings
+from model.settings import PROTOCOLS, DataSettings, Settings
 
 TOML = (
     "[train]\nepochs = 1\nlanes = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
@@ -142,9 +142,10 @@ def test_every_benchmark_is_of_data_and_protocols_that_exist():
         assert set(benchmark.protocols) <= set(PROTOCOLS)
 
 
-def test_leave_one_out_never_sees_the_time_of_asking():
-    settings = Settings(model={"query_time": True, "width": 8})
+def test_leave_one_out_reads_items_alone_and_never_sees_the_time_of_asking():
+    settings = Settings(DataSettings(text_encoder="minilm"), model={"query_time": True, "width": 8})
+    assert names.as_asked(settings, "loo", 4).data == DataSettings(protocol="loo", items_only=True)
     assert names.as_asked(settings, "loo", 4).model == {"query_time": False, "width": 8}
     assert names.as_asked(settings, "loo", 4).train.seed == 4
     assert names.as_asked(settings, "time", None).model["query_time"]
-    assert names.as_asked(settings, "time", None).data.protocol == "time"
+    assert names.as_asked(settings, "time", None).data == DataSettings(protocol="time", text_encoder="minilm")

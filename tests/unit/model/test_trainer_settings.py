@@ -111,6 +111,7 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
         ("[model]\nwidth = 66", ["model.width must be divisible by model.heads (4), got 66"]),
         ("[model]\nheads = 5\nwidth = 65", ["model.ring_width must be divisible by model.heads (5), got 32"]),
         ("[model]\nheads = 0", ["model.heads"]),
+        ('[data]\nitems_only = true\ntext_encoder = "minilm"', ["data.text_encoder", "data.items_only"]),
         ("[sasrec]\nwidth = 65", ["sasrec.width must be divisible by sasrec.heads (2), got 65"]),
         ("[gru4rec]\nlength = 1", ["gru4rec.length must be a whole number in 2..1000000, got 1"]),
         ("[model]\nlayers = 0", ["model.layers"]),

@@ -156,6 +156,20 @@ def test_a_finished_run_is_neither_resumed_nor_overwritten_unasked(train):
     assert len(list((checkpoint.parent / BOARD).iterdir())) == 1
 
 
+def test_items_alone_are_all_that_is_read_where_that_is_asked_for():
+    world = synthetic_world("tiny").dataset
+    everything = make_task(world, DataSettings())
+    alone = make_task(world, DataSettings(items_only=True))
+    assert everything.seq.attributes.shape[1] > 0
+    assert everything.seq.text
+    config = alone.model_config(tiny_settings())
+    assert (config.attribute_sizes, config.feature_width, config.number_edges) == ((), 0, ((), (), ()))
+    assert np.isnan(alone.seq.numbers).all()
+    assert not alone.seq.text
+    for field in ("item", "type", "time", "platform"):
+        np.testing.assert_array_equal(getattr(alone.seq, field), getattr(everything.seq, field))
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(trainer):
     run = trainer(epochs=1)
     with torch.no_grad():
