@@ -90,7 +90,9 @@ def train(
         with _training_bar() as report:
             checkpoint = trainer.run(report)
     best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=float("nan"))
-    console.print(f"{len(checkpoint.history)} epochs, best validation ndcg@20 {best:.4f} -> {out}", soft_wrap=True)
+    console.print(
+        f"{len(checkpoint.history)} epochs, best validation ndcg@{trainer.task.split.k} {best:.4f} -> {out}", soft_wrap=True
+    )
 
 
 @app.command()
@@ -241,13 +243,13 @@ def _training_bar() -> Iterator[Callable[[Progress], None]]:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]}  validation ndcg@20 {task.fields[valid]}"),
+        TextColumn("loss {task.fields[loss]}  validation ndcg{task.fields[valid]}"),
     )
     with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=1.0, epoch="1", loss="-", valid="-")
+        task = bar.add_task("", total=1.0, epoch="1", loss="-", valid=" -")
 
         def report(progress: Progress) -> None:
-            valid = "-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}"
+            valid = f"@{progress.k} " + ("-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}")
             epoch = f"{min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
             done = (progress.epoch + progress.done) / progress.epochs
             bar.update(task, completed=min(1.0, done), epoch=epoch, loss=f"{progress.loss:.3f}", valid=valid)

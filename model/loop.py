@@ -27,7 +27,6 @@ from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
 BOARD = "tensorboard"
-METRIC_K = 20
 
 
 class TrainingError(TrainerError, FloatingPointError):
@@ -43,6 +42,7 @@ class Progress:
     done: float
     loss: float
     valid_ndcg: float | None
+    k: int
 
 
 Report = Callable[[Progress], None]
@@ -130,7 +130,7 @@ class Loop(ABC, Generic[Net, Kept]):
 
     @abstractmethod
     def _validate(self) -> float:
-        """Mean ndcg@20 over the validation queries, each from everything before it."""
+        """Mean ndcg at the split's k over the validation queries, each from everything before it."""
 
     @abstractmethod
     def _kept(self, training: dict[str, Any]) -> Kept:
@@ -165,11 +165,11 @@ class Loop(ABC, Generic[Net, Kept]):
                 if valid >= max(h["valid_ndcg"] for h in self.history):
                     self.best = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
                 board.add_scalar("loss/train", loss, self.epoch)
-                board.add_scalar(f"ndcg@{METRIC_K}/valid", valid, self.epoch)
+                board.add_scalar(f"ndcg@{self.task.split.k}/valid", valid, self.epoch)
                 board.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.epoch)
                 self._save(self._kept(self._resumable()), self.folder / CHECKPOINT)
                 if report:
-                    report(Progress(self.epoch, self.train.epochs, 0.0, loss, valid))
+                    report(Progress(self.epoch, self.train.epochs, 0.0, loss, valid, self.task.split.k))
         if self.best:
             self.net.load_state_dict(self.best)
         self.net.eval()
@@ -223,7 +223,7 @@ class Loop(ABC, Generic[Net, Kept]):
             if report and step % 5 == 0:
                 last = self.history[-1]["valid_ndcg"] if self.history else None
                 done = min(1.0, (step + 1) / self.steps_per_epoch)
-                report(Progress(self.epoch, self.train.epochs, done, total / steps, last))
+                report(Progress(self.epoch, self.train.epochs, done, total / steps, last, self.task.split.k))
         if not math.isfinite(total):
             raise TrainingError(f"the loss became {total} in epoch {self.epoch + 1}; lower train.learning_rate")
         return total / max(1, steps)

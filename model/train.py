@@ -14,7 +14,7 @@ from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpo
 from model.data.sequences import Queries
 from model.data.splits import select
 from model.lanes import LaneBatch, lane_batches
-from model.loop import METRIC_K, Loop
+from model.loop import Loop
 from model.losses import Additions, Popularity, basket_cross_entropy, basket_softmax
 from model.memory import Memories, fold_memories
 from model.metrics import ndcg
@@ -94,8 +94,8 @@ class Trainer(Loop[Longwave, Checkpoint]):
         return basket_softmax(interest, item_matrix, item_bias, owner, target, self.train.smoothing, popularity, repeats)
 
     def _validate(self) -> float:
-        """Mean ndcg@20 over the validation queries, each from everything before it."""
-        task = self.task
+        """As of `Loop`."""
+        task, k = self.task, self.task.split.k
         predictions = read_out(self.net, task.inputs, task.seq, self.valid)
         lists = []
         for start in range(0, len(self.valid), 128):
@@ -104,8 +104,8 @@ class Trainer(Loop[Longwave, Checkpoint]):
             forbidden = None
             if task.split.filter_seen:
                 forbidden = [seen_items(task.seq, int(self.valid.user[q]), int(self.valid.position[q])) for q in chosen.tolist()]
-            lists.append(rank(self.net, predictions, self.valid, popularity, self.valid_memories, METRIC_K, chosen, forbidden))
-        return float(np.nanmean(ndcg(np.concatenate(lists), self.valid, METRIC_K)))
+            lists.append(rank(self.net, predictions, self.valid, popularity, self.valid_memories, k, chosen, forbidden))
+        return float(np.nanmean(ndcg(np.concatenate(lists), self.valid, k)))
 
     def _kept(self, training: dict[str, Any]) -> Checkpoint:
         return Checkpoint(

@@ -23,7 +23,6 @@ from model.replay import replay_each
 
 Candidate = TypeVar("Candidate", bound=Baseline)
 
-K = 20
 POPULARITY_DAYS = (1, 3, 7, 14, 30, 90)
 OWN_DAYS = (120, 240, math.inf)
 OWN_BASKETS = (10, 20, math.inf)
@@ -44,11 +43,11 @@ SESSION_IDF = (0, 1)
 
 @dataclass(frozen=True)
 class Tuned:
-    """The baselines with the settings that had the best mean ndcg@20 over the validation queries asked.
+    """The baselines with the settings that had the best mean ndcg at the split's k over the validation queries asked.
 
     Attributes:
         baselines: not fitted.
-        valid_ndcg: that ndcg@20 per name.
+        valid_ndcg: that ndcg per name.
         queries: how many validation queries were asked.
     """
 
@@ -136,16 +135,16 @@ def _best_sessions(seq: Sequences, split: Split, sample: Queries) -> tuple[VmisK
 
 
 def _best(seq: Sequences, split: Split, queries: Queries, candidates: Sequence[Candidate]) -> tuple[Candidate, float]:
-    """The candidate with the best mean ndcg@20, the first of equals."""
+    """The candidate with the best mean ndcg, the first of equals."""
     lists = replay_each(
         seq,
         queries,
         candidates,
         known=split.train_end,
-        k=K,
+        k=split.k,
         filter_seen=split.filter_seen,
         live=split.protocol != "loo",
     )
-    means = [float(np.nanmean(ndcg(ranked, queries, K))) for ranked in lists]
+    means = [float(np.nanmean(ndcg(ranked, queries, split.k))) for ranked in lists]
     best = int(np.argmax(means))
     return candidates[best], means[best]

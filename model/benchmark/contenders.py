@@ -58,7 +58,7 @@ class Contender:
             "seconds": round(sum(epoch["seconds"] for epoch in self.history), 1),
             "epochs": len(self.history),
             "best_epoch": int(np.argmax(figures)) + 1,
-            "valid_ndcg@20": max(figures),
+            "valid_ndcg": max(figures),
             "course": [{key: round(value, 6) for key, value in epoch.items()} for epoch in self.history],
             **self.started,
             "settings": self.settings,

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from model.benchmark.run import FORMAT
+from model.data.sequences import headline_k
 from model.errors import TrainerError
-
-HEADLINE = {"loo": "ndcg@10", "time": "ndcg@10", "basket": "ndcg@20"}
 
 
 class ResultError(TrainerError, ValueError):
@@ -36,7 +35,7 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        return HEADLINE[self.protocol]
+        return f"ndcg@{headline_k(self.protocol)}"
 
     @property
     def seeds(self) -> list[int]:

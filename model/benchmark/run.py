@@ -144,7 +144,7 @@ def _measure(task: Task, trained: list[Contender], settings: Settings) -> _Measu
         settings=chosen,
         item_vectors=None if ours is None else ours.item_vectors,
     )
-    return _Measured(report, {"ndcg@20": tuned.valid_ndcg, "queries": tuned.queries}, seconds)
+    return _Measured(report, {f"ndcg@{task.split.k}": tuned.valid_ndcg, "queries": tuned.queries}, seconds)
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from model.baselines.nets.encoder import Encoder
 from model.baselines.nets.streams import Streams, TokenBatch
 from model.data.sequences import Queries, Sequences
 from model.data.splits import select
-from model.loop import METRIC_K, Loop
+from model.loop import Loop
 from model.losses import basket_softmax
 from model.metrics import ndcg
 from model.predict import top_k
@@ -56,8 +56,8 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
 
     def _validate(self) -> float:
         split = self.task.split
-        lists = encoder_lists(self.net, self.task.seq, self.valid, self.length, METRIC_K, split.filter_seen, self.streams)
-        return float(np.nanmean(ndcg(lists, self.valid, METRIC_K)))
+        lists = encoder_lists(self.net, self.task.seq, self.valid, self.length, split.k, split.filter_seen, self.streams)
+        return float(np.nanmean(ndcg(lists, self.valid, split.k)))
 
     def _kept(self, training: dict[str, Any]) -> EncoderCheckpoint:
         return EncoderCheckpoint(self.net, self.described, self.task.seq.items, self.task.data, self.history, training)

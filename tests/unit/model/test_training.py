@@ -14,7 +14,7 @@ from model.checkpoint import CheckpointError, load_checkpoint
 from model.cli import app
 from model.data.splits import select
 from model.data.synthetic import synthetic_world
-from model.loop import BOARD, CHECKPOINT, METRIC_K, TrainingError
+from model.loop import BOARD, CHECKPOINT, TrainingError
 from model.metrics import ndcg
 from model.replay import replay
 from model.settings import DataSettings
@@ -181,8 +181,8 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(trainer):
 def test_what_is_learned_beats_popularity_on_the_validation_part(tiny_run: TinyRun, task):
     valid = task.split.valid
     baselines = [Popularity(), RecentPopularity()]
-    lists = replay(task.seq, valid, baselines, known=task.split.train_end, k=METRIC_K)
-    popular = max(float(np.nanmean(ndcg(ranked, valid, METRIC_K))) for ranked in lists.values())
+    lists = replay(task.seq, valid, baselines, known=task.split.train_end, k=task.split.k)
+    popular = max(float(np.nanmean(ndcg(ranked, valid, task.split.k))) for ranked in lists.values())
     history = load_checkpoint(tiny_run.run / CHECKPOINT).history
     assert max(epoch["valid_ndcg"] for epoch in history) > 1.1 * popular
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
