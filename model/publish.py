@@ -50,11 +50,9 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
     with torch.no_grad():
         matrix, _ = net.item(task.inputs.item_text, task.inputs.item_features)
     best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=None)
-    metrics = (
-        []
-        if best is None
-        else [{"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best}]
-    )
+    metrics = []
+    if best is not None:
+        metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
     return export_bundle(
         checkpoint,
         catalogue,
