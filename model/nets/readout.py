@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.nets.buckets import GapEmbedding
 from model.nets.calendar import CalendarEmbedding
 from model.nets.config import ModelConfig
+from model.nets.dropout import Dropout
 from model.nets.integers import at_least
 from model.nets.ring import RingAttention
 
@@ -27,7 +28,7 @@ class InterestReadout(nn.Module):
         self.attention = RingAttention(width, config.ring, config.ring_width, config.heads, config.gap_edges_s)
         self.accumulated = nn.Linear(config.accumulators * config.accumulator_width, width)
         self.norm = nn.LayerNorm(width)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * width, width))
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), Dropout(config.dropout), nn.Linear(2 * width, width))
         self.out_norm = nn.LayerNorm(width)
         self.interest = nn.Linear(width, config.interests * width)
         self.popularity = nn.Linear(width, len(config.popularity_half_lives_s))

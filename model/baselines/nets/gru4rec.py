@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from model.baselines.nets.encoder import Encoder, initialise
+from model.nets.dropout import Dropout
 from model.settings import Gru4recSettings
 
 
@@ -19,7 +20,7 @@ class GRU4Rec(Encoder):
         between = settings.dropout if settings.layers > 1 else 0.0
         self.gru = nn.GRU(settings.width, settings.width, settings.layers, batch_first=True, dropout=between)
         self.out = nn.Linear(settings.width, settings.width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.apply(initialise)
 
     def forward(self, tokens: Tensor) -> Tensor:

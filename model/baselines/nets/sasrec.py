@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.baselines.nets.encoder import Encoder, initialise
+from model.nets.dropout import Dropout
 from model.settings import SasrecSettings
 
 
@@ -22,7 +23,7 @@ class SASRec(Encoder):
         self.position = nn.Embedding(settings.length, settings.width)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.norm = nn.LayerNorm(settings.width)
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.apply(initialise)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -45,9 +46,9 @@ class Block(nn.Module):
         self.split = nn.Linear(width, 3 * width)
         self.merge = nn.Linear(width, width)
         self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), nn.Dropout(settings.dropout), nn.Linear(width, width)
+            nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU(), Dropout(settings.dropout), nn.Linear(width, width)
         )
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)."""
