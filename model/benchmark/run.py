@@ -85,10 +85,14 @@ def benchmark(
         task = make_task(dataset, asked.data)
         trained = []
         for model in MODELS:
-            say(f"{title}, {protocol}: {model}")
+            if model in models:
+                say(f"{title}, {protocol}: {model}")
             folder = places.work / title / protocol / model
             found = contender(model, task, asked, folder, model in models, overwrite and model in models, report)
-            trained += [found] if found else []
+            if found:
+                trained.append(found)
+                best = max(epoch["valid_ndcg"] for epoch in found.history)
+                say(f"{title}, {protocol}: {model} trained, best validation ndcg@{task.split.k} {best:.4f}")
         say(f"{title}, {protocol}: asking {len(task.split.test):,} test queries")
         measured = _measure(task, trained, asked)
         note(places.ledger, "benchmark", measured.report, title)

@@ -75,7 +75,10 @@ def test_the_look_at_the_test_part_is_in_the_ledger_beside_the_results(place):
 def test_what_is_trained_is_not_trained_anew_and_measures_the_same(copy):
     run = next((copy / "work").rglob(CHECKPOINT))
     first, trained = json.loads((copy / "out" / "tiny-mine-3.json").read_text()), run.stat().st_mtime_ns
-    assert call(copy, "--seed", "3").exit_code == 0
+    result = call(copy, "--seed", "3")
+    assert result.exit_code == 0
+    assert "longwave trained, best validation ndcg@20 0." in result.stdout
+    assert "sasrec" not in result.stdout
     assert run.stat().st_mtime_ns == trained
     again = json.loads((copy / "out" / "tiny-mine-3.json").read_text())
     (protocol,) = again["protocols"]
