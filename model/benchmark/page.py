@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.benchmark.plots import plot_comparison
 from model.benchmark.results import Comparison, ResultError, read_results
 from model.files import check_folder, write_whole
@@ -18,7 +19,7 @@ COLUMNS = {
     "basket": ("recall@20", "ndcg@20", "ndcg@10"),
 }
 WELL_TRAINED = {("ml-1m", "loo"): {"sasrec": ("ndcg@10", 0.180), "gru4rec": ("ndcg@10", 0.163)}}
-"""What an opponent must reach to count: less is a training that went wrong, and beating it says nothing."""
+"""What a neural baseline must reach to count, beside recent popularity: less is a training that went wrong."""
 
 
 def write_page(results: Path, page: Path, figures: Path) -> list[Path]:
@@ -107,9 +108,16 @@ def _table(comparison: Comparison) -> list[str]:
 
 
 def _called(comparison: Comparison, model: str) -> str:
-    metric, least = WELL_TRAINED.get((comparison.name, comparison.protocol), {}).get(model, ("", 0.0))
-    reached = comparison.mean(model, metric) if metric else None
-    return f"{model} (below {least:.3f}: does not count)" if reached is not None and reached < least else model
+    """The model's name, with a warning where it is an opponent that was not well trained."""
+    metric, least = WELL_TRAINED.get((comparison.name, comparison.protocol), {}).get(model, (comparison.headline, 0.0))
+    reached = comparison.mean(model, metric)
+    if reached is None or model not in ARCHITECTURES:
+        return model
+    if reached < least:
+        return f"{model} (below {least:.3f}: does not count)"
+    # A net that has learned anything from sequences beats what is read from none.
+    popular = comparison.mean("recent popularity", metric)
+    return f"{model} (below recent popularity: does not count)" if popular is not None and reached < popular else model
 
 
 def _facts(comparison: Comparison, report: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from model.benchmark.page import BEGIN, END, section
+from model.benchmark.page import BEGIN, END, replaced, section
 from model.benchmark.results import read_results
 from model.cli import app
 from model.data.splits import next_basket
@@ -110,6 +110,17 @@ def test_an_opponent_that_is_not_well_trained_does_not_count(folder, report):
             assert ("sasrec (below 0.180: does not count)" in section([comparison], "f")) == (said and comparison is ml_1m)
 
 
+def test_a_net_that_has_learned_less_than_what_is_popular_does_not_count(folder, report):
+    weak = json.loads(json.dumps(report))
+    weak["models"]["sasrec"] = json.loads(json.dumps(weak["models"]["recent popularity"]))
+    write(folder, weak, 0)
+    for change, said in ((-0.01, True), (0.01, False)):
+        weak["models"]["sasrec"]["metrics"]["ndcg@20"]["mean"] += change
+        write(folder, weak, 0)
+        (folder / "results" / "1.json").unlink(missing_ok=True)
+        assert ("sasrec (below recent popularity: does not count)" in section(read_results(folder / "results"), "f")) == said
+
+
 def test_writing_again_changes_nothing(folder):
     run(folder)
     once = (folder / "page.md").read_text()
@@ -136,3 +147,13 @@ def test_what_cannot_be_used_is_one_line_and_the_page_stays(folder, change, said
     assert len(result.stderr.strip().splitlines()) == 1
     assert said in result.stderr
     assert ((folder / "page.md").read_text() if before else None) == before
+
+
+def test_the_page_of_this_repository_says_what_its_results_say():
+    page = ROOT / "docs" / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    found = read_results(ROOT / "benchmarks")
+    assert replaced(text, section(found, "figures"), page) == text, "run `longwave-train report`"
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (page.parent / line.rpartition("(")[2].rstrip(")")).is_file(), line
