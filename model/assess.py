@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.data.sequences import Split
 from model.data.splits import select
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.live import live_lists
+from model.loop import CHECKPOINT
 from model.settings import DataSettings
 from model.task import Task, load_task
-from model.train import CHECKPOINT
 
 OURS = "longwave"
 K = 20
@@ -32,9 +34,7 @@ def assess(run: Path, data: Path, limit: int = 0) -> EvaluationReport:
     split = task.split
     if limit:
         split = replace(split, test=select(split.test, np.argsort(split.test.as_of, kind="stable")[:limit]))
-    live = split.protocol != "loo"
-    known = split.train_end if not live else known_before(task, split.cut_ms)
-    ours = live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live)
+    ours = own_lists(checkpoint, task, split)
     ranked, settings, _ = baseline_lists(task.seq, split, k=K)
     vectors, _ = checkpoint.net.item(task.inputs.item_text, task.inputs.item_features)
     return evaluate(
@@ -42,10 +42,18 @@ def assess(run: Path, data: Path, limit: int = 0) -> EvaluationReport:
         split,
         {OURS: ours} | ranked,
         dataset=task.data["name"],
+        fingerprint=task.data["fingerprint"],
         ours=OURS,
         settings=settings,
         item_vectors=vectors.detach().numpy(),
     )
+
+
+def own_lists(checkpoint: Checkpoint, task: Task, split: Split) -> npt.NDArray[np.int32]:
+    """(Q, K) lists of a trained net for the test queries of `split`, live but for leave-one-out."""
+    live = split.protocol != "loo"
+    known = known_before(task, split.cut_ms) if live else split.train_end
+    return live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live)
 
 
 def load_run(run: Path, data: Path) -> tuple[Checkpoint, Task]:

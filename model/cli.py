@@ -16,7 +16,7 @@ from rich.progress import Progress as Bar
 from model.errors import TrainerError
 
 if TYPE_CHECKING:
-    from model.train import Progress
+    from model.loop import Progress
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Prepare data, train, evaluate and export a model for Longwave."
@@ -72,9 +72,10 @@ def train(
 ) -> None:
     """Train a model on a prepared data set; a killed run goes on with --resume."""
     with _one_line_errors():
+        from model.loop import check_free, remove_run
         from model.settings import load_settings
         from model.task import load_task
-        from model.train import Trainer, check_free, remove_run
+        from model.train import Trainer
 
         settings = load_settings(config)
         check_free(out, resume, overwrite)
@@ -89,7 +90,9 @@ def train(
         with _training_bar() as report:
             checkpoint = trainer.run(report)
     best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=float("nan"))
-    console.print(f"{len(checkpoint.history)} epochs, best validation ndcg@20 {best:.4f} -> {out}", soft_wrap=True)
+    console.print(
+        f"{len(checkpoint.history)} epochs, best validation ndcg@{trainer.task.split.k} {best:.4f} -> {out}", soft_wrap=True
+    )
 
 
 @app.command()
@@ -98,17 +101,91 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
     out: Annotated[Path | None, typer.Option(help="Where the report goes; default: `report` in the run's folder.")] = None,
     limit: Annotated[int, typer.Option(help="Ask only the first so many test queries; 0 asks all.")] = 0,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="Where this look at the test part is noted; default: longwave/ledger.jsonl in $XDG_STATE_HOME."),
+    ] = None,
 ) -> None:
     """Measure a trained model on its test part, the baselines beside it; writes report.md, report.json and plots."""
     with _one_line_errors():
         from model.assess import assess
+        from model.ledger import LedgerError, check_ledger, default_ledger, note
         from model.report import to_markdown, write_report
 
+        noted = ledger or default_ledger()
+        try:
+            check_ledger(noted)
+        except LedgerError as error:
+            if ledger:
+                raise
+            # Nobody asked for it: a home that cannot be written to is no reason to measure nothing.
+            errors.print(f"not noted: {error}", markup=False, highlight=False, soft_wrap=True)
         report = assess(run, data, limit)
+        if noted.exists():
+            note(noted, "evaluate", report, str(run))
         folder = out or run / "report"
         write_report(report, folder)
     console.print(to_markdown(report), markup=False, highlight=False, soft_wrap=True)
     console.print(f"-> {folder}", soft_wrap=True)
+
+
+@app.command()
+def benchmark(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER", help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, or prepared data."
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order of training and choice of validation queries.")
+    ] = 0,
+    model: Annotated[list[str] | None, typer.Option(help="longwave (default), sasrec or gru4rec; may be given again.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/NAME-PRESET-SEED.json, and OUT/ledger.jsonl.")] = Path(
+        "benchmarks"
+    ),
+    work: Annotated[Path, typer.Option(help="The folder of trained runs; a killed one goes on, a finished one is kept.")] = Path(
+        "runs/benchmarks"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew what is named by --model.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Prepare, train, and measure on the test part beside the baselines; writes one result, whole or not at all."""
+    with _one_line_errors():
+        from model.assess import OURS
+        from model.benchmark.run import Places
+        from model.benchmark.run import benchmark as run
+
+        places = Places(out, work, out / "ledger.jsonl", data)
+        with _training_bar() as report:
+            path = run(
+                name,
+                preset,
+                seed,
+                places,
+                model or [OURS],
+                overwrite=overwrite,
+                offline=offline,
+                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                report=report,
+            )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Option(help="The folder of results that `benchmark` wrote.")] = Path("benchmarks"),
+    page: Annotated[Path, typer.Option(help="The page: what is between its two marks is replaced.")] = Path("docs/benchmarks.md"),
+    figures: Annotated[Path, typer.Option(help="The folder of plots, beside the page.")] = Path("docs/figures"),
+) -> None:
+    """Turn all results of a folder into tables and plots of a page: means over seeds, errors and spread."""
+    with _one_line_errors():
+        from model.benchmark.page import write_page
+
+        written = write_page(results, page, figures)
+    console.print(*(f"-> {path}" for path in written), sep="\n", soft_wrap=True)
 
 
 @app.command()
@@ -166,13 +243,13 @@ def _training_bar() -> Iterator[Callable[[Progress], None]]:
         BarColumn(),
         TaskProgressColumn(),
         TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]}  validation ndcg@20 {task.fields[valid]}"),
+        TextColumn("loss {task.fields[loss]}  validation ndcg{task.fields[valid]}"),
     )
     with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=1.0, epoch="1", loss="-", valid="-")
+        task = bar.add_task("", total=1.0, epoch="1", loss="-", valid=" -")
 
         def report(progress: Progress) -> None:
-            valid = "-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}"
+            valid = f"@{progress.k} " + ("-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}")
             epoch = f"{min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
             done = (progress.epoch + progress.done) / progress.epochs
             bar.update(task, completed=min(1.0, done), epoch=epoch, loss=f"{progress.loss:.3f}", valid=valid)

@@ -44,7 +44,7 @@ class EvaluationReport:
     """Several models on the same queries.
 
     Attributes:
-        dataset: its name; protocol: "loo", "time" or "basket"; part: "test" or "valid".
+        dataset, fingerprint: its name and content; protocol: "loo", "time" or "basket"; part: "test" or "valid".
         state: "live" (the baselines have met every earlier event of everyone) or "frozen" (only the user's own).
         refit: what was trained anew along the way, in words.
         filter_seen: whether items of the user's past were taken out.
@@ -80,12 +80,13 @@ class EvaluationReport:
     history_queries: dict[str, int] = field(default_factory=dict)
     resamples: int = 1000
     seed: int = 0
+    fingerprint: str = ""
 
 
 def baseline_lists(
-    seq: Sequences, split: Split, *, k: int = max(KS), seed: int = 0
+    seq: Sequences, split: Split, *, k: int = max(KS), seed: int = 0, neighbours: bool = False
 ) -> tuple[dict[str, npt.NDArray[np.int32]], dict[str, dict[str, float]], Tuned]:
-    """Tune the four baselines on validation and let them answer the test queries.
+    """Tune the baselines on validation and let them answer the test queries; `neighbours` as in `tune`.
 
     For the test they are fitted on the rows before `split.train_end` and, unless the protocol is leave-one-out, go on with
     everything that happens up to each query, the validation part included.
@@ -93,7 +94,7 @@ def baseline_lists(
     Returns:
         (Q, k) ranked lists and the chosen settings, both by name, and the tuning's own figures.
     """
-    tuned = tune(seq, split, seed=seed)
+    tuned = tune(seq, split, seed=seed, neighbours=neighbours)
     ranked = replay(
         seq,
         split.test,
@@ -202,6 +203,7 @@ def evaluate(
     ranked_by_model: Mapping[str, Ranked],
     *,
     dataset: str = "",
+    fingerprint: str = "",
     part: Literal["test", "valid"] = "test",
     ours: str | None = None,
     settings: Mapping[str, Mapping[str, float | str]] | None = None,
@@ -216,7 +218,7 @@ def evaluate(
     Args:
         seq, split: what was asked.
         ranked_by_model: name -> (Q, K >= max(ks)) item rows for the queries of `part`, -1 from where a list ends.
-        dataset, refit: words for the report.
+        dataset, fingerprint, refit: words for the report.
         ours: the model to compare the others with, by paired bootstrap.
         settings: name -> settings to record.
         ks: the cut-offs; the largest is the headline.
@@ -243,7 +245,7 @@ def evaluate(
             metrics = summarise(ranked, queries, seq, ks, item_vectors, counts, bootstrap)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        headline[name] = {f"recall@{top}": recall(ranked, queries, top), f"ndcg@{top}": ndcg(ranked, queries, top)}
+        headline[name] = {f"recall@{top}": recall(ranked, queries, top)} | {f"ndcg@{k}": ndcg(ranked, queries, k) for k in ks}
         models[name] = ModelResult(
             settings=dict((settings or {}).get(name, {})),
             metrics=metrics,
@@ -274,4 +276,5 @@ def evaluate(
         history_queries={label: int(mask.sum()) for label, mask in buckets.items()},
         resamples=resamples,
         seed=seed,
+        fingerprint=fingerprint,
     )

@@ -14,19 +14,11 @@ from model.checkpoint import Checkpoint
 from model.data.sequences import Queries, Sequences
 from model.inputs import Inputs
 from model.memory import fold_memories
-from model.popularity import LivePopularity
+from model.popularity import known_popularity
 from model.predict import rank, read_out
 from model.replay import live_schedule, seen_items
 
 BLOCK = 64
-
-
-def known_popularity(seq: Sequences, half_lives_s: tuple[float, ...], known: npt.NDArray[np.int64]) -> LivePopularity:
-    """Popularity from each user's positive events before row `known[u]`."""
-    live = LivePopularity(seq.items, half_lives_s)
-    rows = np.flatnonzero(seq.positive & (np.arange(len(seq.item)) < known[seq.user]))
-    live.observe(seq.item[rows], seq.weight[seq.type[rows]], seq.time[rows])
-    return live
 
 
 def live_lists(
@@ -43,7 +35,7 @@ def live_lists(
 
     Args:
         known: (U,) row after each user's last event that is known before the replay starts.
-        live: whether popularity goes on with the replay; False keeps it as known (leave-one-out).
+        live: whether popularity goes on with the replay; False keeps it as known, at every moment the same (leave-one-out).
     """
     net = checkpoint.net
     predictions = read_out(net, inputs, seq, queries)
@@ -74,7 +66,7 @@ def live_lists(
             out[step[1], : len(best)] = best
         elif step[0] == "query":
             waiting.append(step[1])
-            tables.append(popularity.at(int(queries.as_of[step[1]])))
+            tables.append(popularity.at(int(queries.as_of[step[1]]) if live else 0))
             if len(waiting) == BLOCK:
                 answer()
         elif live:

@@ -39,14 +39,14 @@ def plot_models(report: EvaluationReport, path: Path) -> None:
             end = estimate.high or estimate.mean
             axis.text(end + reach * 0.02, bar.get_y() + bar.get_height() / 2, f"{estimate.mean:.3f}", va="center", fontsize=10)
         axis.set_xlabel(f"{metric}@{top} (0 to 1), mean over queries, 95% interval by user")
-        _clean(axis)
+        clean(axis)
         axis.tick_params(axis="y", length=0)
     for label in axes[0].get_yticklabels():
         if label.get_text() == report.ours:
             label.set_fontweight("bold")
             label.set_color(OURS)
     figure.suptitle(_title(report), fontsize=12, x=0.01, ha="left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_history(report: EvaluationReport, path: Path) -> None:
@@ -80,10 +80,10 @@ def plot_history(report: EvaluationReport, path: Path) -> None:
     axis.set_ylim(bottom=0)
     axis.yaxis.grid(True, color="#e4e6ea", linewidth=0.8)
     axis.set_axisbelow(True)
-    _clean(axis)
+    clean(axis)
     axis.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
     figure.suptitle(_title(report), fontsize=12, x=0.01, ha="left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _errors(estimates: list[Estimate]) -> list[list[float]]:
@@ -97,11 +97,11 @@ def _title(report: EvaluationReport) -> str:
     return f"{report.dataset or 'Evaluation'}: {asked}"
 
 
-def _clean(axis: object) -> None:
+def clean(axis: object) -> None:
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)  # type: ignore[attr-defined]
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=130)

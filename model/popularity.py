@@ -57,25 +57,48 @@ class LivePopularity:
         return np.lexsort([-self.logs[:, column] for column in shortest_first[::-1]])[:k]
 
 
+def known_popularity(seq: Sequences, half_lives_s: Sequence[float], known: npt.NDArray[np.int64]) -> LivePopularity:
+    """Popularity from each user's positive events before row `known[u]`."""
+    live = LivePopularity(seq.items, half_lives_s)
+    rows = np.flatnonzero(seq.positive & (np.arange(len(seq.item)) < known[seq.user]))
+    live.observe(seq.item[rows], seq.weight[seq.type[rows]], seq.time[rows])
+    return live
+
+
 class PopularityTable:
     """The counts at the start of each of S equal slots of time, for training: no query sees its own slot's events."""
 
-    def __init__(self, seq: Sequences, half_lives_s: Sequence[float], slots: int = 1000) -> None:
+    def __init__(self, table: Tensor, start: int, width: int) -> None:
+        """`table`: (S, N, P). `start`, `width`: of the first slot and of each, in ms."""
+        self.table, self.start, self.width = table, start, width
+
+    @classmethod
+    def live(cls, seq: Sequences, half_lives_s: Sequence[float], slots: int = 1000) -> PopularityTable:
+        """As the service has it: what all users have done up to the moment."""
         rows = np.flatnonzero(seq.positive)
         rows = rows[np.argsort(seq.time[rows], kind="stable")]
-        self.start = int(seq.time[rows[0]])
-        self.width = max(1, (int(seq.time[rows[-1]]) - self.start) // slots + 1)
+        start = int(seq.time[rows[0]])
+        width = max(1, (int(seq.time[rows[-1]]) - start) // slots + 1)
         live = LivePopularity(seq.items, half_lives_s)
-        bounds = np.searchsorted(seq.time[rows], self.start + np.arange(slots + 1) * self.width)
+        bounds = np.searchsorted(seq.time[rows], start + np.arange(slots + 1) * width)
         table = np.zeros((slots, seq.items, len(half_lives_s)), np.float32)
         weight = seq.weight[seq.type]
         for slot in range(1, slots):
             new = rows[bounds[slot - 1] : bounds[slot]]
             live.observe(seq.item[new], weight[new], seq.time[new])
-            table[slot] = live.at(self.start + slot * self.width)
-        self.table = torch.as_tensor(table)
+            table[slot] = live.at(start + slot * width)
+        return cls(torch.as_tensor(table), start, width)
+
+    @classmethod
+    def frozen(cls, seq: Sequences, half_lives_s: Sequence[float], known: npt.NDArray[np.int64]) -> PopularityTable:
+        """As leave-one-out asks: what is known beforehand, at every moment the same. There is no common time to follow."""
+        counts = known_popularity(seq, half_lives_s, known).at(0)
+        return cls(torch.as_tensor(counts[None]), 0, 1)
+
+    def slot(self, as_of: Tensor) -> Tensor:
+        """as_of (n) int64 ms -> (n) int64."""
+        return torch.div(as_of - self.start, self.width, rounding_mode="floor").clamp(0, len(self.table) - 1)
 
     def at(self, as_of: Tensor) -> Tensor:
         """as_of (n) int64 ms -> counts (n, N, P)."""
-        slot = torch.div(as_of - self.start, self.width, rounding_mode="floor").clamp(0, len(self.table) - 1)
-        return self.table[slot]
+        return self.table[self.slot(as_of)]

@@ -15,7 +15,7 @@ from model.lanes import LaneBatch, lane_batches
 from model.memory import Memories
 from model.nets import Longwave, Readout, State
 from model.nets.integers import MAX_CHUNK
-from model.nets.readout import add_repeats, item_scores
+from model.nets.readout import item_scores, repeat_additions
 from model.nets.repeats import seconds
 from model.nets.slots import Moment
 
@@ -54,15 +54,23 @@ def logits(
 ) -> Tensor:
     """Scores of all items for n queries: popularity (N, P) or (n, N, P), as_of (n) ms, queries (n) -> (n, N)."""
     scores = item_scores(readout.interests, item_matrix, item_bias, popularity, readout.popularity_weight)
-    if net.repeats is None or memories is None:
+    if memories is None:
         return scores
+    return scores.scatter_add(1, *repeats_at(net, readout, item_matrix, as_of, memories, queries))
+
+
+def repeats_at(
+    net: Longwave, readout: Readout, item_matrix: Tensor, as_of: Tensor, memories: Memories, queries: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What own repeats add to the scores of n queries, as `repeat_additions` has it."""
+    assert net.repeats is not None
     slots, rows = memories.at(queries)
     clock = memories.clock[queries]
     now = torch.maximum(as_of, clock) if net.config.query_time else clock
     moment = Moment(seconds(now)[:, None], memories.number[queries][:, None], memories.visit_number[queries][:, None])
     visits = net.repeats.faded(memories.visits[queries], (now - clock)[:, None])
     repeats = net.repeats(slots, visits, readout.context, moment)
-    return add_repeats(scores, rows, repeats, readout.repeat_interest, item_matrix)
+    return repeat_additions(rows, repeats, readout.repeat_interest, item_matrix)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from model.assess import known_before, load_run
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
 from model.export.verify import ExportError
-from model.live import known_popularity
+from model.popularity import known_popularity
 from model.text import TextEncoder
 
 
@@ -50,7 +50,9 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
     with torch.no_grad():
         matrix, _ = net.item(task.inputs.item_text, task.inputs.item_features)
     best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=None)
-    metrics = [] if best is None else [{"protocol": f"{task.split.protocol}, validation", "name": "ndcg@20", "value": best}]
+    metrics = []
+    if best is not None:
+        metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
     return export_bundle(
         checkpoint,
         catalogue,

@@ -27,7 +27,7 @@ def write_report(report: EvaluationReport, folder: Path) -> list[Path]:
 
 def to_json(report: EvaluationReport) -> str:
     """The whole report; a figure that does not exist is null, an infinite setting the string "inf"."""
-    return json.dumps(_plain(dataclasses.asdict(report)), indent=2, allow_nan=False) + "\n"
+    return json.dumps(plain(dataclasses.asdict(report)), indent=2, allow_nan=False) + "\n"
 
 
 def to_markdown(report: EvaluationReport) -> str:
@@ -130,11 +130,11 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

@@ -1,4 +1,4 @@
-"""The trainer's configuration: a TOML file of three tables; presets/small.toml has every key, its default and its meaning."""
+"""The trainer's configuration: a TOML file of a few tables; presets/small.toml has every key, its default and its meaning."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class DataSettings:
     valid_quantile: float = 0.85
     min_item_events: int = 1
     text_encoder: str = ""
+    items_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,33 @@ class TrainSettings:
     valid_queries: int = 2000
     seed: int = 0
     threads: int = 0
+
+
+@dataclass(frozen=True)
+class Gru4recSettings:
+    """The neural baseline GRU4Rec. Meanings and units: presets/small.toml."""
+
+    width: int = 64
+    layers: int = 1
+    length: int = 200
+    dropout: float = 0.2
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    batch_tokens: int = 8192
+
+
+@dataclass(frozen=True)
+class SasrecSettings:
+    """The neural baseline SASRec. Meanings and units: presets/small.toml."""
+
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+    length: int = 200
+    dropout: float = 0.2
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    batch_tokens: int = 8192
 
 
 FROM_DATA = {f.name for f in dataclasses.fields(ModelConfig)[: [f.name for f in dataclasses.fields(ModelConfig)].index("width")]}
@@ -122,6 +150,16 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "gap_edges_s": EDGES,
     },
 }
+_ENCODER = {
+    "width": _whole(4),
+    "layers": _whole(1),
+    "length": _whole(2),
+    "dropout": BELOW_ONE,
+    "learning_rate": POSITIVE,
+    "weight_decay": NOT_NEGATIVE,
+    "batch_tokens": _whole(1),
+}
+ALLOWED |= {"gru4rec": _ENCODER, "sasrec": _ENCODER | {"heads": _whole(1)}}
 
 
 @dataclass(frozen=True)
@@ -129,8 +167,11 @@ class Settings:
     data: DataSettings = field(default_factory=DataSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
     model: dict[str, Any] = field(default_factory=dict)
+    sasrec: SasrecSettings = field(default_factory=SasrecSettings)
+    gru4rec: Gru4recSettings = field(default_factory=Gru4recSettings)
 
     def as_dict(self) -> dict[str, Any]:
+        """What a run of our own net depends on."""
         return {"data": dataclasses.asdict(self.data), "train": dataclasses.asdict(self.train), "model": dict(self.model)}
 
 
@@ -150,13 +191,15 @@ def load_settings(source: str | Path) -> Settings:
         raise ConfigError(f"{source}: neither a readable TOML file nor a preset ({known}): {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
-    unknown = set(tables) - {"data", "train", "model"}
+    unknown = set(tables) - set(ALLOWED)
     if unknown:
-        raise ConfigError(f"{path}: unknown table [{sorted(unknown)[0]}]; known are [data], [train] and [model]")
+        raise ConfigError(f"{path}: unknown table [{sorted(unknown)[0]}]; known are {', '.join(f'[{name}]' for name in ALLOWED)}")
     settings = Settings(
         DataSettings(**_checked(path, "data", tables.get("data", {}), _defaults(DataSettings))),
         TrainSettings(**_checked(path, "train", tables.get("train", {}), _defaults(TrainSettings))),
         _checked(path, "model", tables.get("model", {}), model_defaults()),
+        SasrecSettings(**_checked(path, "sasrec", tables.get("sasrec", {}), _defaults(SasrecSettings))),
+        Gru4recSettings(**_checked(path, "gru4rec", tables.get("gru4rec", {}), _defaults(Gru4recSettings))),
     )
     _check_together(path, settings)
     return settings
@@ -199,10 +242,17 @@ def _check_together(path: Path, settings: Settings) -> None:
     early, late = settings.data.valid_quantile, settings.data.test_quantile
     if early >= late:
         raise ConfigError(f"{path}: data.valid_quantile must be below data.test_quantile ({late}), got {early}")
+    if settings.data.items_only and settings.data.text_encoder:
+        raise ConfigError(
+            f'{path}: data.text_encoder must be "" where data.items_only is true, got {settings.data.text_encoder!r}'
+        )
     model = model_defaults() | settings.model
     for key in ("width", "ring_width"):
         if model[key] % model["heads"]:
             raise ConfigError(f"{path}: model.{key} must be divisible by model.heads ({model['heads']}), got {model[key]}")
+    width, heads = settings.sasrec.width, settings.sasrec.heads
+    if width % heads:
+        raise ConfigError(f"{path}: sasrec.width must be divisible by sasrec.heads ({heads}), got {width}")
 
 
 def _float(value: float) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import polars as pl
 
 from model.data.build import Dataset
 from model.data.dataset import read_dataset, to_sequences
+from model.data.schema import DatasetManifest
 from model.data.sequences import NUMBERS, Queries, Sequences, Split
 from model.data.splits import by_time, leave_one_out, next_basket, training_queries
 from model.inputs import Inputs
@@ -71,9 +72,7 @@ def load_task(folder: Path, settings: DataSettings, item_text: np.ndarray | None
 def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | None = None) -> Task:
     """As `load_task`, from a data set in memory."""
     manifest = dataset.manifest
-    protocol = settings.protocol
-    if protocol == "auto":
-        protocol = "loo" if not manifest.timed else "basket" if manifest.baskets else "time"
+    protocol = protocol_of(settings, manifest)
     if protocol != "loo" and not manifest.timed:
         raise ConfigError(f"data.protocol = {protocol!r} needs times, and {manifest.name} has none; use 'loo'")
     least = settings.min_item_events
@@ -83,6 +82,8 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         # The vocabulary is what training saw; the cuts do not depend on it.
         seq = to_sequences(dataset, vocabulary_until_ms=split.valid_cut_ms, min_item_events=least)
         split = _split(seq, protocol, settings, manifest.repeats)
+    if settings.items_only:
+        seq = _items_alone(seq)
     items = pl.DataFrame({"item_id": seq.item_ids}).join(dataset.items, on="item_id", how="left", maintain_order="left")
     event_text = None
     if settings.text_encoder and (item_text is None or seq.text):
@@ -90,7 +91,7 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         if item_text is None:
             item_text = encoder.embed([title or "" for title in items.get_column("title").to_list()])
         event_text = _event_text(seq, encoder)
-    names = [name for name in items.columns if name.startswith("feature_")]
+    names = [name for name in items.columns if name.startswith("feature_") and not settings.items_only]
     features = items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32) if names else None
     return Task(
         seq,
@@ -106,6 +107,13 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         {"name": manifest.name, "fingerprint": manifest.fingerprint},
         manifest.repeats,
     )
+
+
+def protocol_of(settings: DataSettings, manifest: DatasetManifest) -> str:
+    """The protocol that is asked for; "auto" is what the data can be asked: baskets, else times, else the order alone."""
+    if settings.protocol != "auto":
+        return settings.protocol
+    return "loo" if not manifest.timed else "basket" if manifest.baskets else "time"
 
 
 def number_edges(seq: Sequences, split: Split, buckets: int = 12) -> tuple[tuple[float, ...], ...]:
@@ -131,6 +139,18 @@ def _split(seq: Sequences, protocol: str, settings: DataSettings, repeats: bool)
         return cut(seq, settings.test_quantile, settings.valid_quantile, filter_seen=not repeats)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from None
+
+
+def _items_alone(seq: Sequences) -> Sequences:
+    """The same events without their numbers and texts, of users without attributes."""
+    return replace(
+        seq,
+        numbers=np.full_like(seq.numbers, np.nan),
+        text={},
+        attribute_names=[],
+        attribute_values=[],
+        attributes=seq.attributes[:, :0],
+    )
 
 
 def _event_text(seq: Sequences, encoder: TextEncoder) -> tuple[np.ndarray, np.ndarray]:

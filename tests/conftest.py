@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ DATA_DIR = os.environ.get("LONGWAVE_DATA_DIR")
 # A service under test must not pick up the developer's settings.
 for name in [name for name in os.environ if name.startswith("LONGWAVE_")]:
     del os.environ[name]
+# Nor may a test note its looks at test parts in the developer's ledger.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="longwave-state-")
 
 
 @pytest.fixture(scope="session")

@@ -37,12 +37,21 @@ def prepare(
         DataError: bad input; nothing is written.
     """
     check_replaceable(out)  # before the minutes of work, not after
-    dataset = _read(what, data, columns or [], mapping, seed, offline)
+    dataset = import_dataset(what, data, columns, mapping, seed, offline)
     write_dataset(dataset, out)
     return dataset
 
 
-def _read(what: str, data: Path | None, columns: list[str], mapping: Path | None, seed: int, offline: bool) -> Dataset:
+def import_dataset(
+    what: str,
+    data: Path | None = None,
+    columns: list[str] | None = None,
+    mapping: Path | None = None,
+    seed: int = 0,
+    offline: bool = False,
+) -> Dataset:
+    """What `prepare` writes, in memory; arguments and errors as there."""
+    columns = columns or []
     if columns or mapping is not None:
         if what in SOURCES or what in SYNTHETIC:
             raise DataError(f"{what}: has known columns; --column and --mapping are for the path of a table")

@@ -101,6 +101,11 @@ class Queries:
         return self.target[self.target_offsets[q] : self.target_offsets[q + 1]]
 
 
+def headline_k(protocol: str) -> int:
+    """The k of the ndcg@k that settings and epochs are chosen by: 20 for baskets, which hold that many, else 10."""
+    return 20 if protocol == "basket" else 10
+
+
 @dataclass(frozen=True)
 class Split:
     """What may be learned from and what is asked.
@@ -120,6 +125,10 @@ class Split:
     valid_cut_ms: int
     cut_ms: int
     filter_seen: bool
+
+    @property
+    def k(self) -> int:
+        return headline_k(self.protocol)
 
 
 def item_key(item_id: str) -> int:

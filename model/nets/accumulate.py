@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from model.nets.config import LN_2
 from model.nets.integers import at_least
 
+BLOCK = 32
+"""Events between two moments from which `everywhere` starts again."""
+
 
 class Accumulators(nn.Module):
     """M means V_m = sum_t f_m(now - t) a_mt u_t / w_m and their weights w_m = sum_t f_m(now - t) a_mt, f an exponential decay.
@@ -73,3 +76,19 @@ class Accumulators(nn.Module):
         after = events.sum(2) + carried * weight[:, None]
         # Before the first event there is no weight and no sum: zeros.
         return (sums + (carried * weight[:, None])[..., None] * acc[:, None]) / (after + 1e-12)[..., None], after
+
+    def everywhere(self, acc: Tensor, weight: Tensor, interest: Tensor, clock: Tensor) -> Tensor:
+        """`at` for every s in 0..T, (B, T + 1, M, Da), block by block: work grows with T, and not with its square."""
+        users, events = interest.shape[:2]
+        blocks = -(-events // BLOCK)
+        missing = blocks * BLOCK - events
+        starts = torch.arange(0, events, BLOCK, device=interest.device).expand(users, blocks)
+        before, before_weight = self.at(acc, weight, interest, clock, starts)
+        inside, _ = self.at(
+            before.flatten(0, 1),
+            before_weight.flatten(0, 1),
+            nn.functional.pad(interest, (0, 0, 0, missing)).view(users * blocks, BLOCK, -1),
+            torch.cat([clock, clock[:, -1:].expand(users, missing)], 1).unfold(1, BLOCK + 1, BLOCK).flatten(0, 1),
+            torch.arange(1, BLOCK + 1, device=interest.device).expand(users * blocks, BLOCK),
+        )
+        return torch.cat([before[:, :1], inside.reshape(users, blocks * BLOCK, *inside.shape[2:])[:, :events]], 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model.nets.buckets import GapEmbedding, NumberEmbedding
 from model.nets.config import ModelConfig
+from model.nets.dropout import Dropout
 
 
 class EventBatch(NamedTuple):
@@ -62,7 +63,7 @@ class EventFusion(nn.Module):
         self.text = nn.Linear(config.text_width, width, bias=False) if config.text_width else None
         self.norm = nn.LayerNorm(width)
         self.mix = nn.Linear(width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for table in (self.without_item, self.kind, self.platform, self.gap.table, *self.numbers.tables):
             nn.init.normal_(table.weight, std=0.05)
 

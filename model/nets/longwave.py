@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model.nets.accumulate import Accumulators
+from model.nets.accumulate import BLOCK, Accumulators
 from model.nets.config import ModelConfig
 from model.nets.event import EventBatch, EventFusion
 from model.nets.integers import at_least, maximum, running_max
@@ -161,14 +161,18 @@ class Longwave(nn.Module):
         trace = self._trace(events, valid, state, None)
         lane, column = torch.nonzero(positions >= 0, as_tuple=True)
         moment = positions[lane, column]
-        acc, _ = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, at_least(positions, 0))
+        before = state["acc"], state["acc_weight"], trace.interest, trace.clock
+        if positions.shape[1] > BLOCK:
+            acc = self.accumulators.everywhere(*before)[lane, moment]
+        else:
+            acc = self.accumulators.at(*before, at_least(positions, 0))[0][lane, column]
         slots = moment[:, None] + torch.arange(self.config.ring, device=moment.device)
         readout = self._read(
             torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment],
             trace.ring[lane[:, None], slots],
             trace.ring_time[lane[:, None], slots],
             state["count"][lane] + moment[:, None],
-            acc[lane, column],
+            acc,
             trace.clock[lane, moment][:, None],
             as_of,
             platform,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from model.nets.buckets import GapEmbedding
 from model.nets.calendar import CalendarEmbedding
 from model.nets.config import ModelConfig
+from model.nets.dropout import Dropout
 from model.nets.integers import at_least
 from model.nets.ring import RingAttention
 
@@ -27,7 +28,7 @@ class InterestReadout(nn.Module):
         self.attention = RingAttention(width, config.ring, config.ring_width, config.heads, config.gap_edges_s)
         self.accumulated = nn.Linear(config.accumulators * config.accumulator_width, width)
         self.norm = nn.LayerNorm(width)
-        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(2 * width, width))
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), Dropout(config.dropout), nn.Linear(2 * width, width))
         self.out_norm = nn.LayerNorm(width)
         self.interest = nn.Linear(width, config.interests * width)
         self.popularity = nn.Linear(width, len(config.popularity_half_lives_s))
@@ -100,7 +101,13 @@ def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_inte
     Args:
         scores (n, N), rows (n, R) int64 with -1 for no item, repeat_scores (n, R), repeat_interest (n, D), item_matrix (N, D).
     """
+    index, amount = repeat_additions(rows, repeat_scores, repeat_interest, item_matrix)
+    return scores.scatter_add(1, index, amount)
+
+
+def repeat_additions(rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """What `add_repeats` adds where: item rows (n, R) int64 and amounts (n, R), 0 where there is no item."""
     known = rows >= 0
     index = at_least(rows, 0)
     match = torch.matmul(item_matrix[index], repeat_interest[..., None]).flatten(1)  # by flattening nothing is copied
-    return scores.scatter_add(1, index, torch.where(known, repeat_scores + match, 0.0))
+    return index, torch.where(known, repeat_scores + match, 0.0)

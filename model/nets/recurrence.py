@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from model.nets.dropout import Dropout
+
 
 class Block(nn.Module):
     """x + LSTM(LayerNorm(x)), then x + FeedForward(LayerNorm(x)).
@@ -18,9 +20,9 @@ class Block(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.lstm = nn.LSTM(width, width, batch_first=True)
         self.feed = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width)
+            nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D), h and c (1, B, D) -> outputs (B, T, D), h and c after each row's last valid event.

@@ -7,6 +7,8 @@ from model.baselines.co_transition import CoTransition
 from model.baselines.own_frequency import OwnFrequency
 from model.baselines.popularity import Popularity
 from model.baselines.recent_popularity import RecentPopularity
+from model.baselines.tifu_knn import TifuKnn
+from model.baselines.vmis_knn import VmisKnn
 from model.data.splits import by_time, clock, global_order, next_basket
 from model.replay import live_schedule, replay, top_k
 
@@ -14,7 +16,14 @@ SEEDS = range(20)
 
 
 def baselines():
-    return [Popularity(), RecentPopularity(3), OwnFrequency(30, 2, 0.4, 3), CoTransition(2, 3)]
+    return [
+        Popularity(),
+        RecentPopularity(3),
+        OwnFrequency(30, 2, 0.4, 3),
+        CoTransition(2, 3),
+        TifuKnn(2, 0.8, 0.6, 3, 0.4),
+        VmisKnn(2, 3, 6, 4),
+    ]
 
 
 class Witness:

@@ -12,7 +12,7 @@ from model.assess import load_run
 from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.data.dataset import write_dataset
 from model.data.synthetic import synthetic_world
-from model.train import CHECKPOINT
+from model.loop import CHECKPOINT
 
 
 @pytest.fixture

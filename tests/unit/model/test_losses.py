@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from model import losses
 from model.losses import basket_cross_entropy
 
 
@@ -35,3 +36,29 @@ def test_each_item_of_a_basket_is_an_equally_likely_next_item_and_each_query_cou
 def test_scores_far_apart_give_a_finite_loss():
     loss = basket_cross_entropy(torch.tensor([[1e4, -1e4]]), torch.tensor([0]), torch.tensor([1]))
     assert float(loss) == pytest.approx(2e4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("slots", [0, 1, 4])
+@pytest.mark.parametrize("added", [False, True])
+def test_the_blocked_softmax_is_the_plain_one_gradients_included(smoothing, slots, added, monkeypatch):
+    monkeypatch.setattr(losses, "BLOCK", 3)  # the last block is smaller
+    rng = torch.Generator().manual_seed(0)
+    shapes = [(8, 4), (6, 4), (6,), (8, 2), (8, 3)]
+    known, matrix, bias, weight, amount = (torch.randn(s, generator=rng, dtype=torch.float64, requires_grad=True) for s in shapes)
+    owner = torch.tensor([0, 0, 0, 1, 2, 3, 3, 4, 5, 6, 7, 7])
+    target = torch.tensor([0, 2, 5, 1, 4, 3, 0, 5, 2, 1, 0, 4])
+    scores, learned = known @ matrix.t() + bias, [known, matrix, bias]
+    popularity = additions = None
+    if slots:
+        logs = torch.randn(slots, 6, 2, generator=rng, dtype=torch.float64)
+        popularity = losses.Popularity(weight, logs, torch.randint(0, slots, (8,), generator=rng))
+        scores, learned = scores + (logs[popularity.slot] @ weight[..., None])[..., 0], [*learned, weight]
+    if added:
+        additions = losses.Additions(torch.randint(0, 6, (8, 3), generator=rng), amount)  # the same row more than once, too
+        scores, learned = scores.scatter_add(1, additions.rows, amount), [*learned, amount]
+    plain = basket_cross_entropy(scores, owner, target, smoothing)
+    blocked = losses.basket_softmax(known, matrix, bias, owner, target, smoothing, popularity, additions)
+    torch.testing.assert_close(blocked, plain)
+    for one, other in zip(torch.autograd.grad(3 * plain, learned), torch.autograd.grad(3 * blocked, learned), strict=True):
+        torch.testing.assert_close(one, other)

@@ -73,7 +73,7 @@ def test_ties_of_the_shortest_half_life_are_broken_by_the_longer_one():
 @pytest.mark.parametrize("slots", [4, 37, 1000])
 def test_the_table_of_training_holds_what_happened_before_the_slot_of_the_question(slots):
     seq = random_world(3)
-    table = PopularityTable(seq, HALF_LIVES_S, slots)
+    table = PopularityTable.live(seq, HALF_LIVES_S, slots)
     rows = np.flatnonzero(seq.positive)
     events = [(int(seq.item[r]), float(seq.weight[seq.type[r]]), int(seq.time[r])) for r in rows]
     moments = np.unique(np.concatenate([seq.time, seq.time + 1, seq.time - 1, [seq.time.max() + DAY_MS]]))
@@ -90,5 +90,17 @@ def test_the_table_of_training_holds_what_happened_before_the_slot_of_the_questi
 def test_the_table_counts_nothing_but_positive_events_and_by_their_weight():
     events = [(0, 0, kind, day * DAY_MS, day) for day, kind in enumerate((0, 1, 2, 0))]
     seq = build(events, items=1)
-    found = PopularityTable(seq, HALF_LIVES_S, 1000).at(torch.tensor([3 * DAY_MS]))
+    found = PopularityTable.live(seq, HALF_LIVES_S, 1000).at(torch.tensor([3 * DAY_MS]))
     assert float(found[0, 0, 1]) == pytest.approx(2**-0.1, rel=1e-3)
+
+
+def test_a_frozen_table_is_what_was_known_at_every_moment():
+    seq = random_world(3)
+    known = seq.offsets[:-1] + np.diff(seq.offsets) // 2
+    table = PopularityTable.frozen(seq, HALF_LIVES_S, known)
+    rows = [row for user in range(seq.users) for row in range(seq.offsets[user], known[user]) if seq.positive[row]]
+    live = LivePopularity(seq.items, HALF_LIVES_S)
+    live.observe(seq.item[rows], np.ones(len(rows)), seq.time[rows])
+    latest = int(seq.time[rows].max())
+    for found in table.at(torch.tensor([0, latest, latest + 90 * DAY_MS])):
+        np.testing.assert_allclose(found.numpy(), live.at(latest), rtol=1e-6)

@@ -6,7 +6,17 @@ import tomllib
 import pytest
 
 from model.nets import ModelConfig
-from model.settings import ALLOWED, PRESETS, ConfigError, DataSettings, TrainSettings, load_settings, model_defaults
+from model.settings import (
+    ALLOWED,
+    PRESETS,
+    ConfigError,
+    DataSettings,
+    Gru4recSettings,
+    SasrecSettings,
+    TrainSettings,
+    load_settings,
+    model_defaults,
+)
 
 
 @pytest.fixture
@@ -25,6 +35,8 @@ def test_the_small_preset_holds_every_key_with_its_default_and_no_other():
         "data": dataclasses.asdict(DataSettings()),
         "train": dataclasses.asdict(TrainSettings()),
         "model": {key: list(value) if isinstance(value, tuple) else value for key, value in model_defaults().items()},
+        "sasrec": dataclasses.asdict(SasrecSettings()),
+        "gru4rec": dataclasses.asdict(Gru4recSettings()),
     }
     assert tables == defaults
 
@@ -57,7 +69,7 @@ def test_a_whole_number_is_taken_where_a_fraction_is_meant(written):
     [
         ("[train]\nepoch = 3", ["unknown key train.epoch", "epochs"]),
         ("[model]\nitems = 3", ["unknown key model.items"]),  # the data's matter
-        ("[training]\nepochs = 3", ["unknown table [training]", "[train]"]),
+        ("[training]\nepochs = 3", ["unknown table [training]", "[train]", "[sasrec]"]),
         ("[train]\nepochs = 2.5", ["train.epochs must be of type int", "2.5"]),
         ("[train]\nepochs = true", ["train.epochs must be of type int", "True"]),
         ("[train]\nclip = true", ["train.clip must be of type float"]),
@@ -99,6 +111,9 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
         ("[model]\nwidth = 66", ["model.width must be divisible by model.heads (4), got 66"]),
         ("[model]\nheads = 5\nwidth = 65", ["model.ring_width must be divisible by model.heads (5), got 32"]),
         ("[model]\nheads = 0", ["model.heads"]),
+        ('[data]\nitems_only = true\ntext_encoder = "minilm"', ["data.text_encoder", "data.items_only"]),
+        ("[sasrec]\nwidth = 65", ["sasrec.width must be divisible by sasrec.heads (2), got 65"]),
+        ("[gru4rec]\nlength = 1", ["gru4rec.length must be a whole number in 2..1000000, got 1"]),
         ("[model]\nlayers = 0", ["model.layers"]),
         ("[model]\nring = 0", ["model.ring"]),
         ("[model]\nring_width = -4", ["model.ring_width"]),
@@ -128,7 +143,13 @@ def test_a_value_that_is_not_allowed_is_named_with_what_is(written, text, words)
 
 
 def test_every_number_of_a_configuration_has_its_bounds():
-    kept = {"data": dataclasses.asdict(DataSettings()), "train": dataclasses.asdict(TrainSettings()), "model": model_defaults()}
+    kept = {
+        "data": dataclasses.asdict(DataSettings()),
+        "train": dataclasses.asdict(TrainSettings()),
+        "model": model_defaults(),
+        "sasrec": dataclasses.asdict(SasrecSettings()),
+        "gru4rec": dataclasses.asdict(Gru4recSettings()),
+    }
     for table, defaults in kept.items():
         free = {key for key, value in defaults.items() if key == "text_encoder" or isinstance(value, bool)}
         assert ALLOWED[table].keys() == defaults.keys() - free

@@ -14,11 +14,12 @@ from model.checkpoint import CheckpointError, load_checkpoint
 from model.cli import app
 from model.data.splits import select
 from model.data.synthetic import synthetic_world
+from model.loop import BOARD, CHECKPOINT, TrainingError
 from model.metrics import ndcg
 from model.replay import replay
 from model.settings import DataSettings
 from model.task import make_task
-from model.train import BOARD, CHECKPOINT, METRIC_K, Trainer, TrainingError
+from model.train import Trainer
 
 
 class KilledError(Exception):
@@ -155,6 +156,20 @@ def test_a_finished_run_is_neither_resumed_nor_overwritten_unasked(train):
     assert len(list((checkpoint.parent / BOARD).iterdir())) == 1
 
 
+def test_items_alone_are_all_that_is_read_where_that_is_asked_for():
+    world = synthetic_world("tiny").dataset
+    everything = make_task(world, DataSettings())
+    alone = make_task(world, DataSettings(items_only=True))
+    assert everything.seq.attributes.shape[1] > 0
+    assert everything.seq.text
+    config = alone.model_config(tiny_settings())
+    assert (config.attribute_sizes, config.feature_width, config.number_edges) == ((), 0, ((), (), ()))
+    assert np.isnan(alone.seq.numbers).all()
+    assert not alone.seq.text
+    for field in ("item", "type", "time", "platform"):
+        np.testing.assert_array_equal(getattr(alone.seq, field), getattr(everything.seq, field))
+
+
 def test_a_loss_that_is_no_number_ends_the_run_with_advice(trainer):
     run = trainer(epochs=1)
     with torch.no_grad():
@@ -166,8 +181,23 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(trainer):
 def test_what_is_learned_beats_popularity_on_the_validation_part(tiny_run: TinyRun, task):
     valid = task.split.valid
     baselines = [Popularity(), RecentPopularity()]
-    lists = replay(task.seq, valid, baselines, known=task.split.train_end, k=METRIC_K)
-    popular = max(float(np.nanmean(ndcg(ranked, valid, METRIC_K))) for ranked in lists.values())
+    lists = replay(task.seq, valid, baselines, known=task.split.train_end, k=task.split.k)
+    popular = max(float(np.nanmean(ndcg(ranked, valid, task.split.k))) for ranked in lists.values())
     history = load_checkpoint(tiny_run.run / CHECKPOINT).history
     assert max(epoch["valid_ndcg"] for epoch in history) > 1.1 * popular
     assert history[-1]["loss"] < history[0]["loss"] - 0.1
+
+
+@pytest.mark.parametrize("protocol", ["basket", "time", "loo"])
+def test_the_loss_of_a_step_is_that_of_the_scores_that_rank(protocol, tmp_path):
+    settings = tiny_settings()
+    settings = dataclasses.replace(settings, data=DataSettings(protocol=protocol), model=settings.model | {"interests": 1})
+    run = Trainer(make_task(synthetic_world("tiny").dataset, settings.data), settings, tmp_path)
+    run.net.eval()  # no dropout
+    batches = list(run._batches(np.random.default_rng(0)))[:3]
+    blocked = [float(run._loss(batch).detach()) for batch in batches]
+    run._begin_epoch()
+    # With more than one interest the scores are made whole.
+    object.__setattr__(run.net.config, "interests", 2)
+    plain = [float(run._loss(batch).detach()) for batch in batches]
+    assert blocked == pytest.approx(plain, rel=1e-5)

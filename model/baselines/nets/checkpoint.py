@@ -1,0 +1,76 @@
+"""A neural baseline on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.baselines.nets.encoder import Encoder
+from model.baselines.nets.gru4rec import GRU4Rec
+from model.baselines.nets.sasrec import SASRec
+from model.checkpoint import CheckpointError
+from model.settings import Gru4recSettings, SasrecSettings, Settings
+
+ARCHITECTURES = ("sasrec", "gru4rec")
+SHARED = ("epochs", "warmup_steps", "clip", "smoothing", "patience", "valid_queries", "seed", "threads")
+"""What of [train] a neural baseline goes by; the rest is about our own net."""
+
+
+@dataclass(frozen=True)
+class EncoderCheckpoint:
+    """As `model.checkpoint.Checkpoint`; `settings` are those of `described`, and `items` is the size of the vocabulary."""
+
+    net: Encoder
+    settings: dict[str, Any]
+    items: int
+    data: dict[str, Any]
+    history: list[dict[str, Any]]
+    training: dict[str, Any]
+
+
+def described(architecture: str, settings: Settings) -> dict[str, Any]:
+    """All settings that a run of the architecture depends on."""
+    data, train = dataclasses.asdict(settings.data), dataclasses.asdict(settings.train)
+    del data["text_encoder"]
+    return {
+        "architecture": architecture,
+        "data": data,
+        "train": {key: train[key] for key in SHARED},
+        "model": dataclasses.asdict(getattr(settings, architecture)),
+    }
+
+
+def build(items: int, settings: dict[str, Any]) -> Encoder:
+    """An untrained net from what `described` gave."""
+    if settings["architecture"] == "sasrec":
+        return SASRec(items, SasrecSettings(**settings["model"]))
+    return GRU4Rec(items, Gru4recSettings(**settings["model"]))
+
+
+def save_encoder(kept: EncoderCheckpoint, path: Path) -> None:
+    """Write whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {f.name: getattr(kept, f.name) for f in dataclasses.fields(kept) if f.name != "net"}
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    torch.save(content | {"weights": kept.net.state_dict()}, temporary)
+    temporary.replace(path)
+
+
+def load_encoder(path: Path) -> EncoderCheckpoint:
+    """Read a checkpoint; only plain data is accepted, never code.
+
+    Raises:
+        CheckpointError: the file is damaged, or of another version or kind of net.
+    """
+    try:
+        content = torch.load(path, weights_only=True)
+        net = build(content["items"], content["settings"])
+        net.load_state_dict(content.pop("weights"))
+        return EncoderCheckpoint(net=net.eval(), **content)
+    except Exception as error:
+        raise CheckpointError(f"{path}: not a checkpoint of a neural baseline: {error}") from None

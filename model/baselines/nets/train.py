@@ -1,0 +1,99 @@
+"""Training and asking a neural baseline: the loop, the loss, the queries and the choice of the best epoch are our own net's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.baselines.nets.checkpoint import EncoderCheckpoint, build, described, load_encoder, save_encoder
+from model.baselines.nets.encoder import Encoder
+from model.baselines.nets.streams import Streams, TokenBatch
+from model.data.sequences import Queries, Sequences
+from model.data.splits import select
+from model.loop import Loop
+from model.losses import basket_softmax
+from model.metrics import ndcg
+from model.predict import top_k
+from model.replay import seen_items
+from model.settings import Settings
+from model.task import Task
+
+BLOCK = 256
+
+
+class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
+    """A run of a neural baseline."""
+
+    def __init__(self, architecture: str, task: Task, settings: Settings, folder: Path) -> None:
+        """Arguments and errors as of `Loop`; `architecture` is one of `ARCHITECTURES`."""
+        chosen = getattr(settings, architecture)
+        said = described(architecture, settings)
+        self.length, self.most_tokens = chosen.length, chosen.batch_tokens
+
+        def groups(net: Encoder) -> list[dict[str, Any]]:
+            return [{"params": list(net.parameters()), "lr": chosen.learning_rate, "weight_decay": chosen.weight_decay}]
+
+        super().__init__(task, settings.train, said, folder, lambda: build(task.seq.items, said), groups)
+        self.streams = Streams(task.seq)
+        self._plan()
+
+    def _batches(self, rng: np.random.Generator) -> Iterator[TokenBatch]:
+        windows = self.streams.training_windows(self.queries, self.length, rng)
+        return self.streams.batches(windows, self.queries, self.most_tokens, rng)
+
+    def _loss(self, batch: TokenBatch) -> Tensor:
+        known = self.net(torch.as_tensor(batch.tokens))[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
+        chosen = select(self.queries, batch.query)
+        owner = np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))
+        target = torch.as_tensor(chosen.target, dtype=torch.int64)
+        return basket_softmax(known, self.net.items(), self.net.bias, torch.as_tensor(owner), target, self.train.smoothing)
+
+    def _validate(self) -> float:
+        split = self.task.split
+        lists = encoder_lists(self.net, self.task.seq, self.valid, self.length, split.k, split.filter_seen, self.streams)
+        return float(np.nanmean(ndcg(lists, self.valid, split.k)))
+
+    def _kept(self, training: dict[str, Any]) -> EncoderCheckpoint:
+        return EncoderCheckpoint(self.net, self.described, self.task.seq.items, self.task.data, self.history, training)
+
+    def _save(self, kept: EncoderCheckpoint, path: Path) -> None:
+        save_encoder(kept, path)
+
+    def _load(self, path: Path) -> EncoderCheckpoint:
+        return load_encoder(path)
+
+
+@torch.no_grad()
+def encoder_lists(
+    net: Encoder,
+    seq: Sequences,
+    queries: Queries,
+    length: int,
+    k: int,
+    filter_seen: bool,
+    streams: Streams | None = None,
+    most_tokens: int = 20_000,
+) -> npt.NDArray[np.int32]:
+    """Ranked lists (Q, k), -1 from where a list ends; each query sees the user's last `length` tokens before it."""
+    net.eval()
+    streams = streams or Streams(seq)
+    known = torch.zeros(len(queries), net.item.embedding_dim)
+    windows = streams.asking_windows(queries, length)
+    for batch in streams.batches(windows, queries, most_tokens, None, ends_alone=True):
+        after = net(torch.as_tensor(batch.tokens))
+        known[torch.as_tensor(batch.query)] = after[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
+    lists = np.full((len(queries), k), -1, np.int32)
+    for start in range(0, len(queries), BLOCK):
+        scores = net.item_scores(known[start : start + BLOCK])
+        for index in range(len(scores) if filter_seen else 0):
+            seen = seen_items(seq, int(queries.user[start + index]), int(queries.position[start + index]))
+            scores[index, torch.as_tensor(seen, dtype=torch.int64)] = -torch.inf
+        best = top_k(scores, k)
+        lists[start : start + BLOCK, : best.shape[1]] = best
+    return lists

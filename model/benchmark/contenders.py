@@ -1,0 +1,147 @@
+"""The trained models that a benchmark compares: how each is trained, found again, and asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from model.assess import OURS, K, own_lists
+from model.baselines.nets.checkpoint import ARCHITECTURES, described, load_encoder
+from model.baselines.nets.train import EncoderTrainer, encoder_lists
+from model.checkpoint import CheckpointError, load_checkpoint
+from model.files import write_whole
+from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
+from model.machine import describe_commit, describe_machine
+from model.settings import Settings, model_defaults
+from model.task import Task
+from model.train import Trainer
+
+STARTED = "started.json"
+MODELS = (OURS, *ARCHITECTURES)
+Kept = TypeVar("Kept", bound=Stored)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A finished run.
+
+    Attributes:
+        settings: all that the training went by.
+        parameters: numbers that were learned.
+        history: of each epoch loss, valid_ndcg and seconds.
+        started: date, commit and machine of its training.
+        lists: (Q, K) item rows for the test queries of a task.
+        item_vectors: (N, D), or None.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    parameters: int
+    history: list[dict[str, Any]]
+    started: dict[str, Any]
+    lists: Callable[[Task], npt.NDArray[np.int32]]
+    item_vectors: npt.NDArray[np.float32] | None
+
+    def describe(self) -> dict[str, Any]:
+        """What a result says of the training."""
+        figures = [epoch["valid_ndcg"] for epoch in self.history]
+        return {
+            "parameters": self.parameters,
+            "seconds": round(sum(epoch["seconds"] for epoch in self.history), 1),
+            "epochs": len(self.history),
+            "best_epoch": int(np.argmax(figures)) + 1,
+            "valid_ndcg": max(figures),
+            "course": [{key: round(value, 6) for key, value in epoch.items()} for epoch in self.history],
+            **self.started,
+            "settings": self.settings,
+        }
+
+
+def contender(
+    name: str, task: Task, settings: Settings, folder: Path, train: bool, overwrite: bool, report: Report | None
+) -> Contender | None:
+    """The run of one model in `folder`: taken up as it is, gone on with, or trained.
+
+    Args:
+        train: False: only what has finished is looked at, and None says that there is nothing.
+
+    Raises:
+        TrainerError: the folder holds a run of other settings or data, or training failed.
+    """
+    if overwrite and train:
+        remove_run(folder)
+        (folder / STARTED).unlink(missing_ok=True)
+    find = _longwave if name == OURS else _encoder
+    return find(name, task, settings, folder, train, report)
+
+
+def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:
+    checkpoint = _finished(folder, task, settings.as_dict(), load_checkpoint)
+    if checkpoint is None:
+        if not train:
+            return None
+        checkpoint = _trained(Trainer(task, settings, folder), report)
+    net = checkpoint.net
+    vectors, _ = net.item(task.inputs.item_text, task.inputs.item_features)
+
+    def lists(asked: Task) -> npt.NDArray[np.int32]:
+        return own_lists(checkpoint, asked, asked.split)
+
+    whole = checkpoint.settings | {"model": model_defaults() | checkpoint.settings["model"]}
+    return Contender(name, whole, _parameters(net), checkpoint.history, _started(folder), lists, vectors.detach().numpy())
+
+
+def _encoder(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:
+    checkpoint = _finished(folder, task, described(name, settings), load_encoder)
+    if checkpoint is None:
+        if not train:
+            return None
+        checkpoint = _trained(EncoderTrainer(name, task, settings, folder), report)
+    length = int(checkpoint.settings["model"]["length"])
+
+    def lists(asked: Task) -> npt.NDArray[np.int32]:
+        return encoder_lists(checkpoint.net, asked.seq, asked.split.test, length, K, asked.split.filter_seen)
+
+    net, whole = checkpoint.net, checkpoint.settings
+    return Contender(name, whole, _parameters(net), checkpoint.history, _started(folder), lists, None)
+
+
+def _finished(folder: Path, task: Task, settings: dict[str, Any], load: Callable[[Path], Kept]) -> Kept | None:
+    """The finished run of these settings in the folder, without building a trainer; None if it has to be trained."""
+    if not (folder / CHECKPOINT).exists():
+        return None
+    checkpoint = load(folder / CHECKPOINT)
+    if checkpoint.settings != settings or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
+        raise CheckpointError(f"{folder}: of other data or settings; name another --work, or give --overwrite")
+    return None if checkpoint.training else checkpoint
+
+
+def _trained(trainer: Loop[Any, Kept], report: Report | None) -> Kept:
+    """The run gone on with, or begun; where and of what it began is kept beside it."""
+    trainer.resume()
+    path = trainer.folder / STARTED
+    if not path.exists():
+        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        started = {"date": date, "commit": describe_commit(), "machine": describe_machine()}
+        write_whole(path, json.dumps(started, indent=2) + "\n")
+    return trainer.run(report)
+
+
+def _started(folder: Path) -> dict[str, Any]:
+    try:
+        started: dict[str, Any] = json.loads((folder / STARTED).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}  # trained by `longwave-train train`, which does not keep it
+    return started
+
+
+def _parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())

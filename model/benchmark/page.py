@@ -1,0 +1,160 @@
+"""Results as a part of docs/benchmarks.md: a table and a plot for each benchmark, between two marks that stay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from model.baselines.nets.checkpoint import ARCHITECTURES
+from model.benchmark.plots import plot_comparison
+from model.benchmark.results import Comparison, ResultError, read_results
+from model.files import check_folder, write_whole
+from model.plots import PROTOCOLS
+
+BEGIN = "<!-- Between these marks everything is written by `longwave-train report`. -->"
+END = "<!-- End of what `longwave-train report` writes. -->"
+COLUMNS = {
+    "loo": ("hit_rate@10", "ndcg@10", "ndcg@20"),
+    "time": ("hit_rate@10", "ndcg@10", "ndcg@20"),
+    "basket": ("recall@20", "ndcg@20", "ndcg@10"),
+}
+WELL_TRAINED = {("ml-1m", "loo"): {"sasrec": ("ndcg@10", 0.180), "gru4rec": ("ndcg@10", 0.163)}}
+"""What a neural baseline must reach to count, beside recent popularity: less is a training that went wrong."""
+
+
+def write_page(results: Path, page: Path, figures: Path) -> list[Path]:
+    """Bring the page up to date with the results; returns what was written.
+
+    Raises:
+        TrainerError: a result cannot be read, the page has not both marks, or something cannot be written.
+    """
+    found = read_results(results)
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ResultError(f"{page}: cannot be read: {error.strerror}") from None
+    new = replaced(text, section(found, figures.name), page)
+    check_folder(figures)
+    written = []
+    for comparison in found:
+        written.append(figures / figure_name(comparison))
+        plot_comparison(comparison, written[-1])
+    write_whole(page, new)
+    return [page, *written]
+
+
+def replaced(text: str, between: str, page: Path) -> str:
+    """The page with other text between the marks.
+
+    Raises:
+        ResultError: the page has not each mark once, in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in after:
+        raise ResultError(f"{page}: must have the lines {BEGIN!r} and {END!r}, each once and in this order")
+    return f"{before}{BEGIN}\n\n{between}\n{END}{after}"
+
+
+def section(found: list[Comparison], figures: str) -> str:
+    """The text between the marks; `figures` is the folder of the plots, as the page calls it."""
+    lines = [
+        "Means over the seeds. ± is the standard error by bootstrap over users (queries of one user are not independent), the",
+        "spread is the standard deviation over seeds. *times* says how many times as good the model in bold is as the one of the",
+        "row, with the largest p of all seeds (paired bootstrap over users). The settings of the baselines and the best epoch of",
+        "every net were chosen on validation.",
+        "",
+    ]
+    for comparison in found:
+        lines += [*_table(comparison), "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
+    return "\n".join(lines)
+
+
+def figure_name(comparison: Comparison) -> str:
+    return f"{comparison.name}-{comparison.protocol}-{comparison.preset}-{comparison.fingerprint[:6]}.png"
+
+
+def _title(comparison: Comparison) -> str:
+    return f"{comparison.name}, {PROTOCOLS[comparison.protocol]}, preset {comparison.preset}"
+
+
+def _table(comparison: Comparison) -> list[str]:
+    report = comparison.parts[0]["report"]
+    headline, columns = comparison.headline, COLUMNS[comparison.protocol]
+    ours = report["ours"]
+    head = ["model", *columns, f"{headline} by user", f"spread of {headline}", "times", "parameters", "training"]
+    rows = []
+    for model in comparison.models:
+        trained = [part["trained"][model] for _, part in comparison.having(model) if model in part["trained"]]
+        against = comparison.against(model)
+        rows.append(
+            [
+                f"**{model}**" if model == ours else _called(comparison, model),
+                *(_figure(comparison.mean(model, c), comparison.mean(model, c, "standard_error")) for c in columns),
+                _figure(comparison.mean(model, headline, "per_user")),
+                _figure(comparison.spread(model, headline)) if trained else "–",
+                f"{against[1]:.2f}x, p {_p(against[2])}" if against else "–",
+                f"{trained[0]['parameters']:,}" if trained else "–",
+                _training(trained) if trained else "–",
+            ]
+        )
+    return [
+        f"### {_title(comparison)}",
+        "",
+        f"{_facts(comparison, report)}",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
+    ]
+
+
+def _called(comparison: Comparison, model: str) -> str:
+    """The model's name, with a warning where it is an opponent that was not well trained."""
+    metric, least = WELL_TRAINED.get((comparison.name, comparison.protocol), {}).get(model, (comparison.headline, 0.0))
+    reached = comparison.mean(model, metric)
+    if reached is None or model not in ARCHITECTURES:
+        return model
+    if reached < least:
+        return f"{model} (below {least:.3f}: does not count)"
+    # A net that has learned anything from sequences beats what is read from none.
+    popular = comparison.mean("recent popularity", metric)
+    return f"{model} (below recent popularity: does not count)" if popular is not None and reached < popular else model
+
+
+def _facts(comparison: Comparison, report: dict[str, Any]) -> str:
+    seeds = ", ".join(map(str, comparison.seeds))
+    machines = {_machine(result["machine"]): None for result in comparison.results}
+    commits = {_commit(result["commit"]): None for result in comparison.results}
+    return (
+        f"{report['queries']:,} queries of {report['users']:,} users over {report['items']:,} items "
+        f"(data {comparison.fingerprint[:12]}), {report['mean_targets']:.2f} true items a query; "
+        f"seen items {'left out' if report['filter_seen'] else 'ranked like all others'}; baselines {report['state']}; "
+        f"{report['refit']}. Seed{'s' if len(comparison.seeds) > 1 else ''} {seeds}; {'; '.join(machines)}; "
+        f"commit {', '.join(commits)}."
+    )
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, torch {machine['torch']}"
+
+
+def _commit(commit: dict[str, Any]) -> str:
+    if not commit["id"]:
+        return "unknown"
+    return f"{commit['id'][:10]}{' with changes' if commit['dirty'] else ''}"
+
+
+def _training(trained: list[dict[str, Any]]) -> str:
+    minutes = sum(each["seconds"] for each in trained) / len(trained) / 60
+    epochs = sorted({each["epochs"] for each in trained})
+    said = str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}"
+    return f"{minutes:.1f} min, {said} epochs"
+
+
+def _figure(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def _p(value: float) -> str:
+    return "< .01" if value < 0.01 else f"{value:.2f}"

@@ -1,0 +1,116 @@
+"""Results as `longwave-train benchmark` wrote them, read again and put together over seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.benchmark.run import FORMAT
+from model.data.sequences import headline_k
+from model.errors import TrainerError
+
+
+class ResultError(TrainerError, ValueError):
+    """A result cannot be read or put beside the others; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The same benchmark, protocol, data and preset with several seeds, seeds ascending.
+
+    Attributes:
+        name, protocol, preset: of all results in it. fingerprint: of the data.
+        results: the whole files. parts: what they say of the protocol, in the same order.
+    """
+
+    name: str
+    protocol: str
+    preset: str
+    fingerprint: str
+    results: list[dict[str, Any]]
+    parts: list[dict[str, Any]]
+
+    @property
+    def headline(self) -> str:
+        return f"ndcg@{headline_k(self.protocol)}"
+
+    @property
+    def seeds(self) -> list[int]:
+        return [result["seed"] for result in self.results]
+
+    @property
+    def models(self) -> list[str]:
+        """All models that any seed has, best first by the headline."""
+        names = {name: None for part in self.parts for name in part["report"]["models"]}
+        return sorted(names, key=lambda name: -(self.mean(name, self.headline) or 0.0))
+
+    def having(self, model: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+        """The results that have the model, and what they say of the protocol."""
+        pairs = zip(self.results, self.parts, strict=True)
+        return [(result, part) for result, part in pairs if model in part["report"]["models"]]
+
+    def figures(self, model: str, metric: str, kind: str = "mean") -> list[float]:
+        """By seed; `kind` is a field of `Estimate`."""
+        estimates = [part["report"]["models"][model]["metrics"].get(metric, {}) for _, part in self.having(model)]
+        return [estimate[kind] for estimate in estimates if estimate.get(kind) is not None]
+
+    def mean(self, model: str, metric: str, kind: str = "mean") -> float | None:
+        figures = self.figures(model, metric, kind)
+        return statistics.fmean(figures) if figures else None
+
+    def spread(self, model: str, metric: str) -> float | None:
+        """Standard deviation over seeds; None with a single one."""
+        figures = self.figures(model, metric)
+        return statistics.stdev(figures) if len(figures) > 1 else None
+
+    def against(self, model: str) -> tuple[str, float, float] | None:
+        """Who is compared with the model, how many times as good it is (mean over seeds), and the largest p of all seeds."""
+        found = [
+            (part["report"]["ours"], part["report"]["comparisons"][model][self.headline])
+            for _, part in self.having(model)
+            if model in part["report"]["comparisons"]
+        ]
+        found = [(ours, difference) for ours, difference in found if difference["ratio"] is not None]
+        if not found:
+            return None
+        ratio = statistics.fmean(difference["ratio"] for _, difference in found)
+        return found[0][0], ratio, max(difference["p"] for _, difference in found)
+
+
+def read_results(folder: Path) -> list[Comparison]:
+    """All results of a folder, put together over seeds, by name, protocol and preset.
+
+    Raises:
+        ResultError: there is none, or a file is not one.
+    """
+    groups: dict[tuple[str, str, str, str], Comparison] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = _read(path)
+        for protocol, part in result["protocols"].items():
+            key = (result["name"], protocol, result["preset"], result["data"]["fingerprint"])
+            group = groups.setdefault(key, Comparison(*key, [], []))
+            group.results.append(result)
+            group.parts.append(part)
+    if not groups:
+        raise ResultError(f"{folder}: no results there; `longwave-train benchmark` writes them")
+    for group in groups.values():
+        order = sorted(range(len(group.results)), key=lambda index: group.results[index]["seed"])
+        group.results[:] = [group.results[index] for index in order]
+        group.parts[:] = [group.parts[index] for index in order]
+    return [groups[key] for key in sorted(groups)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if result["format"] != FORMAT:
+            raise ResultError(f"{path}: a result of format {result['format']!r}, expected {FORMAT}; run the benchmark again")
+        known = {"name", "preset", "seed", "date", "commit", "machine", "data", "protocols"}
+        if missing := known - result.keys():
+            raise ResultError(f"{path}: not a whole result: {sorted(missing)[0]!r} is missing")
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ResultError(f"{path}: not a result of `longwave-train benchmark`: {error!r}") from None
+    return result

@@ -1,0 +1,45 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from model.errors import TrainerError
+
+
+class OutputError(TrainerError):
+    """Where something is to be written nothing can be; the message names the path."""
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file beside and move it into its place; folders are created.
+
+    Raises:
+        OutputError: it cannot be written; what was there is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_folder(path: Path) -> None:
+    """Make sure, before the work, that files can be written into the folder; creates it.
+
+    Raises:
+        OutputError: they cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made a folder: {error.strerror}") from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: cannot be written")

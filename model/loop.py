@@ -1,0 +1,265 @@
+"""The training that all nets share: AdamW with warm-up and cosine, clipping, early stop on validation, and exact resumption.
+
+A run can be killed at any time and resumed from its last finished epoch with the same result as if it had never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model.checkpoint import CheckpointError
+from model.data.sequences import Queries
+from model.data.splits import select
+from model.errors import TrainerError
+from model.settings import TrainSettings
+from model.task import Task
+
+CHECKPOINT = "checkpoint.pt"
+BOARD = "tensorboard"
+
+
+class TrainingError(TrainerError, FloatingPointError):
+    """The data leave nothing to train on or to validate with, or the loss is no number any more."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells while it goes on: finished epochs, share done of the current one, and the latest figures."""
+
+    epoch: int
+    epochs: int
+    done: float
+    loss: float
+    valid_ndcg: float | None
+    k: int
+
+
+Report = Callable[[Progress], None]
+
+
+class Stored(Protocol):
+    """What every checkpoint has; `training` is empty once training is done."""
+
+    @property
+    def net(self) -> nn.Module: ...
+    @property
+    def settings(self) -> dict[str, Any]: ...
+    @property
+    def data(self) -> dict[str, Any]: ...
+    @property
+    def history(self) -> list[dict[str, Any]]: ...
+    @property
+    def training(self) -> dict[str, Any]: ...
+
+
+Net = TypeVar("Net", bound=nn.Module)
+Kept = TypeVar("Kept", bound=Stored)
+
+
+class Loop(ABC, Generic[Net, Kept]):
+    """One run: the net, its optimizer and everything that a resumed run needs to go on as if nothing had happened."""
+
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    steps_per_epoch: int
+
+    def __init__(
+        self,
+        task: Task,
+        train: TrainSettings,
+        described: dict[str, Any],
+        folder: Path,
+        build: Callable[[], Net],
+        groups: Callable[[Net], list[dict[str, Any]]],
+    ) -> None:
+        """Build the net for a task; `folder` gets the checkpoint and the TensorBoard log. Subclasses end with `_plan()`.
+
+        Args:
+            described: the settings as a checkpoint keeps them; a run goes on only with equal ones.
+            groups: the parameter groups of AdamW, with "lr" and "weight_decay".
+
+        Raises:
+            TrainingError: the task has no training query or no validation query.
+        """
+        for part, asked in (("training", task.train_queries), ("validation", task.split.valid)):
+            if not len(asked):
+                raise TrainingError(
+                    f"{task.data['name']}: the {part} part of the {task.split.protocol!r} split asks nothing: too few events; "
+                    "use more data, or other values of data.protocol, data.valid_quantile and data.test_quantile"
+                )
+        if train.threads:
+            torch.set_num_threads(train.threads)
+        torch.manual_seed(train.seed)
+        self.task, self.train, self.described, self.folder = task, train, described, folder
+        self.net = build()
+        self.rng = np.random.default_rng(train.seed)
+        self.optimizer = torch.optim.AdamW(groups(self.net))
+        self.epoch = 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+        self.finished: Kept | None = None
+        self.queries = task.train_queries
+        self.valid = _sample(task.split.valid, train.valid_queries, train.seed)
+
+    def _plan(self) -> None:
+        """Count the steps of an epoch, and lay the course of the learning rate."""
+        self.steps_per_epoch = sum(1 for _ in self._batches(np.random.default_rng(self.train.seed)))
+        steps, warmup = max(1, self.steps_per_epoch * self.train.epochs), self.train.warmup_steps
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer,
+            lambda s: min(1.0, (s + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / steps))),
+        )
+
+    @abstractmethod
+    def _batches(self, rng: np.random.Generator) -> Iterator[Any]:
+        """The batches of one epoch."""
+
+    @abstractmethod
+    def _loss(self, batch: Any) -> Tensor | None:
+        """The loss of a batch; None where it asks nothing."""
+
+    @abstractmethod
+    def _validate(self) -> float:
+        """Mean ndcg at the split's k over the validation queries, each from everything before it."""
+
+    @abstractmethod
+    def _kept(self, training: dict[str, Any]) -> Kept:
+        """The run as it is now."""
+
+    @abstractmethod
+    def _save(self, kept: Kept, path: Path) -> None:
+        """Write a checkpoint whole or not at all."""
+
+    @abstractmethod
+    def _load(self, path: Path) -> Kept:
+        """Read a checkpoint. Raises CheckpointError."""
+
+    def _begin_epoch(self) -> None:
+        """Forget what belongs to one epoch alone."""
+
+    def run(self, report: Report | None = None) -> Kept:
+        """Train to the last epoch or until validation has not improved for `patience` epochs; returns the best weights.
+
+        Raises:
+            TrainerError: the loss became infinite or no number.
+        """
+        from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+        with SummaryWriter(str(self.folder / BOARD)) as board:
+            while self.epoch < self.train.epochs and not self._exhausted():
+                began = time.monotonic()
+                loss = self._epoch(report)
+                valid = self._validate()
+                self.epoch += 1
+                self.history.append({"epoch": self.epoch, "loss": loss, "valid_ndcg": valid, "seconds": time.monotonic() - began})
+                if valid >= max(h["valid_ndcg"] for h in self.history):
+                    self.best = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+                board.add_scalar("loss/train", loss, self.epoch)
+                board.add_scalar(f"ndcg@{self.task.split.k}/valid", valid, self.epoch)
+                board.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.epoch)
+                self._save(self._kept(self._resumable()), self.folder / CHECKPOINT)
+                if report:
+                    report(Progress(self.epoch, self.train.epochs, 0.0, loss, valid, self.task.split.k))
+        if self.best:
+            self.net.load_state_dict(self.best)
+        self.net.eval()
+        final = self._kept({})
+        self._save(final, self.folder / CHECKPOINT)
+        return final
+
+    def resume(self) -> bool:
+        """Take up the run in `folder`; False if there is none, or if it had finished and is in `finished` now.
+
+        Raises:
+            CheckpointError: the checkpoint there is of other data or other settings.
+        """
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return False
+        with torch.random.fork_rng(devices=[]):  # building the stored net draws numbers that a run of its own must not miss
+            stored = self._load(path)
+        if stored.settings != self.described or stored.data["fingerprint"] != self.task.data["fingerprint"]:
+            raise CheckpointError(f"{path}: of other data or settings; train into another folder, or give --overwrite")
+        if not stored.training:
+            self.finished = stored
+            return False
+        self.net.load_state_dict(stored.net.state_dict())
+        training = stored.training
+        self.optimizer.load_state_dict(training["optimizer"])
+        self.schedule.load_state_dict(training["schedule"])
+        self.rng.bit_generator.state = training["numpy"]
+        torch.set_rng_state(training["torch"])
+        self.epoch, self.history, self.best = training["epoch"], stored.history, training["best"]
+        return True
+
+    def _exhausted(self) -> bool:
+        figures = [h["valid_ndcg"] for h in self.history]
+        return bool(figures) and len(figures) - 1 - int(np.argmax(figures)) >= self.train.patience
+
+    def _epoch(self, report: Report | None) -> float:
+        self.net.train()
+        self._begin_epoch()
+        total, steps = 0.0, 0
+        for step, batch in enumerate(self._batches(self.rng)):
+            loss = self._loss(batch)
+            if loss is None:
+                continue
+            self.optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip)
+            self.optimizer.step()
+            self.schedule.step()
+            total, steps = total + float(loss.detach()), steps + 1
+            if report and step % 5 == 0:
+                last = self.history[-1]["valid_ndcg"] if self.history else None
+                done = min(1.0, (step + 1) / self.steps_per_epoch)
+                report(Progress(self.epoch, self.train.epochs, done, total / steps, last, self.task.split.k))
+        if not math.isfinite(total):
+            raise TrainingError(f"the loss became {total} in epoch {self.epoch + 1}; lower train.learning_rate")
+        return total / max(1, steps)
+
+    def _resumable(self) -> dict[str, Any]:
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "numpy": self.rng.bit_generator.state,
+            "torch": torch.get_rng_state(),
+            "epoch": self.epoch,
+            "best": self.best,
+        }
+
+
+def check_free(folder: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse to train over a run, finished or not, that nobody asked to go on with or to replace.
+
+    Raises:
+        CheckpointError: the folder holds a run, is a file, or `resume` and `overwrite` are both asked for.
+    """
+    if resume and overwrite:
+        raise CheckpointError("--resume goes on with a run and --overwrite replaces it; give one of them")
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: a file, expected a folder for the run")
+    if (folder / CHECKPOINT).exists() and not (resume or overwrite):
+        raise CheckpointError(f"{folder}: holds a run; go on with --resume, train into another folder, or give --overwrite")
+
+
+def remove_run(folder: Path) -> None:
+    """Remove what an earlier run left in its folder, so that a killed one is never taken for the one before it."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / BOARD, ignore_errors=True)
+
+
+def _sample(queries: Queries, most: int, seed: int) -> Queries:
+    if len(queries) <= most:
+        return queries
+    return select(queries, np.sort(np.random.default_rng(seed).choice(len(queries), most, replace=False)))

@@ -1,0 +1,159 @@
+"""Results as tables and plots of the page."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from model.benchmark.page import BEGIN, END, replaced, section
+from model.benchmark.results import read_results
+from model.cli import app
+from model.data.splits import next_basket
+from model.evaluate import baseline_lists, evaluate
+from model.report import plain
+
+ROOT = Path(__file__).parents[3]
+PAGE = f"# Ours\n\nbefore\n\n{BEGIN}\nobsolete\n{END}\n\nafter\n"
+
+
+@pytest.fixture(scope="module")
+def report():
+    from random_world import random_world
+
+    seq = random_world(7, users=60)
+    split = next_basket(seq, 0.7, 0.4)
+    lists, settings, _ = baseline_lists(seq, split)
+    lists = {"longwave": lists.pop("own frequency")} | lists
+    return plain(dataclasses.asdict(evaluate(seq, split, lists, ours="longwave", settings=settings, resamples=50)))
+
+
+@pytest.fixture
+def folder(report, tmp_path):
+    """Results of seeds 1 and 0 of one benchmark, whose ndcg@20 of our own differ by 0.02, and the page."""
+    (tmp_path / "results").mkdir()
+    (tmp_path / "page.md").write_text(PAGE)
+    for seed in (1, 0):
+        write(tmp_path, report, seed)
+    return tmp_path
+
+
+def write(folder, report, seed, **changes):
+    own = json.loads(json.dumps(report))
+    own["models"]["longwave"]["metrics"]["ndcg@20"] |= {"mean": 0.5 + 0.02 * seed, "standard_error": 0.004}
+    own["comparisons"]["popularity"]["ndcg@20"] |= {"ratio": 2.0 + seed, "p": 0.03 * (1 + seed)}
+    trained = {"parameters": 12345, "seconds": 60.0 * (1 + seed), "epochs": 4 + seed}
+    result = {
+        "format": 1,
+        "name": "shop",
+        "preset": "small",
+        "seed": seed,
+        "date": "2026-01-01T00:00:00Z",
+        "commit": {"id": "abcdef0123456789", "dirty": False},
+        "machine": {"cpu": "A Processor", "threads": 1, "cores": 2, "torch": "2"},
+        "data": {"fingerprint": "f" * 64},
+        "protocols": {"basket": {"report": own, "trained": {"longwave": trained}}},
+    }
+    (folder / "results" / f"{seed}.json").write_text(json.dumps(result | changes))
+
+
+def run(folder):
+    words = ["report", "--results", folder / "results", "--page", folder / "page.md", "--figures", folder / "figures"]
+    return CliRunner().invoke(app, list(map(str, words)))
+
+
+def test_means_errors_spread_and_comparisons_are_over_the_seeds(folder):
+    assert run(folder).exit_code == 0
+    text = (folder / "page.md").read_text()
+    assert text.startswith("# Ours\n\nbefore\n\n" + BEGIN)
+    assert text.endswith(END + "\n\nafter\n")
+    assert "obsolete" not in text
+    cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    rows = {row[0].strip("*"): row for row in cells}
+    ours, popular, head = rows["longwave"], rows["popularity"], rows["model"]
+    assert ours[head.index("ndcg@20")] == "0.5100 ± 0.0040"
+    assert ours[head.index("spread of ndcg@20")] == f"{0.02 / 2**0.5:.4f}"
+    assert popular[head.index("times")] == "2.50x, p 0.06"  # the largest p
+    assert ours[-2:] == ["12,345", "1.5 min, 4 to 5 epochs"]
+    assert popular[-2:] == ["–", "–"]
+    assert "Seeds 0, 1; A Processor, 1 of 2 cores, torch 2; commit abcdef0123" in text
+    assert {len(row) for row in cells} == {len(head)}
+    (figure,) = (folder / "figures").iterdir()
+    assert f"(figures/{figure.name})" in text
+    assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_single_seed_has_no_spread(folder):
+    (folder / "results" / "1.json").unlink()
+    (comparison,) = read_results(folder / "results")
+    assert comparison.spread("longwave", "ndcg@20") is None
+    assert "Seed 0;" in section([comparison], "figures")
+
+
+def test_results_of_other_data_are_never_averaged_with_these(folder, report):
+    write(folder, report, 2, data={"fingerprint": "e" * 64})
+    assert [comparison.seeds for comparison in read_results(folder / "results")] == [[2], [0, 1]]
+
+
+def test_an_opponent_that_is_not_well_trained_does_not_count(folder, report):
+    weak = json.loads(json.dumps(report))
+    weak["protocol"] = "loo"
+    weak["models"]["sasrec"] = weak["models"]["popularity"]
+    for seed, name in enumerate(("ml-1m", "beauty")):
+        write(folder, report, seed, name=name, protocols={"loo": {"report": weak, "trained": {}}})
+    beauty, ml_1m = read_results(folder / "results")
+    for figure, said in ((0.1799, True), (0.18, False)):
+        weak["models"]["sasrec"]["metrics"]["ndcg@10"]["mean"] = figure
+        for comparison in (beauty, ml_1m):
+            comparison.parts[0]["report"] = weak
+            assert ("sasrec (below 0.180: does not count)" in section([comparison], "f")) == (said and comparison is ml_1m)
+
+
+def test_a_net_that_has_learned_less_than_what_is_popular_does_not_count(folder, report):
+    weak = json.loads(json.dumps(report))
+    weak["models"]["sasrec"] = json.loads(json.dumps(weak["models"]["recent popularity"]))
+    write(folder, weak, 0)
+    for change, said in ((-0.01, True), (0.01, False)):
+        weak["models"]["sasrec"]["metrics"]["ndcg@20"]["mean"] += change
+        write(folder, weak, 0)
+        (folder / "results" / "1.json").unlink(missing_ok=True)
+        assert ("sasrec (below recent popularity: does not count)" in section(read_results(folder / "results"), "f")) == said
+
+
+def test_writing_again_changes_nothing(folder):
+    run(folder)
+    once = (folder / "page.md").read_text()
+    run(folder)
+    assert (folder / "page.md").read_text() == once
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda folder: (folder / "results" / "0.json").write_text("{"), "0.json: not a result of"),
+        (lambda folder: (folder / "results" / "0.json").write_text('{"format": 7}'), "0.json: a result of format 7"),
+        (lambda folder: (folder / "results" / "0.json").write_text('{"format": 1}'), "0.json: not a whole result"),
+        (lambda folder: [path.unlink() for path in (folder / "results").iterdir()], "no results there"),
+        (lambda folder: (folder / "page.md").write_text("# Mine\n"), "page.md: must have the lines"),
+        (lambda folder: (folder / "page.md").unlink(), "page.md: cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_the_page_stays(folder, change, said):
+    change(folder)
+    before = (folder / "page.md").read_text() if (folder / "page.md").exists() else None
+    result = run(folder)
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert said in result.stderr
+    assert ((folder / "page.md").read_text() if before else None) == before
+
+
+def test_the_page_of_this_repository_says_what_its_results_say():
+    page = ROOT / "docs" / "benchmarks.md"
+    text = page.read_text(encoding="utf-8")
+    found = read_results(ROOT / "benchmarks")
+    assert replaced(text, section(found, "figures"), page) == text, "run `longwave-train report`"
+    for line in text.splitlines():
+        if line.startswith("!["):
+            assert (page.parent / line.rpartition("(")[2].rstrip(")")).is_file(), line
