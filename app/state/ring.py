@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import zip_longest
 from typing import Final
 
 _HEADER: Final = struct.Struct("<IIQ")  # slots, zero, ids so far
@@ -22,8 +23,12 @@ def ring_ids(ring: bytes) -> list[bytes]:
 
 
 def remember_ids(ring: bytes, new: Sequence[bytes], slots: int) -> bytes:
-    """A ring of so many slots that holds the last of the old ids and the new ones; those that it has move to the end."""
-    latest = list(dict.fromkeys([*reversed(new), *reversed(ring_ids(ring))]))[:slots][::-1]
+    """A ring of so many slots that holds the last of the old ids and the last of the new ones, in turns: each of both may be sent
+    again, and neither a long history nor another identity with as many ids may push out what was told a moment ago."""
+    newest = dict.fromkeys(
+        one for pair in zip_longest(reversed(new), reversed(ring_ids(ring))) for one in pair if one is not None
+    )
+    latest = list(newest)[:slots][::-1]
     return _HEADER.pack(slots, 0, len(latest)) + b"".join(latest)
 
 

@@ -60,6 +60,15 @@ EXACT_FOLD = [
 
 NOTHING_LOST_NOTHING_TWICE = [
     Mutant(
+        name="a merge pushes ids out",
+        invariant="I2",
+        broken="The ids that come with another identity take all the room: a retry of the last event is stored again.",
+        file="app/state/ring.py",
+        original="zip_longest(reversed(new), reversed(ring_ids(ring)))",
+        replacement="((one,) for one in [*reversed(new), *reversed(ring_ids(ring))])",
+        killed_by="tests/integration/state/test_rewrite.py::test_a_merge_leaves_the_last_ids_of_both_known",
+    ),
+    Mutant(
         name="ids are not remembered",
         invariant="I2",
         broken="An event id is known within its own call alone, so that a retry is stored again.",

@@ -78,11 +78,13 @@ class Plain:
         return flags
 
     def remember(self, step: Step) -> None:
-        for one in step.ids:
-            if one in self.ids:
-                self.ids.remove(one)
-            self.ids.append(one)
-        self.ids = self.ids[-step.window :]
+        old, new, latest = self.ids[::-1], step.ids[::-1], []
+        while (old or new) and len(latest) < step.window:
+            for source in (new, old):
+                one = source.pop(0) if source else None
+                if one is not None and one not in latest and len(latest) < step.window:
+                    latest.append(one)
+        self.ids = latest[::-1]
 
 
 def turns(*steps: tuple[int, str]) -> list[Step]:
@@ -110,6 +112,13 @@ def test_the_ring_is_a_list_of_the_last_ids(raw: redis.Redis, steps: list[Step])
         ring = raw.get(key) or EMPTY_RING
         assert ring_ids(ring) == plain.ids
         assert len(ring) == HEADER_BYTES + ID_BYTES * len(plain.ids)
+
+
+def test_of_two_full_rings_the_latest_half_of_each_stays():
+    ids = [b"%08d" % n for n in range(20)]
+    ring = remember_ids(remember_ids(EMPTY_RING, ids[:10], 10), ids[10:], 10)
+    assert set(ring_ids(ring)) == {*ids[5:10], *ids[15:20]}
+    assert ring_ids(remember_ids(ring, [], 2)) == [ids[9], ids[19]]
 
 
 @pytest.mark.parametrize("a_call", [1, 7, 1_000, 2_500])

@@ -109,6 +109,15 @@ async def test_the_ring_forgets_the_oldest_ids_where_late_ones_come(
     assert await append(store, "alice", *retried) == "00001"
 
 
+async def test_a_merge_leaves_the_last_ids_of_both_known(open_store: OpenStore):
+    store = await open_store(dedupe_window=10)
+    for user in ("alice", "cookie"):
+        await append(store, user, *(event(n, f"{user} {n}") for n in range(10)))
+    await store.merge("default", "alice", "cookie")
+    retried = [event(n, f"{user} {n}") for user in ("alice", "cookie") for n in range(5, 10)]
+    assert await append(store, "alice", *retried) == "0" * 10
+
+
 async def test_an_erasure_that_comes_in_between_is_seen_where_there_was_no_user(store: RedisStore, before_each_write: Before):
     moments = iter(range(1_000, 2_000))
 
