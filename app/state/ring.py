@@ -23,11 +23,15 @@ def ring_ids(ring: bytes) -> list[bytes]:
 
 
 def remember_ids(ring: bytes, new: Sequence[bytes], slots: int) -> bytes:
-    """A ring of so many slots that holds the last of the old ids and the last of the new ones, in turns: each of both may be sent
-    again, and neither a long history nor another identity with as many ids may push out what was told a moment ago."""
-    newest = dict.fromkeys(
-        one for pair in zip_longest(reversed(new), reversed(ring_ids(ring))) for one in pair if one is not None
-    )
+    """A ring of so many slots that holds the old ids and the new ones; those that it has move to the end.
+
+    Where there is no room for all, the last of both stay, in turns: each of both may be sent again, and neither a long history nor
+    another identity with as many ids may push out what was told a moment ago.
+    """
+    old = ring_ids(ring)
+    newest = dict.fromkeys([*reversed(new), *reversed(old)])
+    if len(newest) > slots:
+        newest = dict.fromkeys(one for pair in zip_longest(reversed(new), reversed(old)) for one in pair if one is not None)
     latest = list(newest)[:slots][::-1]
     return _HEADER.pack(slots, 0, len(latest)) + b"".join(latest)
 

@@ -64,8 +64,8 @@ NOTHING_LOST_NOTHING_TWICE = [
         invariant="I2",
         broken="The ids that come with another identity take all the room: a retry of the last event is stored again.",
         file="app/state/ring.py",
-        original="zip_longest(reversed(new), reversed(ring_ids(ring)))",
-        replacement="((one,) for one in [*reversed(new), *reversed(ring_ids(ring))])",
+        original="zip_longest(reversed(new), reversed(old))",
+        replacement="((one,) for one in [*reversed(new), *reversed(old)])",
         killed_by="tests/integration/state/test_rewrite.py::test_a_merge_leaves_the_last_ids_of_both_known",
     ),
     Mutant(

@@ -78,13 +78,17 @@ class Plain:
         return flags
 
     def remember(self, step: Step) -> None:
-        old, new, latest = self.ids[::-1], step.ids[::-1], []
-        while (old or new) and len(latest) < step.window:
-            for source in (new, old):
-                one = source.pop(0) if source else None
-                if one is not None and one not in latest and len(latest) < step.window:
-                    latest.append(one)
-        self.ids = latest[::-1]
+        new = [one for at, one in enumerate(step.ids) if one not in step.ids[at + 1 :]]
+        together = [one for one in self.ids if one not in new] + new
+        if len(together) > step.window:
+            old, new, latest = self.ids[::-1], step.ids[::-1], []
+            while old or new:
+                for source in (new, old):
+                    one = source.pop(0) if source else None
+                    if one is not None and one not in latest:
+                        latest.append(one)
+            together = latest[: step.window][::-1]
+        self.ids = together
 
 
 def turns(*steps: tuple[int, str]) -> list[Step]:
