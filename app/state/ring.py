@@ -25,7 +25,7 @@ def ring_ids(ring: bytes) -> list[bytes]:
 def remember_ids(ring: bytes, new: Sequence[bytes], slots: int) -> bytes:
     """A ring of so many slots that holds the old ids and the new ones; those that it has move to the end.
 
-    Where there is no room for all, the last of both stay, in turns: each of both may be sent again, and neither a long history nor
+    Where there is no room for all, the last of both stay, in turns: each may be sent again, and neither a long history nor
     another identity with as many ids may push out what was told a moment ago.
     """
     old = ring_ids(ring)
