@@ -22,6 +22,7 @@ from model.checkpoint import CheckpointError
 from model.data.sequences import Queries
 from model.data.splits import select
 from model.errors import TrainerError
+from model.precision import factors
 from model.settings import TrainSettings
 from model.task import Task
 
@@ -101,6 +102,7 @@ class Loop(ABC, Generic[Net, Kept]):
             torch.set_num_threads(train.threads)
         torch.manual_seed(train.seed)
         self.task, self.train, self.described, self.folder = task, train, described, folder
+        self.factor = factors(train.precision)
         self.net = build()
         self.rng = np.random.default_rng(train.seed)
         self.optimizer = torch.optim.AdamW(groups(self.net))

@@ -39,18 +39,6 @@ class Popularity(NamedTuple):
     logs: Tensor
     slot: Tensor
 
-    def scores(self, part: slice) -> Tensor:
-        """(b, N) of the queries `part`."""
-        if len(self.logs) == 1:
-            return torch.mm(self.weight[part], self.logs[0].t())
-        return torch.bmm(self.logs[self.slot[part]], self.weight[part, :, None])[..., 0]
-
-    def to_weight(self, part: slice, grad: Tensor) -> Tensor:
-        """(b, P) gradient of the weights from that of the scores (b, N)."""
-        if len(self.logs) == 1:
-            return torch.mm(grad, self.logs[0])
-        return torch.bmm(grad[:, None], self.logs[self.slot[part]])[:, 0]
-
 
 class Additions(NamedTuple):
     """What is added to the scores of a few items of each query: rows (n, R) int64, with any row where amount (n, R) is 0."""
@@ -68,15 +56,19 @@ def basket_softmax(
     smoothing: float = 0.0,
     popularity: Popularity | None = None,
     additions: Additions | None = None,
+    factor: torch.dtype | None = None,
 ) -> Tensor:
     """`basket_cross_entropy` of the scores known (n, D) @ item_matrix (N, D)^T + item_bias (N) + ..., without keeping the scores.
 
     The gradients are made on the way forward, block by block, so that no score is computed twice and none is stored.
+
+    Args:
+        factor: type of the factors of the products, and of each score as such; that of `known` by default. Sums have the latter.
     """
-    weight = None if popularity is None else popularity.weight
+    weight = known.new_zeros(len(known), 0) if popularity is None else popularity.weight
     amount = None if additions is None else additions.amount
     loss: Tensor = _BlockedSoftmax.apply(  # type: ignore[no-untyped-call]
-        known, item_matrix, item_bias, weight, amount, owner, target, smoothing, popularity, additions
+        known, item_matrix, item_bias, weight, amount, owner, target, smoothing, popularity, additions, factor or known.dtype
     )
     return loss
 
@@ -88,53 +80,63 @@ class _BlockedSoftmax(torch.autograd.Function):
         known: Tensor,
         item_matrix: Tensor,
         item_bias: Tensor,
-        weight: Tensor | None,
+        weight: Tensor,
         amount: Tensor | None,
         owner: Tensor,
         target: Tensor,
         smoothing: float,
         popularity: Popularity | None,
         additions: Additions | None,
+        factor: torch.dtype,
     ) -> Tensor:
         count = torch.bincount(owner, minlength=len(known))
-        share = (1 - smoothing) / (count[owner].to(known.dtype) * len(known))
+        share = (1 - smoothing) / count[owner].to(known.dtype)
         ends = torch.cumsum(count, 0).tolist()
         loss = known.new_zeros(())
-        to_known, to_matrix, to_bias = torch.empty_like(known), torch.zeros_like(item_matrix), torch.zeros_like(item_bias)
-        to_weight = None if weight is None else torch.empty_like(weight)
+        # One product does it all: [known, weight, 1] @ [item_matrix, log popularity, bias]^T. (Where every query has a popularity
+        # table of its own, that part is added apart.)
+        moving = popularity if popularity is not None and len(popularity.logs) > 1 else None
+        logs = popularity.logs[0] if popularity is not None and moving is None else item_matrix.new_zeros(len(item_matrix), 0)
+        ours, width = known.shape[1], known.shape[1] + logs.shape[1] + 1
+        left = torch.cat([known, weight[:, : logs.shape[1]], torch.ones_like(known[:, :1])], 1)
+        right = torch.cat([item_matrix, logs, item_bias[:, None]], 1)
+        left, right = left.to(factor), right.to(factor)
+        to_left, to_right = known.new_zeros(len(known), width), known.new_zeros(len(item_matrix), width)
+        to_weight = torch.zeros_like(weight)
         to_amount = None if amount is None else torch.empty_like(amount)
         for begin in range(0, len(known), BLOCK):
             part = slice(begin, min(begin + BLOCK, len(known)))
             own = slice(ends[begin - 1] if begin else 0, ends[part.stop - 1])
             place = owner[own] - begin, target[own]
-            scores = torch.addmm(item_bias, known[part], item_matrix.t())
-            if popularity is not None:
-                scores += popularity.scores(part)
+            scores = torch.mm(left[part], right.t()).to(known.dtype)
+            if moving is not None:
+                scores += torch.bmm(moving.logs[moving.slot[part]], moving.weight[part, :, None])[..., 0]
             if additions is not None:
                 scores.scatter_add_(1, additions.rows[part], additions.amount[part])
+            most = scores.amax(1)
             loss -= (scores[place] * share[own]).sum()
             if smoothing:
-                loss -= smoothing * scores.mean(1).sum() / len(known)
-            most = scores.amax(1, keepdim=True)
-            total = scores.sub_(most).exp_().sum(1, keepdim=True)
-            loss += (most + total.log()).sum() / len(known)
+                loss -= smoothing * scores.mean(1).sum()
             # From here on `scores` is the gradient: the softmax minus what should have been.
-            scores.mul_(1 / (total * len(known)))
+            scores = torch.softmax(scores, 1)
+            loss += (most - scores.amax(1).log()).sum()
             if smoothing:
-                scores -= smoothing / (len(item_matrix) * len(known))
+                scores -= smoothing / len(item_matrix)
             scores.index_put_(place, -share[own], accumulate=True)
-            torch.mm(scores, item_matrix, out=to_known[part])
-            to_matrix.addmm_(scores.t(), known[part])
-            to_bias += scores.sum(0)
-            if to_weight is not None and popularity is not None:
-                to_weight[part] = popularity.to_weight(part, scores)
+            rounded = scores.to(factor)
+            to_left[part] = torch.mm(rounded, right)
+            to_right += torch.mm(rounded.t(), left[part])
+            if moving is not None:
+                to_weight[part] = torch.bmm(scores[:, None], moving.logs[moving.slot[part]])[:, 0]
             if to_amount is not None and additions is not None:
                 to_amount[part] = torch.gather(scores, 1, additions.rows[part])
-        ctx.save_for_backward(*(grad for grad in (to_known, to_matrix, to_bias, to_weight, to_amount) if grad is not None))
-        ctx.has = [True, True, True, weight is not None, amount is not None]
-        return loss
+        if moving is None:
+            to_weight = to_left[:, ours:-1]
+        grads = to_left[:, :ours], to_right[:, :ours], to_right[:, -1], to_weight, to_amount
+        ctx.save_for_backward(*(grad / len(known) for grad in grads if grad is not None))
+        return loss / len(known)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        return *(grads[0] * next(saved) if has else None for has in ctx.has), None, None, None, None, None
+        out = [grads[0] * grad for grad in ctx.saved_tensors]
+        return *out, *(None for _ in range(11 - len(out)))

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from model.precision import multiplies_bfloat16
+
 ROOT = Path(__file__).parents[1]
 CODE = ("model", "pyproject.toml", "requirements.lock")
 
@@ -21,6 +23,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
+        "bfloat16": multiplies_bfloat16(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory / 2**30, 1),
         "python": platform.python_version(),

@@ -39,7 +39,8 @@ class Carried:
 
     def leave(self, batch: LaneBatch, state: State) -> None:
         """Keep what the chunk left; the users that it finished are forgotten with the next call."""
-        self.state = {int(user): {n: t[index].detach() for n, t in state.items()} for index, user in enumerate(batch.user)}
+        kept = {n: (t.float() if t.is_floating_point() else t).detach() for n, t in state.items()}
+        self.state = {int(user): {n: t[index] for n, t in kept.items()} for index, user in enumerate(batch.user)}
 
 
 def logits(

@@ -14,6 +14,7 @@ from typing import Any
 from model.errors import TrainerError
 from model.nets import ModelConfig
 from model.nets.integers import MAX_CHUNK
+from model.precision import PRECISIONS
 
 PRESETS = Path(__file__).parent / "presets"
 PROTOCOLS = ("auto", "loo", "time", "basket")
@@ -54,6 +55,7 @@ class TrainSettings:
     valid_queries: int = 2000
     seed: int = 0
     threads: int = 0
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "valid_queries": _whole(1),
         "seed": _whole(0, 2**32 - 1),
         "threads": _whole(0),
+        "precision": Allowed("one of " + ", ".join(PRECISIONS), lambda value: value in PRECISIONS),
     },
     "model": {
         "width": _whole(4),

@@ -18,9 +18,10 @@ from model.loop import Loop
 from model.losses import Additions, Popularity, basket_cross_entropy, basket_softmax
 from model.memory import Memories, fold_memories
 from model.metrics import ndcg
-from model.nets import Longwave
+from model.nets import Longwave, Readout
 from model.nets.readout import RARE
 from model.popularity import PopularityTable
+from model.precision import mixed
 from model.predict import Carried, logits, rank, read_out, repeats_at
 from model.replay import seen_items
 from model.settings import Settings
@@ -76,7 +77,9 @@ class Trainer(Loop[Longwave, Checkpoint]):
         as_of = torch.as_tensor(self.queries.as_of)[asked]
         platform = inputs.platform[torch.as_tensor(self.queries.position)[asked]]
         events = inputs.events(torch.as_tensor(batch.rows), item_matrix)
-        readout, state = net(events, torch.as_tensor(batch.valid), state, torch.as_tensor(batch.positions), as_of, platform)
+        with mixed(self.factor):
+            readout, state = net(events, torch.as_tensor(batch.valid), state, torch.as_tensor(batch.positions), as_of, platform)
+        readout = Readout(*(field.float() for field in readout))
         self.carried.leave(batch, state)
         if not len(asked):
             return None
@@ -91,7 +94,9 @@ class Trainer(Loop[Longwave, Checkpoint]):
         if self.memories is not None:
             repeats = Additions(*repeats_at(net, readout, item_matrix, as_of, self.memories, asked))
         interest = readout.interests[:, 0]
-        return basket_softmax(interest, item_matrix, item_bias, owner, target, self.train.smoothing, popularity, repeats)
+        return basket_softmax(
+            interest, item_matrix, item_bias, owner, target, self.train.smoothing, popularity, repeats, self.factor
+        )
 
     def _validate(self) -> float:
         """As of `Loop`."""

@@ -66,7 +66,7 @@ def golden_vectors(
     stepped = net.step(one, encoded)
     as_of = stepped["clock"][:, 0] + 86_400_000
     platform = torch.arange(users) % (config.platforms + 1)
-    readout = net.interest(stepped, as_of, platform)
+    readout, attention = net.interest(stepped, as_of, platform)
     out: Arrays = {}
 
     def put(graph: str, inputs: Mapping[str, Tensor | None], outputs: Mapping[str, Tensor]) -> None:
@@ -76,7 +76,7 @@ def golden_vectors(
     put("initial", {"attributes": attributes}, _after(initial))
     put("encode", initial | batch._asdict() | {"valid": valid}, _after(encoded))
     put("step", encoded | one._asdict(), _after(stepped))
-    interest = {"interests": readout.interests, "attention": readout.attention, "popularity_weight": readout.popularity_weight}
+    interest = {"interests": readout.interests, "attention": attention, "popularity_weight": readout.popularity_weight}
     rows = repeats = None
     if net.repeats is not None:
         repeats = net.repeat_scores(stepped, readout.context, as_of)

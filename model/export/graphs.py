@@ -80,8 +80,8 @@ class _Interest(_Wrapper):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         state = self.state(tensors[:-2])
         as_of, platform = tensors[-2:]
-        out = self.net.interest(state, as_of, platform)
-        result = (out.interests, out.attention, out.popularity_weight)
+        out, attention = self.net.interest(state, as_of, platform)
+        result = (out.interests, attention, out.popularity_weight)
         if self.net.repeats is None:
             return result
         repeats = self.net.repeat_scores(state, out.context, as_of)

@@ -136,7 +136,7 @@ def run_interest(net: Longwave, state: Arrays, as_of: np.ndarray) -> Arrays:
     """interest.onnx's outputs as torch gives them."""
     tensors = {name: torch.as_tensor(values) for name, values in state.items()}
     moment = torch.as_tensor(as_of)
-    readout = net.interest(tensors, moment, torch.zeros_like(moment))
+    readout, _ = net.interest(tensors, moment, torch.zeros_like(moment))
     out = {"interests": readout.interests, "popularity_weight": readout.popularity_weight}
     if net.repeats is not None:
         out |= {

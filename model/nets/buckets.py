@@ -63,3 +63,8 @@ class GapEmbedding(nn.Module):
         weight = self.table.weight
         passed = gap_ms[:, None] >= self.edges_ms[1:, None]
         return torch.matmul((weight[2:] - weight[1:-1]).t(), passed.to(weight.dtype)) + (base + weight[1][:, None])
+
+    def across(self, gap_ms: Tensor) -> Tensor:
+        """The vectors of gap_ms (...) int64, none of them missing, number by number: (D, ...)."""
+        bucket = torch.bucketize(gap_ms, self.edges_ms[1:], right=True)
+        return self.table.weight[1:].t().index_select(1, bucket.flatten()).view(-1, *gap_ms.shape)

@@ -29,13 +29,12 @@ class Readout(NamedTuple):
 
     Attributes:
         context: z (n, D); interests: (n, J, D); repeat_interest: (n, D), zeros without an own-repeat memory.
-        attention: (n, K) over the ring; popularity_weight: (n, P).
+        popularity_weight: (n, P).
     """
 
     context: Tensor
     interests: Tensor
     repeat_interest: Tensor
-    attention: Tensor
     popularity_weight: Tensor
 
 
@@ -161,22 +160,18 @@ class Longwave(nn.Module):
         trace = self._trace(events, valid, state, None)
         lane, column = torch.nonzero(positions >= 0, as_tuple=True)
         moment = positions[lane, column]
+        last = torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment]
+        clock = trace.clock[lane, moment][:, None]
+        asked, _, until = self._asked(last, state["count"][lane] + moment[:, None], clock, as_of, platform)
+        empty = at_least(self.config.ring - state["count"][:, 0], 0)
+        times = trace.ring_time.to(torch.int64) * 1000
+        mixed = self.readout.attention.along(asked, lane, moment, trace.ring, times, until[:, 0], empty)
         before = state["acc"], state["acc_weight"], trace.interest, trace.clock
         if positions.shape[1] > BLOCK:
             acc = self.accumulators.everywhere(*before)[lane, moment]
         else:
             acc = self.accumulators.at(*before, at_least(positions, 0))[0][lane, column]
-        slots = moment[:, None] + torch.arange(self.config.ring, device=moment.device)
-        readout = self._read(
-            torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment],
-            trace.ring[lane[:, None], slots],
-            trace.ring_time[lane[:, None], slots],
-            state["count"][lane] + moment[:, None],
-            acc,
-            trace.clock[lane, moment][:, None],
-            as_of,
-            platform,
-        )
+        readout = Readout(*self.readout.known(asked, mixed, acc.flatten(1)))
         return readout, self._after(trace, state)
 
     def encode(self, events: EventBatch, valid: Tensor, state: State) -> State:
@@ -197,18 +192,15 @@ class Longwave(nn.Module):
 
     # The readout.
 
-    def interest(self, state: State, as_of: Tensor, platform: Tensor) -> Readout:
-        """Interests of B users at `as_of` (B) int64 ms on `platform` (B) int64."""
-        return self._read(
-            state["last"],
-            state["ring"],
-            state["ring_time"],
-            state["count"],
-            state["acc"],
-            state["clock"],
-            as_of,
-            platform,
-        )
+    def interest(self, state: State, as_of: Tensor, platform: Tensor) -> tuple[Readout, Tensor]:
+        """Interests of B users at `as_of` (B) int64 ms on `platform` (B) int64, and their attention over the ring (B, K)."""
+        count = state["count"]
+        asked, gap_ms, until = self._asked(state["last"], count, state["clock"], as_of, platform)
+        age_ms = until - state["ring_time"].to(torch.int64) * 1000  # below 0 in empty slots alone
+        # Slots fill from the end: slot K - 1 is the newest.
+        filled = torch.arange(self.config.ring, 0, -1, device=count.device) <= count
+        mixed, attention = self.readout.attention(asked, state["ring"], age_ms, filled, gap_ms >= 0)
+        return Readout(*self.readout.known(asked, mixed, state["acc"].flatten(1))), attention
 
     def repeat_scores(self, state: State, context: Tensor, as_of: Tensor) -> Tensor:
         """Additive scores of the remembered items at `as_of`: (B, R); context is `Readout.context`."""
@@ -224,24 +216,21 @@ class Longwave(nn.Module):
 
     # Parts that both forms share.
 
-    def _read(
-        self,
-        last: Tensor,
-        ring: Tensor,
-        ring_time: Tensor,
-        count: Tensor,
-        acc: Tensor,
-        clock: Tensor,
-        as_of: Tensor,
-        platform: Tensor,
-    ) -> Readout:
-        """Of n moments: last (n, D), ring (n, K, Dr), ring_time (n, K), count and clock (n, 1), acc (n, M, Da), and (n)."""
+    def _asked(
+        self, last: Tensor, count: Tensor, clock: Tensor, as_of: Tensor, platform: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of n moments: last (n, D), count and clock (n, 1), as_of and platform (n).
+
+        Returns:
+            asked (n, D), the gap (n, 1) ms since the last event, below 0 without one, and from when the ring's ages count,
+            (n, 1) ms since 2000.
+        """
         now = maximum(as_of[:, None], clock)
-        age_ms = (seconds(now) - ring_time.to(torch.int64)) * 1000  # below 0 in empty slots alone
-        # Slots fill from the end: slot K - 1 is the newest.
-        filled = torch.arange(self.config.ring, 0, -1, device=count.device) <= count
         gap_ms = torch.where(count > 0, now - clock, -1)
-        return Readout(*self.readout(last, ring, age_ms, filled, acc.flatten(1), now, gap_ms, platform))
+        until = seconds(now) * 1000
+        if not self.config.query_time:
+            until = until - gap_ms
+        return self.readout.asked(last, now, gap_ms, platform), gap_ms, until
 
     def _visits(self, trace: _Trace, new: Tensor, state: State) -> Tensor:
         """The decayed number of visits after a chunk, (B, C - 1), as `step` counts them."""

@@ -37,35 +37,28 @@ class InterestReadout(nn.Module):
         for table in (self.gap.table, self.platform):
             nn.init.normal_(table.weight, std=0.05)
 
-    def forward(
-        self,
-        last: Tensor,
-        ring: Tensor,
-        age_ms: Tensor,
-        filled: Tensor,
-        accumulated: Tensor,
-        now_ms: Tensor,
-        gap_ms: Tensor,
-        platform: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """For n moments: last (n, D), ring (n, K, Dr), accumulated (n, M * Da), ages (n, K), now and gap (n, 1) ms, platform (n).
+    def asked(self, last: Tensor, now_ms: Tensor, gap_ms: Tensor, platform: Tensor) -> Tensor:
+        """What n moments ask the ring with, (n, D): last (n, D), now and gap (n, 1) ms, platform (n).
 
         A gap below 0 says that there was no event before.
+        """
+        asked: Tensor = last + self.platform(platform)
+        if self.calendar is None:
+            return asked
+        asked = asked + self.gap(gap_ms) + self.calendar(now_ms)
+        return asked
+
+    def known(self, asked: Tensor, mixed: Tensor, accumulated: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What follows from asked (n, D), what the ring answered (n, D) and accumulated (n, M * Da).
 
         Returns:
-            z (n, D), interests (n, J, D), repeat interest (n, D), attention (n, K), popularity weights (n, P) >= 0.
+            z (n, D), interests (n, J, D), repeat interest (n, D), popularity weights (n, P) >= 0.
         """
-        asked = last + self.platform(platform)
-        if self.calendar is None:
-            age_ms = age_ms - gap_ms
-        else:
-            asked = asked + self.gap(gap_ms) + self.calendar(now_ms)
-        mixed, weights = self.attention(asked, ring, age_ms, filled, gap_ms >= 0)
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
         interests = self.interest(z).view(-1, self.interests, self.width)
         again = torch.zeros_like(z) if self.again is None else self.again(z)
-        return z, interests, again, weights, nn.functional.softplus(self.popularity(z))
+        return z, interests, again, nn.functional.softplus(self.popularity(z))
 
 
 RARE = 0.05

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from model.nets.buckets import GapEmbedding
 
+STRIDE = 32
+"""Moments of a chunk that `along` asks together: their slots overlap."""
+
 
 class RingAttention(nn.Module):
     """Multi-head attention of one query over K slots; a slot's age biases its weight by position and by time.
@@ -48,6 +51,50 @@ class RingAttention(nn.Module):
         # The weights add up to 1, and so one bias of the values comes through, but for a user without events.
         bias = torch.where(some, value_bias + self.out.bias, self.out.bias)
         return torch.addmm(bias, seen, mix), weights.mean(1)
+
+    def along(
+        self, query: Tensor, lane: Tensor, moment: Tensor, ring: Tensor, time_ms: Tensor, until_ms: Tensor, empty: Tensor
+    ) -> Tensor:
+        """V (n, D) as of `forward` at n moments of a chunk of T events, no two of them the same; for training.
+
+        Args:
+            query: (n, D) of `moment` (n) in 0..T of `lane` (n); the slots of moment m are m..m + K - 1.
+            ring: (B, K + T, Dr). time_ms: (B, K + T) and until_ms: (n), a slot's age is until - time.
+            empty: (B) slots at the beginning that hold nothing.
+
+        `STRIDE` moments are matched with the stretch of slots that any of them sees: matrices of a size that a processor is
+        fast with, where `forward` would gather K slots for each moment.
+        """
+        users, (heads, slots) = len(ring), self.position.shape
+        blocks = -(-(ring.shape[1] - slots + 1) // STRIDE)
+        cell = lane * (blocks * STRIDE) + moment
+        span = STRIDE + slots - 1
+        missing = blocks * STRIDE + slots - 1 - ring.shape[1]
+
+        def by_head(x: Tensor) -> Tensor:
+            """(B, K + T, W) -> the stretches of every head, (H, B, blocks, W / H, span)."""
+            stretches = nn.functional.pad(x, (0, 0, 0, missing)).unfold(1, span, STRIDE)
+            return stretches.view(users, blocks, heads, -1, span).permute(2, 0, 1, 3, 4)
+
+        per_head = self.slot_width // heads
+        asked = query.new_zeros(users * blocks * STRIDE, self.slot_width).index_copy(0, cell, self.query(query) * per_head**-0.5)
+        asked = asked.view(users, blocks, STRIDE, heads, per_head).permute(3, 0, 1, 2, 4)
+        logits = torch.matmul(asked, by_head(nn.functional.linear(ring, self.key.weight)))  # (H, B, blocks, STRIDE, span)
+
+        index = torch.arange(span, device=ring.device) - torch.arange(STRIDE, device=ring.device)[:, None]
+        near = self.position[:, index.clamp(0, slots - 1)]
+        logits += torch.where((index >= 0) & (index < slots), near, -1e9)[:, None, None]
+        until = until_ms.new_zeros(users * blocks * STRIDE).index_copy(0, cell, until_ms).view(users, blocks, STRIDE, 1)
+        then = nn.functional.pad(time_ms, (0, missing)).unfold(1, span, STRIDE)[:, :, None]
+        logits += self.age.across(until - then)
+        nothing = torch.arange(blocks * STRIDE + slots - 1, device=ring.device) < empty[:, None]
+        logits += torch.where(nothing, -1e9, 0.0).unfold(1, span, STRIDE)[:, :, None]
+
+        values = by_head(nn.functional.linear(ring, self.value.weight)).transpose(-1, -2)
+        seen = torch.matmul(torch.softmax(logits, -1), values).permute(1, 2, 3, 0, 4).flatten(3).flatten(0, 2)
+        some = (slots + moment > empty[lane])[:, None]
+        mixed: Tensor = self.out(torch.where(some, seen[cell] + self.value.bias, 0.0))
+        return mixed
 
     def _ask(self) -> tuple[Tensor, Tensor]:
         """Query and key in one: (H * Dr, D) and (H * Dr). The key's bias is the same for all slots, and softmax drops it."""

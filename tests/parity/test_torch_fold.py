@@ -42,7 +42,7 @@ def test_a_sequence_read_out_at_every_position_equals_the_folded_steps(trained, 
     valid = torch.ones(users, length, dtype=torch.bool)
     readout, after = net(events, valid, start, positions, as_of.flatten(), platform.flatten())
     for t in range(length + 1):
-        expected = net.interest(states[t], as_of[:, t], platform[:, t])
+        expected, _ = net.interest(states[t], as_of[:, t], platform[:, t])
         rows = torch.arange(users) * (length + 1) + t
         assert_same_readout(type(readout)(*(field[rows] for field in readout)), expected, tolerance)
     assert_same_state(after, {name: states[-1][name] for name in after}, tolerance)
@@ -61,7 +61,7 @@ def test_a_state_carried_into_a_second_chunk_reads_out_like_the_steps(trained):
     as_of = torch.stack([ask(states, t) for t in range(17, 51)], 1)
     valid = torch.ones(2, 33, dtype=torch.bool)
     readout, _ = net(events.along(slice(17, 50)), valid, carried, positions, as_of.flatten(), torch.zeros(68, dtype=torch.int64))
-    expected = [net.interest(states[17 + t], as_of[:, t], torch.zeros(2, dtype=torch.int64)) for t in range(34)]
+    expected = [net.interest(states[17 + t], as_of[:, t], torch.zeros(2, dtype=torch.int64))[0] for t in range(34)]
     for t in range(34):
         rows = torch.tensor([t, 34 + t])
         assert_same_readout(type(readout)(*(field[rows] for field in readout)), expected[t], 1e-5)
@@ -140,9 +140,9 @@ def test_a_user_without_events_keeps_the_initial_state_and_gets_an_answer(traine
     events = some_events(net, 2, 6, trained.matrix)
     after = net.encode(events, torch.zeros(2, 6, dtype=torch.bool), start)
     assert_same_state(after, start, 0.0)
-    readout = net.interest(after, torch.full((2,), 1_400_000_000_000), torch.zeros(2, dtype=torch.int64))
+    readout, attention = net.interest(after, torch.full((2,), 1_400_000_000_000), torch.zeros(2, dtype=torch.int64))
     assert all(torch.isfinite(field).all() for field in readout)
-    assert (readout.attention == 0).all()
+    assert (attention == 0).all()
     scores = net.repeat_scores(after, readout.context, torch.full((2,), 1_400_000_000_000))
     assert (scores == 0).all()
 

@@ -19,6 +19,7 @@ from model.data.splits import select
 from model.loop import Loop
 from model.losses import basket_softmax
 from model.metrics import ndcg
+from model.precision import mixed
 from model.predict import top_k
 from model.replay import seen_items
 from model.settings import Settings
@@ -48,11 +49,13 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         return self.streams.batches(windows, self.queries, self.most_tokens, rng)
 
     def _loss(self, batch: TokenBatch) -> Tensor:
-        known = self.net(torch.as_tensor(batch.tokens))[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
+        with mixed(self.factor):
+            known = self.net(torch.as_tensor(batch.tokens))[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
         chosen = select(self.queries, batch.query)
         owner = np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))
         target = torch.as_tensor(chosen.target, dtype=torch.int64)
-        return basket_softmax(known, self.net.items(), self.net.bias, torch.as_tensor(owner), target, self.train.smoothing)
+        items, bias, smoothing = self.net.items(), self.net.bias, self.train.smoothing
+        return basket_softmax(known.float(), items, bias, torch.as_tensor(owner), target, smoothing, factor=self.factor)
 
     def _validate(self) -> float:
         split = self.task.split

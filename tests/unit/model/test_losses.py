@@ -62,3 +62,13 @@ def test_the_blocked_softmax_is_the_plain_one_gradients_included(smoothing, slot
     torch.testing.assert_close(blocked, plain)
     for one, other in zip(torch.autograd.grad(3 * plain, learned), torch.autograd.grad(3 * blocked, learned), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_rounded_factors_give_nearly_the_same_loss_and_gradients():
+    rng = torch.Generator().manual_seed(0)
+    known, matrix, bias = (torch.randn(s, generator=rng, requires_grad=True) for s in [(600, 16), (50, 16), (50,)])
+    owner, target = torch.arange(600), torch.randint(0, 50, (600,), generator=rng)
+    whole, rounded = (losses.basket_softmax(known, matrix, bias, owner, target, factor=f) for f in (None, torch.bfloat16))
+    assert rounded.item() == pytest.approx(whole.item(), rel=2e-3)
+    for one, other in zip(*(torch.autograd.grad(loss, [known, matrix, bias]) for loss in (whole, rounded)), strict=True):
+        assert torch.linalg.norm(one - other) < 0.01 * torch.linalg.norm(one)

@@ -100,6 +100,7 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
         ("[train]\nseed = -1", ["train.seed", "0..4294967295"]),
         ("[train]\nseed = 4294967296", ["train.seed"]),
         ("[train]\nthreads = -1", ["train.threads"]),
+        ('[train]\nprecision = "half"', ["train.precision must be one of auto, float32, bfloat16, got 'half'"]),
         ("[train]\nlearning_rate = 0", ["train.learning_rate must be finite and above 0, got 0.0"]),
         ("[train]\ndirect_learning_rate = nan", ["train.direct_learning_rate", "nan"]),
         (f"[train]\nclip = 1{'0' * 400}", ["train.clip", "inf"]),

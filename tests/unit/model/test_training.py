@@ -191,7 +191,8 @@ def test_what_is_learned_beats_popularity_on_the_validation_part(tiny_run: TinyR
 @pytest.mark.parametrize("protocol", ["basket", "time", "loo"])
 def test_the_loss_of_a_step_is_that_of_the_scores_that_rank(protocol, tmp_path):
     settings = tiny_settings()
-    settings = dataclasses.replace(settings, data=DataSettings(protocol=protocol), model=settings.model | {"interests": 1})
+    train, model = dataclasses.replace(settings.train, precision="float32"), settings.model | {"interests": 1}
+    settings = dataclasses.replace(settings, data=DataSettings(protocol=protocol), train=train, model=model)
     run = Trainer(make_task(synthetic_world("tiny").dataset, settings.data), settings, tmp_path)
     run.net.eval()  # no dropout
     batches = list(run._batches(np.random.default_rng(0)))[:3]
