@@ -148,6 +148,11 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "repeat_hidden": _whole(1),
         "popularity_half_lives_s": HALF_LIVES,
         "interests": _whole(1),
+        "transition": _whole(0),
+        "transition_decays": Allowed(
+            "one or more different numbers above 0 and below 1",
+            lambda value: len(value) > 0 and all(0 < x < 1 for x in value) and len(set(value)) == len(value),
+        ),
         "dropout": BELOW_ONE,
         "id_dropout": SHARE,
         "gap_edges_s": EDGES,
@@ -253,6 +258,11 @@ def _check_together(path: Path, settings: Settings) -> None:
     for key in ("width", "ring_width"):
         if model[key] % model["heads"]:
             raise ConfigError(f"{path}: model.{key} must be divisible by model.heads ({model['heads']}), got {model[key]}")
+    groups = len(model["transition_decays"])
+    if model["transition"] % groups:
+        raise ConfigError(
+            f"{path}: model.transition must be divisible by the number of transition_decays ({groups}), got {model['transition']}"
+        )
     width, heads = settings.sasrec.width, settings.sasrec.heads
     if width % heads:
         raise ConfigError(f"{path}: sasrec.width must be divisible by sasrec.heads ({heads}), got {width}")

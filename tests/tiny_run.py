@@ -30,6 +30,7 @@ MODEL = {
     "ring_width": 8,
     "accumulator_width": 8,
     "repeats": 16,
+    "transition": 8,
     "repeat_hidden": 8,
     "interests": 2,
     "event_half_lives": (8.0, 64.0),

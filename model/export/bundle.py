@@ -121,7 +121,7 @@ def _manifest(
         "data_fingerprint": checkpoint.data["fingerprint"],
         "data_name": checkpoint.data["name"],
         "opset": OPSET,
-        "width": config.width,
+        "width": config.item_width,
         "graphs": {
             name: {
                 "file": f"{name}.onnx",

@@ -125,7 +125,7 @@ def example_state(net: Longwave, users: int) -> State:
 def example_events(net: Longwave, *shape: int) -> EventBatch:
     config = net.config
     return EventBatch(
-        torch.zeros(*shape, config.width),
+        torch.zeros(*shape, config.item_width),
         torch.ones(*shape, dtype=torch.bool),
         torch.arange(1, 1 + torch.Size(shape).numel(), dtype=torch.int64).view(shape),
         torch.zeros(shape, dtype=torch.int64),
@@ -159,17 +159,17 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     moment = torch.full((2,), 1_300_000_000_000, dtype=torch.int64)
     asked = {"as_of": (moment, ["B"]), "platform": (torch.zeros_like(moment), ["B"])}
     interest_out: dict[str, list[int | str]] = {
-        "interests": ["B", config.interests, config.width],
+        "interests": ["B", config.interests, config.item_width],
         "attention": ["B", config.ring],
         "popularity_weight": ["B", len(config.popularity_half_lives_s)],
     }
     if net.repeats is not None:
-        interest_out |= {"repeat_interest": ["B", config.width]}
+        interest_out |= {"repeat_interest": ["B", config.item_width]}
         interest_out |= {"repeat_keys": ["B", "R"], "repeat_scores": ["B", "R"]}
     halves = len(config.popularity_half_lives_s)
     score_in: dict[str, tuple[Tensor, list[int | str]]] = {
-        "interests": (torch.randn(2, config.interests, config.width), ["B", config.interests, config.width]),
-        "item_matrix": (torch.randn(9, config.width), ["N", config.width]),
+        "interests": (torch.randn(2, config.interests, config.item_width), ["B", config.interests, config.item_width]),
+        "item_matrix": (torch.randn(9, config.item_width), ["N", config.item_width]),
         "item_bias": (torch.zeros(9), ["N"]),
         "popularity": (torch.ones(9, halves), ["N", halves]),
         "popularity_weight": (torch.ones(2, halves), ["B", halves]),
@@ -180,7 +180,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
         score_in |= {
             "repeat_rows": (torch.full((2, config.repeats), -1), ["B", "R"]),
             "repeat_scores": (torch.zeros(2, config.repeats), ["B", "R"]),
-            "repeat_interest": (torch.zeros(2, config.width), ["B", config.width]),
+            "repeat_interest": (torch.zeros(2, config.item_width), ["B", config.item_width]),
         }
     graphs = {
         "initial": _export(_Initial(net), {"attributes": (attributes, ["B", attributes.shape[1]])}, state_out),
@@ -199,7 +199,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     if config.feature_width:
         content["features"] = (torch.zeros(2, config.feature_width), ["B", config.feature_width])
     if content:
-        graphs["item"] = _export(_Item(net), content, {"vector": ["B", config.width], "bias": ["B"]})
+        graphs["item"] = _export(_Item(net), content, {"vector": ["B", config.item_width], "bias": ["B"]})
     return graphs
 
 

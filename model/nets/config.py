@@ -49,12 +49,21 @@ class ModelConfig:
     """J: interest vectors per user; an item's score is its best match."""
     query_time: bool = True
     """Whether the readout sees the time since the last event. Off for protocols where that time would leak."""
+    transition: int = 0
+    """W: channels of the direct transition from the last few items; 0 for none."""
+    transition_decays: tuple[float, ...] = (0.05, 0.5, 0.8, 0.95)
+    """What is left of an item after each further event, by group of channels."""
     dropout: float = 0.5
     id_dropout: float = 0.1
     """Share of items whose ID is hidden in a training step, so that text alone learns to give a usable vector."""
     gap_edges_s: tuple[float, ...] = field(
         default=(1, 60, 600, 3600, 6 * 3600, DAY, 3 * DAY, 7 * DAY, 14 * DAY, 30 * DAY, 60 * DAY, 120 * DAY, 365 * DAY)
     )
+
+    @property
+    def item_width(self) -> int:
+        """Numbers of an item's vector, and of an interest: D, and what the transition needs."""
+        return self.width + 2 * self.transition
 
     @property
     def accumulators(self) -> int:

@@ -16,7 +16,7 @@ class EventBatch(NamedTuple):
     """B users' events: one each, (B, ...), for a step, or T in arrival order, (B, T, ...), for a sequence.
 
     Attributes:
-        item_vector: (..., D) float32, zeros where the item is absent or unknown.
+        item_vector: (..., D + 2 W) float32, zeros where the item is absent or unknown.
         item_known: (...) bool.
         item_key: (...) int64, 64-bit key of the item id; 0 where the event has no item.
         event_type, platform: (...) int64.
@@ -53,7 +53,7 @@ class EventFusion(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        width = config.width
+        width = self.width = config.width
         self.item = nn.Linear(width, width, bias=False)
         self.without_item = nn.Embedding(2, width)  # 0: no item at all, 1: an item that the catalogue does not know
         self.kind = nn.Embedding(config.event_types, width)
@@ -70,7 +70,7 @@ class EventFusion(nn.Module):
     def forward(self, event: EventBatch, gap_ms: Tensor) -> Tensor:
         """Events (...) and the gaps before them (..., 1) int64, negative before a user's first -> (..., D)."""
         absent = self.without_item((event.item_key != 0).to(torch.int64))
-        x = torch.where(event.item_known[..., None], self.item(event.item_vector), absent)
+        x = torch.where(event.item_known[..., None], self.item(event.item_vector[..., : self.width]), absent)
         x = x + self.kind(event.event_type) + self.platform(event.platform) + self.numbers(event.numbers)
         x = x + self.gap(gap_ms)
         if self.text is not None and event.text is not None:

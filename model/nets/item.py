@@ -13,7 +13,7 @@ class ItemFusion(nn.Module):
     online has no ID. The same vector is the event's input and the score's weight, so that embeddings exist once.
     """
 
-    def __init__(self, items: int, width: int, text_width: int, feature_width: int, id_dropout: float) -> None:
+    def __init__(self, items: int, width: int, text_width: int, feature_width: int, id_dropout: float, beside: int = 0) -> None:
         super().__init__()
         self.id_dropout = id_dropout
         self.id = nn.Embedding(items, width)
@@ -24,6 +24,10 @@ class ItemFusion(nn.Module):
         self.features = nn.Linear(feature_width, width) if feature_width else None
         self.gate = nn.Linear(2 * width, width) if text_width or feature_width else None
         nn.init.normal_(self.id.weight, std=0.05)
+        # What an item has beside its vector is its own, and not to be had from content: zeros for an unseen one.
+        self.beside = nn.Embedding(items, beside) if beside else None
+        if self.beside is not None:
+            nn.init.normal_(self.beside.weight, std=0.05)
 
     def content(self, text: Tensor | None, features: Tensor | None) -> Tensor | None:
         """(n, text_width), (n, feature_width) -> (n, D); None where the model knows items by ID only."""
@@ -44,11 +48,14 @@ class ItemFusion(nn.Module):
         """All N items of the vocabulary: vectors (N, D) and biases (N)."""
         behaviour: Tensor = self.id.weight
         bias: Tensor = self.bias
+        beside: Tensor | None = None if self.beside is None else self.beside.weight
         if self.training and self.id_dropout > 0 and self.gate is not None:
             hidden = torch.rand(behaviour.shape[0], device=behaviour.device) < self.id_dropout
             behaviour = torch.where(hidden[:, None], self.no_id, behaviour)
             bias = torch.where(hidden, self.no_bias, bias)
-        return self.fuse(behaviour, self.content(text, features)), bias
+            beside = beside if beside is None else torch.where(hidden[:, None], 0.0, beside)
+        vectors = self.fuse(behaviour, self.content(text, features))
+        return vectors if beside is None else torch.cat([vectors, beside], 1), bias
 
     def unseen(self, text: Tensor | None, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Items that the trainer never saw, by content alone: vectors (n, D) and biases (n)."""
@@ -56,4 +63,7 @@ class ItemFusion(nn.Module):
         if content is None:
             raise ValueError("a model without text and features knows items by ID only")
         behaviour = self.no_id.expand(content.shape[0], -1)
-        return self.fuse(behaviour, content), self.no_bias.expand(content.shape[0])
+        vectors = self.fuse(behaviour, content)
+        if self.beside is not None:
+            vectors = nn.functional.pad(vectors, (0, self.beside.embedding_dim))
+        return vectors, self.no_bias.expand(content.shape[0])

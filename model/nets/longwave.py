@@ -28,7 +28,7 @@ class Readout(NamedTuple):
     """What is known of n moments.
 
     Attributes:
-        context: z (n, D); interests: (n, J, D); repeat_interest: (n, D), zeros without an own-repeat memory.
+        context: z (n, D); interests: (n, J, D + 2 W); repeat_interest: (n, D + 2 W), zeros without an own-repeat memory.
         popularity_weight: (n, P).
     """
 
@@ -49,7 +49,9 @@ class Longwave(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.item = ItemFusion(config.items, config.width, config.text_width, config.feature_width, config.id_dropout)
+        self.item = ItemFusion(
+            config.items, config.width, config.text_width, config.feature_width, config.id_dropout, 2 * config.transition
+        )
         self.event = EventFusion(config)
         self.recurrence = Recurrence(config.layers, config.width, config.dropout)
         self.accumulators = Accumulators(
@@ -79,6 +81,8 @@ class Longwave(nn.Module):
             "clock": ((1,), torch.int64),
             "count": ((1,), torch.int64),
         }
+        if c.transition:
+            shapes["recent"] = ((c.transition,), torch.float32)
         if self.repeats is not None:
             shapes |= {
                 "repeat_key": ((c.repeats,), torch.int64),
@@ -134,6 +138,8 @@ class Longwave(nn.Module):
             "clock": clock,
             "count": count,
         }
+        if self.readout.transition is not None:
+            after["recent"] = self.readout.transition.step(state["recent"], event)
         if self.repeats is not None:
             add = self.repeats.additions(self.type_weights)[event.event_type]
             new = first | (elapsed > 0)
@@ -171,14 +177,17 @@ class Longwave(nn.Module):
             acc = self.accumulators.everywhere(*before)[lane, moment]
         else:
             acc = self.accumulators.at(*before, at_least(positions, 0))[0][lane, column]
-        readout = Readout(*self.readout.known(asked, mixed, acc.flatten(1)))
-        return readout, self._after(trace, state)
+        transition, recent = self.readout.transition, None
+        if transition is not None:
+            recent = transition.everywhere(state["recent"], events)[lane, moment]
+        readout = Readout(*self.readout.known(asked, mixed, acc.flatten(1), recent))
+        return readout, self._after(trace, events, state)
 
     def encode(self, events: EventBatch, valid: Tensor, state: State) -> State:
         """Fold T events per user at once: the same state as T steps, own repeats included."""
         # Packing refuses empty rows; a row without events is folded over one padding event and then put back.
         trace = self._trace(events, valid, state, at_least(valid.to(torch.int64).sum(1), 1).cpu())
-        after = self._after(trace, state)
+        after = self._after(trace, events, state)
         if self.repeats is not None:
             add = self.repeats.additions(self.type_weights)[events.event_type]
             key = torch.where(valid, events.item_key, torch.zeros_like(events.item_key))
@@ -200,7 +209,7 @@ class Longwave(nn.Module):
         # Slots fill from the end: slot K - 1 is the newest.
         filled = torch.arange(self.config.ring, 0, -1, device=count.device) <= count
         mixed, attention = self.readout.attention(asked, state["ring"], age_ms, filled, gap_ms >= 0)
-        return Readout(*self.readout.known(asked, mixed, state["acc"].flatten(1))), attention
+        return Readout(*self.readout.known(asked, mixed, state["acc"].flatten(1), state.get("recent"))), attention
 
     def repeat_scores(self, state: State, context: Tensor, as_of: Tensor) -> Tensor:
         """Additive scores of the remembered items at `as_of`: (B, R); context is `Readout.context`."""
@@ -262,12 +271,12 @@ class Longwave(nn.Module):
             elapsed,
         )
 
-    def _after(self, trace: _Trace, state: State) -> State:
+    def _after(self, trace: _Trace, events: EventBatch, state: State) -> State:
         end = trace.lengths[:, None]
         acc, weight = self.accumulators.at(state["acc"], state["acc_weight"], trace.interest, trace.clock, end)
         slots = end + torch.arange(self.config.ring, device=end.device)
         last = torch.cat([state["last"][:, None], trace.interest], 1)
-        return {
+        after = {
             "h": trace.h,
             "c": trace.c,
             "last": _rows(last, end)[:, 0],
@@ -278,6 +287,9 @@ class Longwave(nn.Module):
             "clock": torch.gather(trace.clock, 1, end),
             "count": state["count"] + end,
         }
+        if self.readout.transition is not None:
+            after["recent"] = self.readout.transition.after(state["recent"], events, end)
+        return after
 
 
 class _Trace(NamedTuple):

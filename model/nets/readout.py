@@ -11,6 +11,7 @@ from model.nets.config import ModelConfig
 from model.nets.dropout import Dropout
 from model.nets.integers import at_least
 from model.nets.ring import RingAttention
+from model.nets.transition import Transition
 
 
 class InterestReadout(nn.Module):
@@ -32,8 +33,9 @@ class InterestReadout(nn.Module):
         self.out_norm = nn.LayerNorm(width)
         self.interest = nn.Linear(width, config.interests * width)
         self.popularity = nn.Linear(width, len(config.popularity_half_lives_s))
+        self.transition = Transition(width, config.transition, config.transition_decays) if config.transition else None
         # Which of the items that the user had before are had again: some things are bought once, others every month.
-        self.again = nn.Linear(width, width) if config.repeats else None
+        self.again = nn.Linear(width, config.item_width) if config.repeats else None
         for table in (self.gap.table, self.platform):
             nn.init.normal_(table.weight, std=0.05)
 
@@ -48,16 +50,21 @@ class InterestReadout(nn.Module):
         asked = asked + self.gap(gap_ms) + self.calendar(now_ms)
         return asked
 
-    def known(self, asked: Tensor, mixed: Tensor, accumulated: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What follows from asked (n, D), what the ring answered (n, D) and accumulated (n, M * Da).
+    def known(
+        self, asked: Tensor, mixed: Tensor, accumulated: Tensor, recent: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What follows from asked (n, D), what the ring answered (n, D), accumulated (n, M * Da) and recent (n, W).
 
         Returns:
-            z (n, D), interests (n, J, D), repeat interest (n, D), popularity weights (n, P) >= 0.
+            z (n, D), interests (n, J, D + 2 W), repeat interest (n, D + 2 W), popularity weights (n, P) >= 0.
         """
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
         interests = self.interest(z).view(-1, self.interests, self.width)
-        again = torch.zeros_like(z) if self.again is None else self.again(z)
+        if self.transition is not None and recent is not None:
+            follows = self.transition.interest(recent, z)[:, None]
+            interests = torch.cat([interests, follows.expand(-1, self.interests, -1)], 2)
+        again = torch.zeros_like(interests[:, 0]) if self.again is None else self.again(z)
         return z, interests, again, nn.functional.softplus(self.popularity(z))
 
 
