@@ -175,6 +175,33 @@ def benchmark(
 
 
 @app.command()
+def speed(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "base",
+    length: Annotated[list[int] | None, typer.Option(min=2, help="Events at once; may be given again. [200, 1000]")] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each net that are timed.")] = 30,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/speed/NAME-PRESET.json.")] = Path("benchmarks"),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Time training steps of ours and of the neural baselines, by turns, in both precisions."""
+    with _one_line_errors():
+        from model.benchmark.speed import measure_speed
+
+        path = measure_speed(
+            name,
+            preset,
+            out,
+            data,
+            length or (200, 1000),
+            steps,
+            offline,
+            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+@app.command()
 def report(
     results: Annotated[Path, typer.Option(help="The folder of results that `benchmark` wrote.")] = Path("benchmarks"),
     page: Annotated[Path, typer.Option(help="The page: what is between its two marks is replaced.")] = Path("docs/benchmarks.md"),

@@ -115,7 +115,7 @@ class Loop(ABC, Generic[Net, Kept]):
 
     def _plan(self) -> None:
         """Count the steps of an epoch, and lay the course of the learning rate."""
-        self.steps_per_epoch = sum(1 for _ in self._batches(np.random.default_rng(self.train.seed)))
+        self.steps_per_epoch = sum(1 for _ in self.batches(np.random.default_rng(self.train.seed)))
         steps, warmup = max(1, self.steps_per_epoch * self.train.epochs), self.train.warmup_steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
@@ -123,7 +123,7 @@ class Loop(ABC, Generic[Net, Kept]):
         )
 
     @abstractmethod
-    def _batches(self, rng: np.random.Generator) -> Iterator[Any]:
+    def batches(self, rng: np.random.Generator) -> Iterator[Any]:
         """The batches of one epoch."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class Loop(ABC, Generic[Net, Kept]):
     def _load(self, path: Path) -> Kept:
         """Read a checkpoint. Raises CheckpointError."""
 
-    def _begin_epoch(self) -> None:
+    def begin_epoch(self) -> None:
         """Forget what belongs to one epoch alone."""
 
     def run(self, report: Report | None = None) -> Kept:
@@ -210,18 +210,13 @@ class Loop(ABC, Generic[Net, Kept]):
 
     def _epoch(self, report: Report | None) -> float:
         self.net.train()
-        self._begin_epoch()
+        self.begin_epoch()
         total, steps = 0.0, 0
-        for step, batch in enumerate(self._batches(self.rng)):
-            loss = self._loss(batch)
+        for step, batch in enumerate(self.batches(self.rng)):
+            loss = self.step(batch)
             if loss is None:
                 continue
-            self.optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip)
-            self.optimizer.step()
-            self.schedule.step()
-            total, steps = total + float(loss.detach()), steps + 1
+            total, steps = total + loss, steps + 1
             if report and step % 5 == 0:
                 last = self.history[-1]["valid_ndcg"] if self.history else None
                 done = min(1.0, (step + 1) / self.steps_per_epoch)
@@ -229,6 +224,18 @@ class Loop(ABC, Generic[Net, Kept]):
         if not math.isfinite(total):
             raise TrainingError(f"the loss became {total} in epoch {self.epoch + 1}; lower train.learning_rate")
         return total / max(1, steps)
+
+    def step(self, batch: Any) -> float | None:
+        """Learn from one batch; its loss, or None where it asks nothing."""
+        loss = self._loss(batch)
+        if loss is None:
+            return None
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip)
+        self.optimizer.step()
+        self.schedule.step()
+        return float(loss.detach())
 
     def _resumable(self) -> dict[str, Any]:
         return {

@@ -58,14 +58,14 @@ class Trainer(Loop[Longwave, Checkpoint]):
         self.carried = Carried()
         self._plan()
 
-    def _batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
+    def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
         task = self.task
         return lane_batches(task.seq.offsets, task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng)
 
     def _memories(self, queries: Queries) -> Memories | None:
         return fold_memories(self.net, self.task.seq, queries) if self.net.repeats is not None else None
 
-    def _begin_epoch(self) -> None:
+    def begin_epoch(self) -> None:
         self.carried = Carried()
 
     def _loss(self, batch: LaneBatch) -> Tensor | None:

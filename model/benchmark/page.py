@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.benchmark.plots import plot_comparison
-from model.benchmark.results import Comparison, ResultError, read_results
+from model.benchmark.results import Comparison, ResultError, read_results, read_speeds
 from model.files import check_folder, write_whole
+from model.nets.integers import MAX_CHUNK
 from model.plots import PROTOCOLS
 
 BEGIN = "<!-- Between these marks everything is written by `longwave-train report`. -->"
@@ -28,12 +30,12 @@ def write_page(results: Path, page: Path, figures: Path) -> list[Path]:
     Raises:
         TrainerError: a result cannot be read, the page has not both marks, or something cannot be written.
     """
-    found = read_results(results)
+    found, speeds = read_results(results), read_speeds(results)
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise ResultError(f"{page}: cannot be read: {error.strerror}") from None
-    new = replaced(text, section(found, figures.name), page)
+    new = replaced(text, section(found, figures.name, speeds), page)
     check_folder(figures)
     written = []
     for comparison in found:
@@ -56,7 +58,7 @@ def replaced(text: str, between: str, page: Path) -> str:
     return f"{before}{BEGIN}\n\n{between}\n{END}{after}"
 
 
-def section(found: list[Comparison], figures: str) -> str:
+def section(found: list[Comparison], figures: str, speeds: list[dict[str, Any]]) -> str:
     """The text between the marks; `figures` is the folder of the plots, as the page calls it."""
     lines = [
         "Means over the seeds. ± is the standard error by bootstrap over users (queries of one user are not independent), the",
@@ -67,6 +69,8 @@ def section(found: list[Comparison], figures: str) -> str:
     ]
     for comparison in found:
         lines += [*_table(comparison), "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
+    for speed in speeds:
+        lines += [*_speed(speed), ""]
     return "\n".join(lines)
 
 
@@ -102,6 +106,32 @@ def _table(comparison: Comparison) -> list[str]:
         f"### {_title(comparison)}",
         "",
         f"{_facts(comparison, report)}",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
+    ]
+
+
+def _speed(result: dict[str, Any]) -> list[str]:
+    """A table of training speeds: a line for each net and precision, a column for each length, and how ours compares."""
+    measured = result["measured"]
+    lengths = list(dict.fromkeys(each["asked"] for each in measured))
+    found = {(each["model"], each["precision"], each["asked"]): each for each in measured}
+    head = ["model", "parameters", "factors", *(f"length {length}" for length in lengths)]
+    rows = []
+    for model, precision in dict.fromkeys((each["model"], each["precision"]) for each in measured):
+        cells = []
+        for length in lengths:
+            one, ours = found[model, precision, length], found[OURS, precision, length]
+            ratio = "" if model == OURS else f" (ours {ours['targets_per_second'] / one['targets_per_second']:.2f}x)"
+            cells.append(f"{one['targets_per_second']:,}{ratio}")
+        rows.append([f"**{model}**" if model == OURS else model, f"{one['parameters']:,}", precision, *cells])
+    return [
+        f"### {result['name']}, training speed, preset {result['preset']}",
+        "",
+        f"Training targets a second, medians of {result['steps']} steps of each net by turns in one process, full softmax. The "
+        "length is",
+        "how far an encoder looks back; ours folds whole histories, in chunks of so many events at most as the graph takes "
+        f"({MAX_CHUNK}). {_machine(result['machine'])}; commit {_commit(result['commit'])}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
     ]

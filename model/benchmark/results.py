@@ -6,15 +6,29 @@ import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from model.benchmark.run import FORMAT
+from model.benchmark import run, speed
+from model.benchmark.speed import SPEED
 from model.data.sequences import headline_k
 from model.errors import TrainerError
 
 
 class ResultError(TrainerError, ValueError):
     """A result cannot be read or put beside the others; the message names the file."""
+
+
+class Kind(NamedTuple):
+    """A kind of result: the command that writes it, its format, and the fields that it has at least."""
+
+    command: str
+    format: int
+    fields: frozenset[str]
+
+
+_COMMON = ("name", "preset", "date", "commit", "machine")
+BENCHMARKS = Kind("benchmark", run.FORMAT, frozenset({*_COMMON, "seed", "data", "protocols"}))
+SPEEDS = Kind("speed", speed.FORMAT, frozenset({*_COMMON, "steps", "measured"}))
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ def read_results(folder: Path) -> list[Comparison]:
     """
     groups: dict[tuple[str, str, str, str], Comparison] = {}
     for path in sorted(folder.glob("*.json")):
-        result = _read(path)
+        result = _read(path, BENCHMARKS)
         for protocol, part in result["protocols"].items():
             key = (result["name"], protocol, result["preset"], result["data"]["fingerprint"])
             group = groups.setdefault(key, Comparison(*key, [], []))
@@ -103,14 +117,24 @@ def read_results(folder: Path) -> list[Comparison]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_speeds(folder: Path) -> list[dict[str, Any]]:
+    """The results of `longwave-train speed` in a folder of results; there need not be any.
+
+    Raises:
+        ResultError: a file is not one.
+    """
+    return [_read(path, SPEEDS) for path in sorted((folder / SPEED).glob("*.json"))]
+
+
+def _read(path: Path, kind: Kind) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if result["format"] != FORMAT:
-            raise ResultError(f"{path}: a result of format {result['format']!r}, expected {FORMAT}; run the benchmark again")
-        known = {"name", "preset", "seed", "date", "commit", "machine", "data", "protocols"}
-        if missing := known - result.keys():
+        if result["format"] != kind.format:
+            raise ResultError(
+                f"{path}: a result of format {result['format']!r}, expected {kind.format}; run {kind.command} again"
+            )
+        if missing := kind.fields - result.keys():
             raise ResultError(f"{path}: not a whole result: {sorted(missing)[0]!r} is missing")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ResultError(f"{path}: not a result of `longwave-train benchmark`: {error!r}") from None
+        raise ResultError(f"{path}: not a result of `longwave-train {kind.command}`: {error!r}") from None
     return result

@@ -44,7 +44,7 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         self.streams = Streams(task.seq)
         self._plan()
 
-    def _batches(self, rng: np.random.Generator) -> Iterator[TokenBatch]:
+    def batches(self, rng: np.random.Generator) -> Iterator[TokenBatch]:
         windows = self.streams.training_windows(self.queries, self.length, rng)
         return self.streams.batches(windows, self.queries, self.most_tokens, rng)
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model.benchmark.page import BEGIN, END, replaced, section
-from model.benchmark.results import read_results
+from model.benchmark.results import read_results, read_speeds
 from model.cli import app
 from model.data.splits import next_basket
 from model.evaluate import baseline_lists, evaluate
@@ -88,7 +88,7 @@ def test_a_single_seed_has_no_spread(folder):
     (folder / "results" / "1.json").unlink()
     (comparison,) = read_results(folder / "results")
     assert comparison.spread("longwave", "ndcg@20") is None
-    assert "Seed 0;" in section([comparison], "figures")
+    assert "Seed 0;" in section([comparison], "figures", [])
 
 
 def test_results_of_other_data_are_never_averaged_with_these(folder, report):
@@ -107,7 +107,7 @@ def test_an_opponent_that_is_not_well_trained_does_not_count(folder, report):
         weak["models"]["sasrec"]["metrics"]["ndcg@10"]["mean"] = figure
         for comparison in (beauty, ml_1m):
             comparison.parts[0]["report"] = weak
-            assert ("sasrec (below 0.180: does not count)" in section([comparison], "f")) == (said and comparison is ml_1m)
+            assert ("sasrec (below 0.180: does not count)" in section([comparison], "f", [])) == (said and comparison is ml_1m)
 
 
 def test_a_net_that_has_learned_less_than_what_is_popular_does_not_count(folder, report):
@@ -118,7 +118,7 @@ def test_a_net_that_has_learned_less_than_what_is_popular_does_not_count(folder,
         weak["models"]["sasrec"]["metrics"]["ndcg@20"]["mean"] += change
         write(folder, weak, 0)
         (folder / "results" / "1.json").unlink(missing_ok=True)
-        assert ("sasrec (below recent popularity: does not count)" in section(read_results(folder / "results"), "f")) == said
+        assert ("sasrec (below recent popularity: does not count)" in section(read_results(folder / "results"), "f", [])) == said
 
 
 def test_writing_again_changes_nothing(folder):
@@ -153,7 +153,9 @@ def test_the_page_of_this_repository_says_what_its_results_say():
     page = ROOT / "docs" / "benchmarks.md"
     text = page.read_text(encoding="utf-8")
     found = read_results(ROOT / "benchmarks")
-    assert replaced(text, section(found, "figures"), page) == text, "run `longwave-train report`"
+    assert replaced(text, section(found, "figures", read_speeds(ROOT / "benchmarks")), page) == text, (
+        "run `longwave-train report`"
+    )
     for line in text.splitlines():
         if line.startswith("!["):
             assert (page.parent / line.rpartition("(")[2].rstrip(")")).is_file(), line

@@ -36,7 +36,7 @@ def test_a_step_in_bfloat16_learns_nearly_the_same_and_leaves_weights_and_states
         train = dataclasses.replace(settings.train, precision=precision)
         run = Trainer(task, dataclasses.replace(settings, train=train), tmp_path / precision)
         run.net.eval()  # no dropout
-        loss = run._loss(next(run._batches(run.rng)))
+        loss = run._loss(next(run.batches(run.rng)))
         assert loss is not None
         torch.autograd.backward(loss)
         gradients[precision] = torch.cat([p.grad.flatten() for p in run.net.parameters() if p.grad is not None])

@@ -195,9 +195,9 @@ def test_the_loss_of_a_step_is_that_of_the_scores_that_rank(protocol, tmp_path):
     settings = dataclasses.replace(settings, data=DataSettings(protocol=protocol), train=train, model=model)
     run = Trainer(make_task(synthetic_world("tiny").dataset, settings.data), settings, tmp_path)
     run.net.eval()  # no dropout
-    batches = list(run._batches(np.random.default_rng(0)))[:3]
+    batches = list(run.batches(np.random.default_rng(0)))[:3]
     blocked = [float(run._loss(batch).detach()) for batch in batches]
-    run._begin_epoch()
+    run.begin_epoch()
     # With more than one interest the scores are made whole.
     object.__setattr__(run.net.config, "interests", 2)
     plain = [float(run._loss(batch).detach()) for batch in batches]

@@ -1,0 +1,50 @@
+"""The speed command on the smallest world: every net is timed, in both precisions, and the page says so."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from model.benchmark.page import section
+from model.benchmark.results import read_speeds
+from model.cli import app
+
+TOML = (
+    "[train]\nlanes = 4\nchunk = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
+    "[sasrec]\nwidth = 16\n[gru4rec]\nwidth = 16\n"
+)
+
+
+def call(tiny_run, folder, *options):
+    (folder / "mine.toml").write_text(TOML)
+    words = ["speed", str(tiny_run.data), "--preset", str(folder / "mine.toml"), "--out", str(folder / "out"), "--steps", "2"]
+    return CliRunner().invoke(app, [*words, *options])
+
+
+def test_every_net_is_timed_in_both_precisions_at_every_length(tiny_run, tmp_path):
+    result = call(tiny_run, tmp_path, "--length", "8", "--length", "600")
+    assert result.exit_code == 0, result.output
+    (speed,) = read_speeds(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "speed" / "data-mine.json").read_text()) == speed
+    lines = speed["measured"]
+    assert {(line["model"], line["precision"], line["asked"]) for line in lines} == {
+        (model, precision, length)
+        for model in ("longwave", "sasrec", "gru4rec")
+        for precision in ("float32", "bfloat16")
+        for length in (8, 600)
+    }
+    assert all(0 < line["between"][0] <= line["targets_per_second"] <= line["between"][1] for line in lines)
+    # A chunk has a limit; how far an encoder looks back has none.
+    assert {line["length"] for line in lines if line["asked"] == 600} == {512, 600}
+    text = section([], "figures", [speed])
+    assert "### data, training speed, preset mine" in text
+    assert text.count("(ours ") == 8
+    assert text.count("| **longwave** |") == 2
+
+
+@pytest.mark.parametrize(("options", "said"), [(("--preset", "none"), "none"), (("--data", "x", "--length", "1"), "length")])
+def test_bad_input_writes_nothing(tiny_run, tmp_path, options, said):
+    result = call(tiny_run, tmp_path, *options)
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not (tmp_path / "out").exists()
