@@ -35,7 +35,7 @@ class LaneBatch:
 
 
 def lane_batches(
-    offsets: npt.NDArray[np.int64],
+    begin: npt.NDArray[np.int64],
     end: npt.NDArray[np.int64],
     queries: Queries,
     lanes: int,
@@ -47,7 +47,7 @@ def lane_batches(
     A query belongs to the chunk that holds the event before it; one before any event to the first chunk (position 0).
 
     Args:
-        offsets (U + 1,), end (U,): each user's rows are `offsets[u]:end[u]`.
+        begin (U,), end (U,): each user's rows are `begin[u]:end[u]`.
         queries: any order.
         length: most events of a chunk.
         rng: shuffles users and cuts; None takes long users first and full chunks, for evaluation.
@@ -57,7 +57,7 @@ def lane_batches(
     bounds = np.append(first, len(by_user))
     last = queries.position[by_user[bounds[1:] - 1]]
     stop = np.minimum(end[users], last)
-    chunks = (stop - offsets[users]) / length
+    chunks = (stop - begin[users]) / length
     if rng is None:
         order = np.argsort(-chunks, kind="stable")
     else:
@@ -75,7 +75,7 @@ def lane_batches(
                     continue
                 user = int(users[index])
                 chosen = by_user[bounds[index] : bounds[index + 1]]
-                lane.begin(user, int(offsets[user]), int(stop[index]), queries.position[chosen], chosen)
+                lane.begin(user, int(begin[user]), int(stop[index]), queries.position[chosen], chosen)
             batch.append(lane)
         work = batch
         if not work:

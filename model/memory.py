@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.data.sequences import Queries, Sequences
+from model.data.sequences import Int64, Queries, Sequences
 from model.nets import Longwave
 from model.nets.repeats import seconds, touch
 from model.nets.slots import Moment, RepeatState
@@ -58,21 +58,25 @@ class Memories:
 
 
 @torch.no_grad()
-def fold_memories(net: Longwave, seq: Sequences, queries: Queries) -> Memories:
-    """Step all users' memories at once, longest first, and keep what the queries find. Uses the net's own `visit`."""
+def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 | None = None) -> Memories:
+    """Step all users' memories at once, longest first, and keep what the queries find. Uses the net's own `visit`.
+
+    `begin` (U,) is the row from which on each user's events count; None: all.
+    """
     if net.repeats is None:
         raise ValueError("this model has no own-repeat memory")
+    begin = seq.offsets[:-1] if begin is None else begin
     slots, channels = net.config.repeats, net.config.repeat_channels
     by_user = np.lexsort((queries.position, queries.user))
     last = np.zeros(seq.users, np.int64)
-    np.maximum.at(last, queries.user, queries.position - seq.offsets[queries.user])
+    np.maximum.at(last, queries.user, queries.position - begin[queries.user])
     users = np.argsort(-last, kind="stable")
     users = users[last[users] > 0]
     length = last[users]
     row_of_user = np.full(seq.users, -1)
     row_of_user[users] = np.arange(len(users))
     # Queries by how many events stand before them.
-    depth = (queries.position - seq.offsets[queries.user])[by_user]
+    depth = (queries.position - begin[queries.user])[by_user]
     by_depth = by_user[np.argsort(depth, kind="stable")]
     depth = np.sort(depth, kind="stable")
     key = torch.as_tensor(seq.item_key)
@@ -85,7 +89,7 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries) -> Memories:
     clock = torch.zeros(len(users), dtype=torch.int64)
     visits = torch.zeros(len(users), channels - 1)
     visit = torch.zeros(len(users), dtype=torch.int64)
-    starts = torch.as_tensor(seq.offsets[users])
+    starts = torch.as_tensor(begin[users])
     time = torch.as_tensor(seq.time)
     kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]] = []
     clocks = torch.zeros(len(queries), dtype=torch.int64)
@@ -125,7 +129,7 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries) -> Memories:
         slots_found.time,
         slots_found.seen,
         slots_found.visit,
-        torch.as_tensor(queries.position - seq.offsets[queries.user]),
+        torch.as_tensor(queries.position - begin[queries.user]),
         clocks,
         all_visits,
         visit_number,

@@ -13,6 +13,9 @@ from model.data.sequences import Sequences
 
 Float64 = npt.NDArray[np.float64]
 
+LARGEST = 2**27
+"""Numbers of a table: half a gibibyte. A million items at three half-lives leave 44 slots."""
+
 
 class LivePopularity:
     """Decayed counts of N items: sum over positive events of weight * 2^-((t - t_e) / half-life), kept at one reference time.
@@ -74,7 +77,8 @@ class PopularityTable:
 
     @classmethod
     def live(cls, seq: Sequences, half_lives_s: Sequence[float], slots: int = 1000) -> PopularityTable:
-        """As the service has it: what all users have done up to the moment."""
+        """As the service has it: what all users have done up to the moment; fewer and longer slots where there are many items."""
+        slots = max(2, min(slots, LARGEST // (max(1, seq.items) * len(half_lives_s))))
         rows = np.flatnonzero(seq.positive)
         rows = rows[np.argsort(seq.time[rows], kind="stable")]
         start = int(seq.time[rows[0]])

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.data.sequences import Int32, Queries, Sequences
+from model.data.sequences import Int32, Int64, Queries, Sequences
 from model.inputs import Inputs
 from model.lanes import LaneBatch, lane_batches
 from model.memory import Memories
@@ -84,8 +84,10 @@ class Predictions:
 
 
 @torch.no_grad()
-def read_out(net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, lanes: int = 64) -> Predictions:
-    """Fold every user from the beginning with `forward()` and read out at every query."""
+def read_out(
+    net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, lanes: int = 64, begin: Int64 | None = None
+) -> Predictions:
+    """Fold every user from the beginning, or from row `begin` (U,) on, with `forward()`, and read out at every query."""
     net.eval()
     item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features)
     parts: list[Readout] = []
@@ -94,7 +96,8 @@ def read_out(net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, la
     as_of = torch.as_tensor(queries.as_of)
     # Asked where the event that follows happened, as in training; without platforms that is "missing" everywhere.
     platform = inputs.platform[torch.as_tensor(queries.position)]
-    for batch in lane_batches(seq.offsets, seq.offsets[1:], queries, lanes, MAX_CHUNK // 2, None):
+    start = seq.offsets[:-1] if begin is None else begin
+    for batch in lane_batches(start, seq.offsets[1:], queries, lanes, MAX_CHUNK // 2, None):
         query = torch.as_tensor(batch.query)
         asked = query[query >= 0]
         state = carried.enter(net, inputs, batch)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from model.assess import OURS, K, own_lists
 from model.baselines.nets.checkpoint import ARCHITECTURES, described, load_encoder
 from model.baselines.nets.train import EncoderTrainer, encoder_lists
 from model.checkpoint import CheckpointError, load_checkpoint
+from model.endurance import Endurance, endurance
 from model.files import write_whole
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import describe_commit, describe_machine
@@ -40,6 +42,7 @@ class Contender:
         started: date, commit and machine of its training.
         lists: (Q, K) item rows for the test queries of a task.
         item_vectors: (N, D), or None.
+        endurance: of a task, what a long life does to the state; None where there is no state.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Contender:
     started: dict[str, Any]
     lists: Callable[[Task], npt.NDArray[np.int32]]
     item_vectors: npt.NDArray[np.float32] | None
+    endurance: Callable[[Task], Endurance] | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a result says of the training."""
@@ -96,7 +100,16 @@ def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bo
         return own_lists(checkpoint, asked, asked.split)
 
     whole = checkpoint.settings | {"model": model_defaults() | checkpoint.settings["model"]}
-    return Contender(name, whole, _parameters(net), checkpoint.history, _started(folder), lists, vectors.detach().numpy())
+    return Contender(
+        name,
+        whole,
+        _parameters(net),
+        checkpoint.history,
+        _started(folder),
+        lists,
+        vectors.detach().numpy(),
+        partial(endurance, checkpoint),
+    )
 
 
 def _encoder(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:

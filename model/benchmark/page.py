@@ -9,6 +9,7 @@ from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.benchmark.plots import plot_comparison
 from model.benchmark.results import Comparison, ResultError, read_results, read_speeds
+from model.endurance import EVENTS, LAST, LONG
 from model.files import check_folder, write_whole
 from model.nets.integers import MAX_CHUNK
 from model.plots import PROTOCOLS
@@ -108,7 +109,25 @@ def _table(comparison: Comparison) -> list[str]:
         f"{_facts(comparison, report)}",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
+        *_endurance(comparison),
     ]
+
+
+def _endurance(comparison: Comparison) -> list[str]:
+    """What a long life does to our state, a line a seed; results from before it was measured say nothing."""
+    lines = []
+    for seed, part in zip(comparison.seeds, comparison.parts, strict=True):
+        for found in part.get("endurance", {}).values():
+            growth = found["norm_late"] / found["norm_early"]
+            said = f"after {EVENTS:,} events the state is {growth:.2f}x as large as after {LAST} (root mean square)"
+            if found["difference"]:
+                ratio, p = found["difference"]["ratio"], _p(found["difference"]["p"])
+                said = (
+                    f"{found['users']} users with more than {LONG} events, on validation: {comparison.headline} "
+                    f"{found['whole']:.4f} from all of them, {found['last']:.4f} from the last {LAST} ({ratio:.2f}x, p {p}); {said}"
+                )
+            lines.append(f"- Seed {seed}, a long life: {said}.")
+    return ["", *lines] if lines else []
 
 
 def _speed(result: dict[str, Any]) -> list[str]:

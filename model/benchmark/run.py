@@ -101,6 +101,7 @@ def benchmark(
             "tuned_on_validation": measured.tuned,
             "seconds": measured.seconds,
             "report": dataclasses.asdict(measured.report),
+            "endurance": {each.name: dataclasses.asdict(each.endurance(task)) for each in trained if each.endurance},
         }
     path = places.out / f"{title}.json"
     write_whole(path, to_text(result))

@@ -6,7 +6,10 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from model import endurance
 from model.benchmark import names
+from model.benchmark.page import section
+from model.benchmark.results import read_results
 from model.cli import app
 from model.data.importers.registry import SOURCES
 from model.data.prepare import SYNTHETIC
@@ -18,6 +21,14 @@ TOML = (
     "[train]\nepochs = 1\nlanes = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
     "[sasrec]\nwidth = 16\nlength = 20\n[gru4rec]\nwidth = 16\nlength = 20\n"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_life():
+    """What a hundred thousand events do to a state is not what is tested here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(endurance, "EVENTS", 1_000)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +69,8 @@ def test_a_result_says_all_that_a_figure_needs(place):
     assert trained["settings"]["model"]["heads"] == 4  # the default, said too
     assert trained["parameters"] > 0
     assert trained["epochs"] == trained["best_epoch"] == 1
+    assert "a long life: " in section(read_results(place / "out"), "figures", [])
+    assert found["endurance"]["longwave"].keys() >= {"users", "whole", "last", "norm_early", "norm_late"}
     assert trained["commit"] == result["commit"]
     report = found["report"]
     assert report["fingerprint"] == result["data"]["fingerprint"]

@@ -1,0 +1,144 @@
+"""Whether a state outlives the window that it was trained on: is all of a history worth its end, and does the state not grow?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.checkpoint import Checkpoint
+from model.data.sequences import Int64, Queries
+from model.data.splits import select
+from model.intervals import Difference, UserBootstrap
+from model.memory import fold_memories
+from model.metrics import ndcg
+from model.nets import State
+from model.nets.integers import MAX_CHUNK
+from model.popularity import PopularityTable
+from model.predict import rank, read_out
+from model.replay import seen_items
+from model.task import Task
+
+LAST = 200
+LONG = 400
+EVENTS = 100_000
+LANES = 8
+
+
+@dataclass(frozen=True)
+class Endurance:
+    """What a long life does to a state.
+
+    Attributes:
+        users: with more than `LONG` events before their last validation query, which is what they are asked.
+        whole, last: mean ndcg at the split's k from all of their events, and from the last `LAST` alone, folded from zero.
+        difference: of the two, paired by user; None without such users.
+        norm_early, norm_late: of the state after `LAST` and after `EVENTS` events, mean over lanes; each tensor counts by its
+            root mean square.
+        largest: the tensor that grew most, and by how much: late over early.
+    """
+
+    users: int
+    whole: float | None
+    last: float | None
+    difference: Difference | None
+    norm_early: float
+    norm_late: float
+    largest: tuple[str, float]
+
+    @property
+    def growth(self) -> float:
+        return self.norm_late / self.norm_early
+
+
+def endurance(checkpoint: Checkpoint, task: Task, seed: int = 0) -> Endurance:
+    """Measured on the validation part alone, and on a made-up user who does in turn what users of the data did."""
+    asked = _last_of_long(task)
+    whole = last = difference = None
+    if len(asked):
+        recent = task.seq.offsets[:-1].copy()
+        np.maximum.at(recent, asked.user, asked.position - LAST)
+        scores = [_ndcg(checkpoint, task, asked, begin) for begin in (task.seq.offsets[:-1], recent)]
+        whole, last = (float(np.nanmean(each)) for each in scores)
+        difference = UserBootstrap(asked.user, seed=seed).difference(*scores)
+    early, late = _sizes(checkpoint, task, seed)
+    growth = {name: late[name] / early[name] for name in early if early[name] > 0}
+    name = max(growth, key=lambda each: growth[each])
+    return Endurance(
+        len(asked),
+        whole,
+        last,
+        difference,
+        float(np.mean(list(early.values()))),
+        float(np.mean(list(late.values()))),
+        (name, growth[name]),
+    )
+
+
+def _last_of_long(task: Task) -> Queries:
+    """The last validation query of each user with a long history before it."""
+    valid = task.split.valid
+    order = np.lexsort((valid.position, valid.user))
+    newest = order[np.append(np.flatnonzero(np.diff(valid.user[order])), len(order) - 1)] if len(order) else order
+    chosen = select(valid, newest)
+    return select(chosen, np.flatnonzero(chosen.position - task.seq.offsets[chosen.user] > LONG))
+
+
+def _ndcg(checkpoint: Checkpoint, task: Task, queries: Queries, begin: Int64) -> np.ndarray:
+    """(Q,) from the events of row `begin` (U,) on; what was seen before it stays seen."""
+    net, split = checkpoint.net, task.split
+    half_lives = net.config.popularity_half_lives_s
+    if split.protocol == "loo":
+        known = PopularityTable.frozen(task.seq, half_lives, split.train_end)
+    else:
+        known = PopularityTable.live(task.seq, half_lives)
+    predictions = read_out(net, task.inputs, task.seq, queries, begin=begin)
+    memories = fold_memories(net, task.seq, queries, begin) if net.repeats is not None else None
+    forbidden = None
+    if split.filter_seen:
+        pairs = zip(queries.user.tolist(), queries.position.tolist(), strict=True)
+        forbidden = [seen_items(task.seq, user, position) for user, position in pairs]
+    popularity = known.at(torch.as_tensor(queries.as_of))
+    lists = rank(net, predictions, queries, popularity, memories, split.k, torch.arange(len(queries)), forbidden)
+    return np.asarray(ndcg(lists, queries, split.k), np.float64)
+
+
+@torch.no_grad()
+def _sizes(checkpoint: Checkpoint, task: Task, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Root mean square of each real tensor of the state after `LAST` and after `EVENTS` events, mean over lanes."""
+    net, inputs, rng = checkpoint.net, task.inputs, np.random.default_rng(seed)
+    matrix, _ = net.item(inputs.item_text, inputs.item_features)
+    # Without own repeats, which are counts of the data and no business of the net's.
+    state: State = net.initial_state(torch.zeros(LANES, len(net.config.attribute_sizes), dtype=torch.int64))
+    gaps = np.maximum(np.diff(task.seq.time), 0)[np.diff(task.seq.user) == 0]
+    clock, done = np.zeros(LANES, np.int64), 0
+    early: dict[str, float] = {}
+    while done < EVENTS:
+        length = min(LAST if done == 0 else MAX_CHUNK, EVENTS - done)
+        # Stretches of real users, one after another, so that what happens in a row is what happens in a row.
+        rows = np.stack([_stretches(task, length, rng) for _ in range(LANES)])
+        time = clock[:, None] + np.cumsum(rng.choice(gaps, (LANES, length)) if len(gaps) else np.ones((LANES, length)), 1)
+        events = inputs.events(torch.as_tensor(rows), matrix)._replace(time=torch.as_tensor(time.astype(np.int64)))
+        none = torch.full((LANES, 1), -1)
+        nothing = torch.zeros(0, dtype=torch.int64)
+        _, after = net(events, torch.ones(LANES, length, dtype=torch.bool), state, none, nothing, nothing)
+        state, clock, done = state | after, time[:, -1].astype(np.int64), done + length
+        early = early or _root_mean_squares(after)
+    return early, _root_mean_squares(after)
+
+
+def _stretches(task: Task, length: int, rng: np.random.Generator) -> np.ndarray:
+    """(length,) event rows: users at random, each from a random event on."""
+    rows: list[np.ndarray] = []
+    while sum(map(len, rows)) < length:
+        user = rng.integers(task.seq.users)
+        start, end = task.seq.offsets[user], task.seq.offsets[user + 1]
+        rows.append(np.arange(rng.integers(start, end), end))
+    return np.concatenate(rows)[:length]
+
+
+def _root_mean_squares(state: State) -> dict[str, float]:
+    # What weighs a mean (acc_weight) is a count of events, and grows until as many fade as come.
+    real = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and name != "acc_weight"}
+    return {name: float(tensor.flatten(1).square().mean(1).sqrt().mean()) for name, tensor in real.items()}
