@@ -69,11 +69,12 @@ class Inputs:
             tensor(seq.attributes, torch.int64),
         )
 
-    def events(self, rows: Tensor, item_matrix: Tensor) -> EventBatch:
-        """The events at `rows` (...) with item vectors from `item_matrix` (N, D)."""
+    def events(self, rows: Tensor, item_matrix: Tensor, place: Tensor | None = None) -> EventBatch:
+        """The events at `rows` (...) with item vectors from `item_matrix` (N, D), where item i has row i, or `place[i]`."""
         item = self.item[rows]
         known = item >= 0
-        vectors = torch.nn.functional.embedding(item.clamp(min=0), item_matrix) * known[..., None]
+        item = item.clamp(min=0)
+        vectors = torch.nn.functional.embedding(item if place is None else place[item], item_matrix) * known[..., None]
         text = None if self.text is None or self.text_row is None else self.text[self.text_row[rows]]
         return EventBatch(
             vectors, known, self.item_key[rows], self.kind[rows], self.platform[rows], self.numbers[rows], self.time[rows], text

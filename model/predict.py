@@ -61,9 +61,18 @@ def logits(
 
 
 def repeats_at(
-    net: Longwave, readout: Readout, item_matrix: Tensor, as_of: Tensor, memories: Memories, queries: Tensor
+    net: Longwave,
+    readout: Readout,
+    item_matrix: Tensor,
+    as_of: Tensor,
+    memories: Memories,
+    queries: Tensor,
+    place: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What own repeats add to the scores of n queries, as `repeat_additions` has it."""
+    """What own repeats add to the scores of n queries: item rows (n, R) and amounts, 0 where there is no item.
+
+    With `place` (N), the vector of item i is `item_matrix[place[i]]`.
+    """
     assert net.repeats is not None
     slots, rows = memories.at(queries)
     clock = memories.clock[queries]
@@ -71,7 +80,10 @@ def repeats_at(
     moment = Moment(seconds(now)[:, None], memories.number[queries][:, None], memories.visit_number[queries][:, None])
     visits = net.repeats.faded(memories.visits[queries], (now - clock)[:, None])
     repeats = net.repeats(slots, visits, readout.context, moment)
-    return repeat_additions(rows, repeats, readout.repeat_interest, item_matrix)
+    if place is None:
+        return repeat_additions(rows, repeats, readout.repeat_interest, item_matrix)
+    _, amount = repeat_additions(torch.where(rows < 0, rows, place[rows]), repeats, readout.repeat_interest, item_matrix)
+    return rows.clamp(min=0), amount
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,62 @@ that an item is among the candidates at all: the sum over candidates of exp(scor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.losses import Additions, Popularity
+
 Float64 = npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """The items that a step needs, and those of them that its queries are scored against.
+
+    Attributes:
+        needed: (n) int64 rows of the vocabulary, ascending: of events, own repeats and candidates.
+        place: (N) int64 where each needed row stands in `needed`; anything for the others.
+        chosen: (C) int64 places in `needed`, ascending. log_chance: (C) logarithm of the chance to be a candidate.
+    """
+
+    needed: Tensor
+    place: Tensor
+    chosen: Tensor
+    log_chance: Tensor
+
+    def among(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Where needed rows (...) stand among the candidates, and whether they do; 0 where they do not."""
+        place = self.place[rows]
+        found = torch.searchsorted(self.chosen, place).clamp(max=len(self.chosen) - 1)
+        there = self.chosen[found] == place
+        return torch.where(there, found, 0), there
+
+    def own(self, owner: Tensor, target: Tensor, queries: int) -> Additions:
+        """Each query's targets are candidates for certain: they stand for themselves alone."""
+        nth = torch.arange(len(owner)) - torch.searchsorted(owner, owner)
+        rows = torch.zeros(queries, int(nth.max()) + 1, dtype=torch.int64)
+        amount = torch.zeros(rows.shape)
+        found, _ = self.among(target)
+        rows[owner, nth], amount[owner, nth] = found, self.log_chance[found]
+        return Additions(rows, amount)
+
+    def repeated(self, rows: Tensor, amount: Tensor) -> Additions:
+        """What own repeats add to the scores, (n, R) both; those that are no candidates play no part."""
+        found, there = self.among(rows)
+        return Additions(found, torch.where(there, amount, 0.0))
+
+    def popularity(self, weight: Tensor, logs: Tensor, slot: Tensor) -> Popularity:
+        """As `Popularity`, of the candidates alone."""
+        used, slot = torch.unique(slot, return_inverse=True)
+        return Popularity(weight, logs[used[:, None], self.needed[self.chosen]], slot)
+
+
 class CandidateSampler:
-    """Draws the items that all queries of a step are scored against."""
+    """Draws the candidates that all queries of a step share."""
 
     def __init__(self, counts: Float64, negatives: int) -> None:
         """`counts`: (N,) how often each item is a training target; `negatives`: draws a step, with replacement."""
@@ -25,12 +71,19 @@ class CandidateSampler:
         self.chance = 0.5 * self.share + 0.5 / len(counts)
         self._upto = np.cumsum(self.chance)
         self._upto[-1] = 1.0
+        self._place = torch.zeros(len(counts), dtype=torch.int64)
 
-    def draw(self, target: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Candidates of a step whose queries have these targets (t): rows (C) int64 ascending, all targets among them, and
-        (C) float32 the logarithm of the chance of each to be one."""
+    def draw(self, target: Tensor, needed: Tensor, rng: np.random.Generator) -> Candidates:
+        """Candidates of a step: all its targets (t), and what is drawn. `needed`: item rows that it reads besides, or -1."""
         drawn = np.searchsorted(self._upto, rng.random(self.negatives), side="right")
         rows = np.union1d(drawn, target.numpy())
         # Not drawn as a negative in any draw, and nobody's target.
         missed = self.negatives * np.log1p(-self.chance[rows]) + len(target) * np.log1p(-np.minimum(self.share[rows], 1 - 1e-9))
-        return torch.as_tensor(rows), torch.as_tensor(np.log(-np.expm1(missed)), dtype=torch.float32)
+        all_needed = np.union1d(rows, np.maximum(needed.numpy().ravel(), 0))
+        self._place[all_needed] = torch.arange(len(all_needed))
+        return Candidates(
+            torch.as_tensor(all_needed),
+            self._place,
+            torch.as_tensor(np.searchsorted(all_needed, rows)),
+            torch.as_tensor(np.log(-np.expm1(missed)), dtype=torch.float32),
+        )

@@ -51,6 +51,7 @@ class TrainSettings:
     warmup_steps: int = 100
     clip: float = 1.0
     smoothing: float = 0.0
+    negatives: int = 0
     patience: int = 2
     valid_queries: int = 2000
     seed: int = 0
@@ -128,6 +129,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "warmup_steps": _whole(0),
         "clip": POSITIVE,
         "smoothing": BELOW_ONE,
+        "negatives": _whole(0),
         "patience": _whole(1),
         "valid_queries": _whole(1),
         "seed": _whole(0, 2**32 - 1),
@@ -258,6 +260,8 @@ def _check_together(path: Path, settings: Settings) -> None:
     for key in ("width", "ring_width"):
         if model[key] % model["heads"]:
             raise ConfigError(f"{path}: model.{key} must be divisible by model.heads ({model['heads']}), got {model[key]}")
+    if settings.train.negatives and model["interests"] > 1:
+        raise ConfigError(f"{path}: train.negatives must be 0 where model.interests is above 1, got {settings.train.negatives}")
     groups = len(model["transition_decays"])
     if model["transition"] % groups:
         raise ConfigError(

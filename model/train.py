@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpoint
 from model.data.sequences import Queries
@@ -24,11 +24,27 @@ from model.popularity import PopularityTable
 from model.precision import mixed
 from model.predict import Carried, logits, rank, read_out, repeats_at
 from model.replay import seen_items
+from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings
 from model.task import Task
 
 DIRECT = ("repeats.", "item.bias", "readout.popularity.")
 """Parameters that score without a learned representation: few, well determined, and slow to move at the net's own rate."""
+
+
+class Questions(NamedTuple):
+    """The n queries of a step and their t targets.
+
+    Attributes:
+        asked: (n) int64 which queries. as_of: (n) int64 ms. platform: (n) int64.
+        owner: (t) int64 query of each target, ascending. target: (t) int64 item rows.
+    """
+
+    asked: Tensor
+    as_of: Tensor
+    platform: Tensor
+    owner: Tensor
+    target: Tensor
 
 
 class Trainer(Loop[Longwave, Checkpoint]):
@@ -56,6 +72,10 @@ class Trainer(Loop[Longwave, Checkpoint]):
         self.memories = self._memories(self.queries)
         self.valid_memories = self._memories(self.valid)
         self.carried = Carried()
+        self.sampler = None
+        if train.negatives:
+            counts = np.bincount(self.queries.target, minlength=task.seq.items)
+            self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives)
         self._plan()
 
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
@@ -70,33 +90,60 @@ class Trainer(Loop[Longwave, Checkpoint]):
 
     def _loss(self, batch: LaneBatch) -> Tensor | None:
         net, inputs = self.net, self.task.inputs
-        item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features)
+        asked = torch.as_tensor(batch.query[batch.query >= 0])
+        questions = self._questions(asked)
+        rows = torch.as_tensor(batch.rows)
+        candidates = None
+        if self.sampler:
+            remembered = [] if self.memories is None else [self.memories.at(asked)[1].flatten()]
+            needed = torch.cat([inputs.item[rows].flatten(), *remembered])
+            candidates = self.sampler.draw(questions.target, needed, self.rng)
+        item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features, candidates.needed if candidates else None)
         state = self.carried.enter(net, inputs, batch)
-        query = torch.as_tensor(batch.query)
-        asked = query[query >= 0]
-        as_of = torch.as_tensor(self.queries.as_of)[asked]
-        platform = inputs.platform[torch.as_tensor(self.queries.position)[asked]]
-        events = inputs.events(torch.as_tensor(batch.rows), item_matrix)
+        events = inputs.events(rows, item_matrix, candidates.place if candidates else None)
+        moments = torch.as_tensor(batch.valid), state, torch.as_tensor(batch.positions), questions.as_of, questions.platform
         with mixed(self.factor):
-            readout, state = net(events, torch.as_tensor(batch.valid), state, torch.as_tensor(batch.positions), as_of, platform)
+            readout, state = net(events, *moments)
         readout = Readout(*(field.float() for field in readout))
         self.carried.leave(batch, state)
         if not len(asked):
             return None
+        return self._softmax(readout, questions, item_matrix, item_bias, candidates)
+
+    def _questions(self, asked: Tensor) -> Questions:
         chosen = select(self.queries, asked.numpy())
-        owner = torch.as_tensor(np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets)))
-        target = torch.as_tensor(chosen.target, dtype=torch.int64)
+        return Questions(
+            asked,
+            torch.as_tensor(chosen.as_of),
+            self.task.inputs.platform[torch.as_tensor(chosen.position)],
+            torch.as_tensor(np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))),
+            torch.as_tensor(chosen.target, dtype=torch.int64),
+        )
+
+    def _softmax(
+        self, readout: Readout, questions: Questions, item_matrix: Tensor, item_bias: Tensor, candidates: Candidates | None
+    ) -> Tensor:
+        """The loss of a step over all items, or over the candidates (matrix and bias are then of the items that it needs)."""
+        net, asked, as_of, owner, target = self.net, questions.asked, questions.as_of, questions.owner, questions.target
+        smoothing = self.train.smoothing
         if net.config.interests > 1:
             scores = logits(net, readout, item_matrix, item_bias, self.table.at(as_of), as_of, self.memories, asked)
-            return basket_cross_entropy(scores, owner, target, self.train.smoothing)
+            return basket_cross_entropy(scores, owner, target, smoothing)
         popularity = Popularity(readout.popularity_weight, self.logs, self.table.slot(as_of))
         repeats = None
         if self.memories is not None:
-            repeats = Additions(*repeats_at(net, readout, item_matrix, as_of, self.memories, asked))
+            place = candidates.place if candidates else None
+            repeats = Additions(*repeats_at(net, readout, item_matrix, as_of, self.memories, asked, place))
+        if candidates:
+            popularity = candidates.popularity(*popularity)
+            own = candidates.own(owner, target, len(asked))
+            others = [] if repeats is None else [candidates.repeated(*repeats)]
+            repeats = Additions(*(torch.cat(parts, 1) for parts in zip(own, *others, strict=True)))
+            target, _ = candidates.among(target)
+            item_matrix = nn.functional.embedding(candidates.chosen, item_matrix)
+            item_bias = item_bias[candidates.chosen] - candidates.log_chance
         interest = readout.interests[:, 0]
-        return basket_softmax(
-            interest, item_matrix, item_bias, owner, target, self.train.smoothing, popularity, repeats, self.factor
-        )
+        return basket_softmax(interest, item_matrix, item_bias, owner, target, smoothing, popularity, repeats, self.factor)
 
     def _validate(self) -> float:
         """As of `Loop`."""

@@ -124,7 +124,7 @@ def _endurance(comparison: Comparison) -> list[str]:
                 ratio, p = found["difference"]["ratio"], _p(found["difference"]["p"])
                 said = (
                     f"{found['users']} users with more than {LONG} events, on validation: {comparison.headline} "
-                    f"{found['whole']:.4f} from all of them, {found['last']:.4f} from the last {LAST} ({ratio:.2f}x, p {p}); {said}"
+                    f"{found['whole']:.4f} from all, {found['last']:.4f} from the last {LAST} ({ratio:.2f}x, p {p}); {said}"
                 )
             lines.append(f"- Seed {seed}, a long life: {said}.")
     return ["", *lines] if lines else []

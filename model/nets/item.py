@@ -44,11 +44,15 @@ class ItemFusion(nn.Module):
         gate = torch.sigmoid(self.gate(torch.cat([behaviour, content], -1)))
         return gate * behaviour + (1 - gate) * content
 
-    def forward(self, text: Tensor | None, features: Tensor | None) -> tuple[Tensor, Tensor]:
-        """All N items of the vocabulary: vectors (N, D) and biases (N)."""
+    def forward(self, text: Tensor | None, features: Tensor | None, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """All N items of the vocabulary, or some `rows` (n) of it: vectors (N or n, D) and biases (N or n)."""
         behaviour: Tensor = self.id.weight
         bias: Tensor = self.bias
         beside: Tensor | None = None if self.beside is None else self.beside.weight
+        if rows is not None:
+            behaviour, bias = nn.functional.embedding(rows, behaviour), bias[rows]
+            beside = None if beside is None else nn.functional.embedding(rows, beside)
+            text, features = (None if known is None else known[rows] for known in (text, features))
         if self.training and self.id_dropout > 0 and self.gate is not None:
             hidden = torch.rand(behaviour.shape[0], device=behaviour.device) < self.id_dropout
             behaviour = torch.where(hidden[:, None], self.no_id, behaviour)
