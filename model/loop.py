@@ -10,6 +10,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.checkpoint import CheckpointError
 from model.data.sequences import Queries
@@ -106,6 +108,8 @@ class Loop(ABC, Generic[Net, Kept]):
         self.net = build()
         self.rng = np.random.default_rng(train.seed)
         self.optimizer = torch.optim.AdamW(groups(self.net))
+        averaging = get_ema_multi_avg_fn(train.average)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(self.net, multi_avg_fn=averaging) if train.average else None
         self.epoch = 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
@@ -161,11 +165,13 @@ class Loop(ABC, Generic[Net, Kept]):
             while self.epoch < self.train.epochs and not self._exhausted():
                 began = time.monotonic()
                 loss = self._epoch(report)
-                valid = self._validate()
+                with self._averaged():
+                    valid = self._validate()
+                    weights = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
                 self.epoch += 1
                 self.history.append({"epoch": self.epoch, "loss": loss, "valid_ndcg": valid, "seconds": time.monotonic() - began})
                 if valid >= max(h["valid_ndcg"] for h in self.history):
-                    self.best = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+                    self.best = weights
                 board.add_scalar("loss/train", loss, self.epoch)
                 board.add_scalar(f"ndcg@{self.task.split.k}/valid", valid, self.epoch)
                 board.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.epoch)
@@ -202,7 +208,22 @@ class Loop(ABC, Generic[Net, Kept]):
         self.rng.bit_generator.state = training["numpy"]
         torch.set_rng_state(training["torch"])
         self.epoch, self.history, self.best = training["epoch"], stored.history, training["best"]
+        if self.average:
+            self.average.load_state_dict(training["average"])
         return True
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The net with the average of its weights, if one is kept."""
+        if not self.average:
+            yield
+            return
+        own = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        self.net.load_state_dict(self.average.module.state_dict())
+        try:
+            yield
+        finally:
+            self.net.load_state_dict(own)
 
     def _exhausted(self) -> bool:
         figures = [h["valid_ndcg"] for h in self.history]
@@ -235,6 +256,8 @@ class Loop(ABC, Generic[Net, Kept]):
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip)
         self.optimizer.step()
         self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.net)
         return float(loss.detach())
 
     def _resumable(self) -> dict[str, Any]:
@@ -245,6 +268,7 @@ class Loop(ABC, Generic[Net, Kept]):
             "torch": torch.get_rng_state(),
             "epoch": self.epoch,
             "best": self.best,
+            "average": self.average.state_dict() if self.average else {},
         }
 
 

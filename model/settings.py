@@ -50,6 +50,7 @@ class TrainSettings:
     weight_decay: float = 0.1
     warmup_steps: int = 100
     clip: float = 1.0
+    average: float = 0.0
     smoothing: float = 0.0
     negatives: int = 0
     patience: int = 2
@@ -128,6 +129,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "weight_decay": NOT_NEGATIVE,
         "warmup_steps": _whole(0),
         "clip": POSITIVE,
+        "average": BELOW_ONE,
         "smoothing": BELOW_ONE,
         "negatives": _whole(0),
         "patience": _whole(1),

@@ -56,23 +56,46 @@ def figures(checkpoint):
     return [(epoch["loss"], epoch["valid_ndcg"]) for epoch in checkpoint.history]
 
 
-def test_a_run_killed_within_an_epoch_and_resumed_gives_the_weights_of_one_that_never_stopped(trainer):
-    whole = trainer("whole", epochs=3).run()
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_a_run_killed_within_an_epoch_and_resumed_gives_the_weights_of_one_that_never_stopped(trainer, average):
+    whole = trainer("whole", epochs=3, average=average).run()
 
     def kill(progress):
         if progress.epoch == 1 and progress.done > 0.3:
             raise KilledError
 
     with pytest.raises(KilledError):
-        trainer("killed", epochs=3).run(kill)
+        trainer("killed", epochs=3, average=average).run(kill)
     torch.manual_seed(99)  # whatever happened since
-    resumed = trainer("killed", epochs=3)
+    resumed = trainer("killed", epochs=3, average=average)
     assert resumed.resume()
     assert resumed.epoch == 1
     found = resumed.run()
     assert_bitwise(weights(whole), weights(found))
     assert figures(whole) == figures(found)
     assert_bitwise(weights(found), weights(load_checkpoint(resumed.folder / CHECKPOINT)))
+
+
+def test_the_average_of_the_weights_is_what_is_validated_and_kept(trainer, monkeypatch):
+    run = trainer(epochs=1, average=0.8)
+    averaged, validated = [], []
+    step, validate = run.step, run._validate
+
+    def follow(batch):
+        loss = step(batch)
+        now = run.net.item.id.weight.detach().clone()
+        averaged.append(now if not averaged else 0.8 * averaged[-1] + 0.2 * now)
+        return loss
+
+    def look():
+        validated.append(run.net.item.id.weight.detach().clone())
+        return validate()
+
+    monkeypatch.setattr(run, "step", follow)
+    monkeypatch.setattr(run, "_validate", look)
+    final = run.run()
+    torch.testing.assert_close(validated[0], averaged[-1])
+    assert torch.equal(weights(final)["item.id.weight"], validated[0])
 
 
 def test_the_seed_decides_the_weights(trainer):
