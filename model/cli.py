@@ -16,6 +16,7 @@ from rich.progress import Progress as Bar
 from model.errors import TrainerError
 
 if TYPE_CHECKING:
+    from model.distributed import Group
     from model.loop import Progress
 
 app = typer.Typer(
@@ -70,8 +71,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where the folder holds a run already.")] = False,
 ) -> None:
-    """Train a model on a prepared data set; a killed run goes on with --resume."""
-    with _one_line_errors():
+    """Train a model on a prepared data set; a killed run goes on with --resume.
+
+    `torchrun --nproc-per-node 2 -m model.cli train ...` trains it with two processes.
+    """
+    with _one_line_errors(), _together() as group:
         from model.loop import check_free, remove_run
         from model.settings import load_settings
         from model.task import load_task
@@ -80,8 +84,10 @@ def train(
         settings = load_settings(config)
         check_free(out, resume, overwrite)
         trainer = Trainer(load_task(data, settings.data), settings, out)
-        if overwrite:
+        group.wait()
+        if overwrite and group.first:
             remove_run(out)
+        group.wait()
         if resume and trainer.resume():
             console.print(f"going on after epoch {trainer.epoch}")
         if trainer.finished is not None:
@@ -153,7 +159,7 @@ def benchmark(
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
 ) -> None:
     """Prepare, train, and measure on the test part beside the baselines; writes one result, whole or not at all."""
-    with _one_line_errors():
+    with _one_line_errors(), _together():
         from model.assess import OURS
         from model.benchmark.run import Places
         from model.benchmark.run import benchmark as run
@@ -261,6 +267,16 @@ def _one_line_errors() -> Iterator[None]:
     except TrainerError as error:
         errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(BAD_INPUT) from error
+
+
+@contextmanager
+def _together() -> Iterator[Group]:
+    """With the other processes, if torchrun started several; only the first one speaks."""
+    from model.distributed import joined
+
+    with joined() as group:
+        console.quiet = not group.first
+        yield group
 
 
 @contextmanager

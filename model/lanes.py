@@ -33,6 +33,17 @@ class LaneBatch:
     positions: npt.NDArray[np.int64]
     query: npt.NDArray[np.int64]
 
+    @property
+    def asked(self) -> int:
+        """How many queries it has."""
+        return int((self.query >= 0).sum())
+
+    def part(self, rank: int, size: int) -> LaneBatch:
+        """What one of `size` processes takes of it: whole users, the same ones in every batch."""
+        own = self.user % size == rank
+        rows, valid, user, fresh = self.rows[own], self.valid[own], self.user[own], self.fresh[own]
+        return LaneBatch(rows, valid, user, fresh, self.positions[own], self.query[own])
+
 
 def lane_batches(
     begin: npt.NDArray[np.int64],

@@ -10,12 +10,13 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -23,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.checkpoint import CheckpointError
 from model.data.sequences import Queries
 from model.data.splits import select
+from model.distributed import group
 from model.errors import TrainerError
 from model.precision import factors
 from model.settings import TrainSettings
@@ -49,6 +51,14 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+class Batch(Protocol):
+    """What is learned from in a step; `part` is the share of one process of several."""
+
+    @property
+    def asked(self) -> int: ...
+    def part(self, rank: int, size: int) -> Any: ...
 
 
 class Stored(Protocol):
@@ -104,6 +114,7 @@ class Loop(ABC, Generic[Net, Kept]):
             torch.set_num_threads(train.threads)
         torch.manual_seed(train.seed)
         self.task, self.train, self.described, self.folder = task, train, described, folder
+        self.group = group()
         self.factor = factors(train.precision)
         self.net = build()
         self.rng = np.random.default_rng(train.seed)
@@ -115,7 +126,8 @@ class Loop(ABC, Generic[Net, Kept]):
         self.best: dict[str, Tensor] = {}
         self.finished: Kept | None = None
         self.queries = task.train_queries
-        self.valid = _sample(task.split.valid, train.valid_queries, train.seed)
+        valid = _sample(task.split.valid, train.valid_queries, train.seed)
+        self.valid = select(valid, np.arange(len(valid)) % self.group.size == self.group.rank)
 
     def _plan(self) -> None:
         """Count the steps of an epoch, and lay the course of the learning rate."""
@@ -127,16 +139,16 @@ class Loop(ABC, Generic[Net, Kept]):
         )
 
     @abstractmethod
-    def batches(self, rng: np.random.Generator) -> Iterator[Any]:
-        """The batches of one epoch."""
+    def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """The batches of one epoch, whole: every process has the same."""
 
     @abstractmethod
     def _loss(self, batch: Any) -> Tensor | None:
-        """The loss of a batch; None where it asks nothing."""
+        """The loss of a batch, or of a part of one; None where it asks nothing."""
 
     @abstractmethod
-    def _validate(self) -> float:
-        """Mean ndcg at the split's k over the validation queries, each from everything before it."""
+    def _validate(self) -> npt.NDArray[np.floating]:
+        """The ndcg at the split's k of this process's validation queries, each from everything before it; NaN has none."""
 
     @abstractmethod
     def _kept(self, training: dict[str, Any]) -> Kept:
@@ -161,28 +173,30 @@ class Loop(ABC, Generic[Net, Kept]):
         """
         from torch.utils.tensorboard import SummaryWriter  # seconds to import
 
-        with SummaryWriter(str(self.folder / BOARD)) as board:
+        report = report if self.group.first else None
+        with SummaryWriter(str(self.folder / BOARD)) if self.group.first else nullcontext() as board:
             while self.epoch < self.train.epochs and not self._exhausted():
                 began = time.monotonic()
                 loss = self._epoch(report)
                 with self._averaged():
-                    valid = self._validate()
+                    valid = self._mean(self._validate())
                     weights = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
                 self.epoch += 1
                 self.history.append({"epoch": self.epoch, "loss": loss, "valid_ndcg": valid, "seconds": time.monotonic() - began})
                 if valid >= max(h["valid_ndcg"] for h in self.history):
                     self.best = weights
-                board.add_scalar("loss/train", loss, self.epoch)
-                board.add_scalar(f"ndcg@{self.task.split.k}/valid", valid, self.epoch)
-                board.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.epoch)
-                self._save(self._kept(self._resumable()), self.folder / CHECKPOINT)
+                if board:
+                    board.add_scalar("loss/train", loss, self.epoch)
+                    board.add_scalar(f"ndcg@{self.task.split.k}/valid", valid, self.epoch)
+                    board.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.epoch)
+                self._keep(self._kept(self._resumable()))
                 if report:
                     report(Progress(self.epoch, self.train.epochs, 0.0, loss, valid, self.task.split.k))
         if self.best:
             self.net.load_state_dict(self.best)
         self.net.eval()
         final = self._kept({})
-        self._save(final, self.folder / CHECKPOINT)
+        self._keep(final)
         return final
 
     def resume(self) -> bool:
@@ -212,6 +226,19 @@ class Loop(ABC, Generic[Net, Kept]):
             self.average.load_state_dict(training["average"])
         return True
 
+    def _keep(self, kept: Kept) -> None:
+        """Written once, and there for all."""
+        if self.group.first:
+            self._save(kept, self.folder / CHECKPOINT)
+        self.group.wait()
+
+    def _mean(self, values: npt.NDArray[np.floating]) -> float:
+        """Over the values of all processes that are numbers."""
+        total, count = self.group.total(
+            torch.tensor([np.nansum(values), (~np.isnan(values)).sum()], dtype=torch.float64)
+        ).tolist()
+        return total / count if count else math.nan
+
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """The net with the average of its weights, if one is kept."""
@@ -232,6 +259,8 @@ class Loop(ABC, Generic[Net, Kept]):
     def _epoch(self, report: Report | None) -> float:
         self.net.train()
         self.begin_epoch()
+        if self.group.size > 1:  # each draws its own dropout, and a resumed run the same as if it had never stopped
+            torch.manual_seed(hash((self.train.seed, self.epoch, self.group.rank)) % 2**63)
         total, steps = 0.0, 0
         for step, batch in enumerate(self.batches(self.rng)):
             loss = self.step(batch)
@@ -246,19 +275,22 @@ class Loop(ABC, Generic[Net, Kept]):
             raise TrainingError(f"the loss became {total} in epoch {self.epoch + 1}; lower train.learning_rate")
         return total / max(1, steps)
 
-    def step(self, batch: Any) -> float | None:
-        """Learn from one batch; its loss, or None where it asks nothing."""
-        loss = self._loss(batch)
-        if loss is None:
+    def step(self, batch: Batch) -> float | None:
+        """Learn from one batch, with all processes; its loss, or None where it asks nothing."""
+        own = batch.part(self.group.rank, self.group.size)
+        loss = self._loss(own)
+        if not batch.asked:
             return None
         self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        if loss is not None:
+            torch.autograd.backward(loss)
+        found, _ = self.group.average(self.net.parameters(), 0.0 if loss is None else float(loss.detach()), own.asked)
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.train.clip)
         self.optimizer.step()
         self.schedule.step()
         if self.average:
             self.average.update_parameters(self.net)
-        return float(loss.detach())
+        return found
 
     def _resumable(self) -> dict[str, Any]:
         return {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +72,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         self.logs = torch.log(self.table.table + RARE)
         self.memories = self._memories(self.queries)
         self.valid_memories = self._memories(self.valid)
-        self.carried = Carried()
+        self.begin_epoch()
         self.sampler = None
         if train.negatives:
             counts = np.bincount(self.queries.target, minlength=task.seq.items)
@@ -87,8 +88,11 @@ class Trainer(Loop[Longwave, Checkpoint]):
 
     def begin_epoch(self) -> None:
         self.carried = Carried()
+        self.drawing = np.random.default_rng((self.train.seed, self.epoch, self.group.rank))
 
     def _loss(self, batch: LaneBatch) -> Tensor | None:
+        if not len(batch.user):
+            return None
         net, inputs = self.net, self.task.inputs
         asked = torch.as_tensor(batch.query[batch.query >= 0])
         questions = self._questions(asked)
@@ -97,7 +101,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         if self.sampler:
             remembered = [] if self.memories is None else [self.memories.at(asked)[1].flatten()]
             needed = torch.cat([inputs.item[rows].flatten(), *remembered])
-            candidates = self.sampler.draw(questions.target, needed, self.rng)
+            candidates = self.sampler.draw(questions.target, needed, self.drawing)
         item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features, candidates.needed if candidates else None)
         state = self.carried.enter(net, inputs, batch)
         events = inputs.events(rows, item_matrix, candidates.place if candidates else None)
@@ -145,7 +149,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         interest = readout.interests[:, 0]
         return basket_softmax(interest, item_matrix, item_bias, owner, target, smoothing, popularity, repeats, self.factor)
 
-    def _validate(self) -> float:
+    def _validate(self) -> npt.NDArray[np.floating]:
         """As of `Loop`."""
         task, k = self.task, self.task.split.k
         predictions = read_out(self.net, task.inputs, task.seq, self.valid)
@@ -157,7 +161,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
             if task.split.filter_seen:
                 forbidden = [seen_items(task.seq, int(self.valid.user[q]), int(self.valid.position[q])) for q in chosen.tolist()]
             lists.append(rank(self.net, predictions, self.valid, popularity, self.valid_memories, k, chosen, forbidden))
-        return float(np.nanmean(ndcg(np.concatenate(lists), self.valid, k)))
+        return ndcg(np.concatenate(lists), self.valid, k) if lists else np.empty(0)
 
     def _kept(self, training: dict[str, Any]) -> Checkpoint:
         return Checkpoint(

@@ -18,6 +18,7 @@ from model.assess import OURS, K, own_lists
 from model.baselines.nets.checkpoint import ARCHITECTURES, described, load_encoder
 from model.baselines.nets.train import EncoderTrainer, encoder_lists
 from model.checkpoint import CheckpointError, load_checkpoint
+from model.distributed import group
 from model.endurance import Endurance, endurance
 from model.files import write_whole
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
@@ -80,9 +81,10 @@ def contender(
     Raises:
         TrainerError: the folder holds a run of other settings or data, or training failed.
     """
-    if overwrite and train:
+    if overwrite and train and group().first:
         remove_run(folder)
         (folder / STARTED).unlink(missing_ok=True)
+    group().wait()
     find = _longwave if name == OURS else _encoder
     return find(name, task, settings, folder, train, report)
 
@@ -141,9 +143,9 @@ def _trained(trainer: Loop[Any, Kept], report: Report | None) -> Kept:
     """The run gone on with, or begun; where and of what it began is kept beside it."""
     trainer.resume()
     path = trainer.folder / STARTED
-    if not path.exists():
+    if trainer.group.first and not path.exists():
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        started = {"date": date, "commit": describe_commit(), "machine": describe_machine()}
+        started = {"date": date, "commit": describe_commit(), "machine": describe_machine(), "processes": trainer.group.size}
         write_whole(path, json.dumps(started, indent=2) + "\n")
     return trainer.run(report)
 

@@ -15,6 +15,7 @@ from model.assess import OURS
 from model.benchmark.contenders import MODELS, Contender, contender
 from model.benchmark.names import as_asked, find
 from model.data.build import Dataset
+from model.distributed import group
 from model.errors import TrainerError
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.files import check_folder, write_whole
@@ -93,6 +94,8 @@ def benchmark(
                 trained.append(found)
                 best = max(epoch["valid_ndcg"] for epoch in found.history)
                 say(f"{title}, {protocol}: {model} trained, best validation ndcg@{task.split.k} {best:.4f}")
+        if not group().first:
+            continue
         say(f"{title}, {protocol}: asking {len(task.split.test):,} test queries")
         measured = _measure(task, trained, asked)
         note(places.ledger, "benchmark", measured.report, title)
@@ -104,6 +107,8 @@ def benchmark(
             "endurance": {each.name: dataclasses.asdict(each.endurance(task)) for each in trained if each.endurance},
         }
     path = places.out / f"{title}.json"
+    if not group().first:
+        return path
     write_whole(path, to_text(result))
     return path
 

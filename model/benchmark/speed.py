@@ -13,15 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.baselines.nets.train import EncoderTrainer
 from model.benchmark.names import as_asked, find
 from model.benchmark.run import to_text
 from model.files import check_folder, write_whole
-from model.loop import Loop
+from model.loop import Batch, Loop
 from model.machine import describe_commit, describe_machine
 from model.nets.integers import MAX_CHUNK
 from model.settings import Settings, load_settings
@@ -146,11 +144,10 @@ def _steps(run: Loop[Any, Any]) -> Iterator[Callable[[], int]]:
         run.net.train()
         run.begin_epoch()
         for batch in run.batches(run.rng):
-            asked = int((torch.as_tensor(batch.query) >= 0).sum())
-            if asked:
-                yield partial(_step, run, batch, asked)
+            if batch.asked:
+                yield partial(_step, run, batch)
 
 
-def _step(run: Loop[Any, Any], batch: Any, asked: int) -> int:
+def _step(run: Loop[Any, Any], batch: Batch) -> int:
     run.step(batch)
-    return asked
+    return batch.asked

@@ -37,6 +37,16 @@ class TokenBatch:
     column: Int64
     query: Int64
 
+    @property
+    def asked(self) -> int:
+        """How many queries it has."""
+        return len(self.query)
+
+    def part(self, rank: int, size: int) -> TokenBatch:
+        """What one of `size` processes takes of it."""
+        own = self.lane % size == rank
+        return TokenBatch(self.tokens[rank::size], self.lane[own] // size, self.column[own], self.query[own])
+
 
 class Streams:
     """The streams of all users, one after another, each a `BEGIN` and then the user's positive events of the vocabulary.

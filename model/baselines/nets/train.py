@@ -48,7 +48,9 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         windows = self.streams.training_windows(self.queries, self.length, rng)
         return self.streams.batches(windows, self.queries, self.most_tokens, rng)
 
-    def _loss(self, batch: TokenBatch) -> Tensor:
+    def _loss(self, batch: TokenBatch) -> Tensor | None:
+        if not batch.asked:
+            return None
         with mixed(self.factor):
             known = self.net(torch.as_tensor(batch.tokens))[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
         chosen = select(self.queries, batch.query)
@@ -57,10 +59,10 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         items, bias, smoothing = self.net.items(), self.net.bias, self.train.smoothing
         return basket_softmax(known.float(), items, bias, torch.as_tensor(owner), target, smoothing, factor=self.factor)
 
-    def _validate(self) -> float:
+    def _validate(self) -> npt.NDArray[np.floating]:
         split = self.task.split
         lists = encoder_lists(self.net, self.task.seq, self.valid, self.length, split.k, split.filter_seen, self.streams)
-        return float(np.nanmean(ndcg(lists, self.valid, split.k)))
+        return ndcg(lists, self.valid, split.k)
 
     def _kept(self, training: dict[str, Any]) -> EncoderCheckpoint:
         return EncoderCheckpoint(self.net, self.described, self.task.seq.items, self.task.data, self.history, training)
