@@ -15,7 +15,7 @@ from model.memory import fold_memories
 from model.metrics import ndcg
 from model.nets import State
 from model.nets.integers import MAX_CHUNK
-from model.popularity import PopularityTable
+from model.popularity import popularity_of
 from model.predict import rank, read_out
 from model.replay import seen_items
 from model.task import Task
@@ -88,11 +88,7 @@ def _last_of_long(task: Task) -> Queries:
 def _ndcg(checkpoint: Checkpoint, task: Task, queries: Queries, begin: Int64) -> np.ndarray:
     """(Q,) from the events of row `begin` (U,) on; what was seen before it stays seen."""
     net, split = checkpoint.net, task.split
-    half_lives = net.config.popularity_half_lives_s
-    if split.protocol == "loo":
-        known = PopularityTable.frozen(task.seq, half_lives, split.train_end)
-    else:
-        known = PopularityTable.live(task.seq, half_lives)
+    known = popularity_of(task.seq, split, net.config.popularity_half_lives_s)
     predictions = read_out(net, task.inputs, task.seq, queries, begin=begin)
     memories = fold_memories(net, task.seq, queries, begin) if net.repeats is not None else None
     forbidden = None

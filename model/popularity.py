@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.data.sequences import Sequences
+from model.data.sequences import Sequences, Split
 
 Float64 = npt.NDArray[np.float64]
 
@@ -106,3 +106,10 @@ class PopularityTable:
     def at(self, as_of: Tensor) -> Tensor:
         """as_of (n) int64 ms -> counts (n, N, P)."""
         return self.table[self.slot(as_of)]
+
+
+def popularity_of(seq: Sequences, split: Split, half_lives_s: Sequence[float]) -> PopularityTable:
+    """What queries of a split may know of popularity: all that was before, or, leaving one out, what is known beforehand."""
+    if split.protocol == "loo":
+        return PopularityTable.frozen(seq, half_lives_s, split.train_end)
+    return PopularityTable.live(seq, half_lives_s)

@@ -46,6 +46,7 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
         feature_names=task.feature_names,
         popularity=popularity.at(as_of),
         as_of_ms=as_of,
+        labels=task.labels,
     )
     with torch.no_grad():
         matrix, _ = net.item(task.inputs.item_text, task.inputs.item_features)

@@ -15,6 +15,7 @@ from model.data.schema import DatasetManifest
 from model.data.sequences import NUMBERS, Queries, Sequences, Split
 from model.data.splits import by_time, leave_one_out, next_basket, training_queries
 from model.inputs import Inputs
+from model.labels import Labels, item_labels
 from model.nets import ModelConfig
 from model.settings import ConfigError, DataSettings, Settings
 from model.text import TextEncoder
@@ -26,6 +27,7 @@ class Task:
 
     Attributes:
         items: the vocabulary in row order: item_id, title, categories, ...
+        labels: what items are about, or None where nothing says it.
         item_of_row: (E,) the item id of every event, in or out of the vocabulary; None without one.
     """
 
@@ -40,6 +42,7 @@ class Task:
     feature_names: list[str]
     data: dict[str, Any]
     repeats: bool
+    labels: Labels | None
 
     def model_config(self, settings: Settings) -> ModelConfig:
         """The net's configuration: sizes from the data, the rest from the settings."""
@@ -106,6 +109,7 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         names,
         {"name": manifest.name, "fingerprint": manifest.fingerprint},
         manifest.repeats,
+        None if settings.items_only else item_labels(items, item_text),
     )
 
 

@@ -21,7 +21,7 @@ from model.memory import Memories, fold_memories
 from model.metrics import ndcg
 from model.nets import Longwave, Readout
 from model.nets.readout import RARE
-from model.popularity import PopularityTable
+from model.popularity import popularity_of
 from model.precision import mixed
 from model.predict import Carried, logits, rank, read_out, repeats_at
 from model.replay import seen_items
@@ -64,11 +64,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
             ]
 
         super().__init__(task, train, settings.as_dict(), folder, lambda: Longwave(task.model_config(settings)), groups)
-        half_lives = self.net.config.popularity_half_lives_s
-        if task.split.protocol == "loo":
-            self.table = PopularityTable.frozen(task.seq, half_lives, task.split.train_end)
-        else:
-            self.table = PopularityTable.live(task.seq, half_lives)
+        self.table = popularity_of(task.seq, task.split, self.net.config.popularity_half_lives_s)
         self.logs = torch.log(self.table.table + RARE)
         self.memories = self._memories(self.queries)
         self.valid_memories = self._memories(self.valid)

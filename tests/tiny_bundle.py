@@ -10,6 +10,7 @@ import torch
 
 from model.checkpoint import Checkpoint
 from model.export.bundle import Catalogue, export_bundle
+from model.labels import Labels
 from model.nets import Longwave, ModelConfig
 
 ITEMS = 60
@@ -22,6 +23,9 @@ SIGNS = {"positive": 1, "neutral": 0, "negative": -1}
 
 def item_id(row: int) -> str:
     return f"item-{row:03d}"
+
+
+LABELS = ["books", "cups", "lamps"]
 
 
 def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend") -> Path:
@@ -74,6 +78,7 @@ def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend"
         feature_names=[],
         popularity=np.random.default_rng(seed).uniform(0, 20, size=(ITEMS, 2)),
         as_of_ms=TRAINED_UNTIL_MS,
+        labels=Labels(LABELS, np.eye(len(LABELS), dtype=np.float32)[np.arange(ITEMS) % len(LABELS)]),
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:

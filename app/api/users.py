@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from app.api.parameters import KnownUserId
 from app.api.service import TENANT, Service, hook_of, json_response, service_of
 from app.errors import InvalidRequestError, NotFoundError
 from app.recommend.answer import moment
+from app.recommend.interests import Interest
 
 router = APIRouter(tags=["users"])
 
@@ -42,6 +44,11 @@ class Profile(msgspec.Struct, frozen=True):
     first_event_time: datetime | None
     last_event_time: datetime | None
     attributes: dict[str, str]
+    interests: Annotated[list[Interest], Meta(description="What their next items are expected to be about, strongest first.")]
+    drift: Annotated[
+        float | None,
+        Meta(description="How far the interest has moved over the latest events: 0 not at all, 1 to something unrelated."),
+    ]
     recent_events: Annotated[list[ProfileEvent], Meta(description=f"The last {_RECENT_EVENTS}, latest arrival first.")]
     model_id: str
 
@@ -53,7 +60,7 @@ class Profile(msgspec.Struct, frozen=True):
     operation_id="get_user",
 )
 async def get_user(request: Request, user_id: KnownUserId) -> Response:
-    """Counts, times, attributes and the latest events of a user."""
+    """Counts, times, attributes, interests and the latest events of a user."""
     return json_response(await _profile(await service_of(request), user_id))
 
 
@@ -82,6 +89,8 @@ async def _profile(service: Service, user_id: str) -> Profile:
     meta = loaded.meta
     if meta is None:
         raise NotFoundError(f"no event or attribute of user {user_id!r} is known")
+    user = await service.users.current(TENANT, user_id) if meta.appended else None
+    portrait = service.portraits.of(user, int(time.time() * 1000)) if user else None
     return Profile(
         user_id=user_id,
         events=meta.appended,
@@ -90,6 +99,8 @@ async def _profile(service: Service, user_id: str) -> Profile:
         first_event_time=moment(meta.first_time_ms) if meta.appended else None,
         last_event_time=moment(meta.last_time_ms) if meta.appended else None,
         attributes=dict(meta.attributes),
+        interests=portrait.interests if portrait else [],
+        drift=portrait.drift if portrait else None,
         recent_events=[
             ProfileEvent(event.type, moment(event.time_ms), event.item_id, service.catalogue.title(event.item_id), event.text)
             for event in reversed(recent)

@@ -20,6 +20,7 @@ from app.ingest.append import Increment, UserEvents
 from app.ingest.count import PopularityCounter
 from app.ingest.pipeline import Ingest
 from app.recommend.follow import PopularityFollower
+from app.recommend.interests import Portraits
 from app.recommend.pipeline import Recommender
 from app.recommend.score import Scorer
 from app.runtime.bundle import Bundle
@@ -48,6 +49,7 @@ class Service:
     ingest: Ingest
     recommender: Recommender
     users: Users
+    portraits: Portraits
 
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
@@ -148,6 +150,7 @@ class ServedModel:
                 metrics,
             ),
             users=known,
+            portraits=Portraits(runtime, catalogue, popularity, fold),
         )
 
     async def start(self) -> None:

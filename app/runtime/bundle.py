@@ -39,7 +39,7 @@ class Bundle:
         vectors: (N, D) float32, memory-mapped: workers share the pages.
         bias: (N,) float32.
         popularity: (N, P) float64 decayed counts at `manifest.popularity.as_of_ms`.
-        items: N records.
+        items: N records. labels: (N, C) float32, None where nothing says what items are about.
     """
 
     path: Path
@@ -48,6 +48,7 @@ class Bundle:
     bias: npt.NDArray[np.float32]
     popularity: npt.NDArray[np.float64]
     items: Sequence[ItemRecord]
+    labels: npt.NDArray[np.float32] | None
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -61,6 +62,7 @@ def read_bundle(path: Path) -> Bundle:
     """
     manifest = read_manifest(path)
     _verify_files(path, manifest)
+    labels = manifest.labels
     n, width, half_lives = manifest.items.count, manifest.width, len(manifest.popularity.half_lives_s)
     return Bundle(
         path=path,
@@ -69,6 +71,7 @@ def read_bundle(path: Path) -> Bundle:
         bias=_array(path, manifest.items.bias, np.float32, (n,)),
         popularity=_array(path, manifest.items.popularity, np.float64, (n, half_lives)),
         items=_items(path, manifest.items.metadata, n),
+        labels=None if labels is None else _array(path, labels.weights, np.float32, (n, len(labels.names))),
     )
 
 
@@ -120,6 +123,8 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
     named |= {manifest.items.metadata, manifest.items.vectors, manifest.items.bias, manifest.items.popularity}
     if manifest.text is not None:
         named |= {manifest.text.encoder, manifest.text.tokenizer}
+    if manifest.labels is not None:
+        named.add(manifest.labels.weights)
     for name in sorted(named - manifest.files.keys()):
         raise BundleError(f"{path / MANIFEST}: field files: no checksum for {name}, which the manifest uses")
     for name, expected in manifest.files.items():

@@ -60,7 +60,8 @@ def _difference(
     if want.dtype.kind != "f":
         wrong = int((want != have).sum())
         return f"{wrong} of {want.size} whole numbers differ" if wrong else None
-    allowed = {"interest": tolerance.interest, "item": tolerance.interest, "score": tolerance.score}.get(graph, tolerance.state)
+    near = dict.fromkeys(("interest", "item", "profile"), tolerance.interest)
+    allowed = (near | {"score": tolerance.score}).get(graph, tolerance.state)
     if not np.array_equal(np.isfinite(want), np.isfinite(have)):
         return "infinite or missing in other places than expected"
     finite = np.isfinite(want)

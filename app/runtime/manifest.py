@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 FORMAT_VERSION = 1
 LATEST_MS = 4_102_444_800_000  # the year 2100: a time beyond it is in another unit
 
-GraphName = Literal["initial", "step", "encode", "interest", "item", "score"]
+GraphName = Literal["initial", "step", "encode", "interest", "item", "profile", "score"]
 DType = Literal["float32", "int32", "int64", "bool"]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -91,6 +91,13 @@ class Text(_Strict):
     max_tokens: Annotated[int, Field(gt=0)]
 
 
+class Labels(_Strict):
+    """What items are about, by which interests are named; `weights` is (N, C), how much of each item belongs to each label."""
+
+    names: Annotated[list[Name], Field(min_length=1)]
+    weights: Name = "items/labels.npy"
+
+
 class Tolerance(_Strict):
     """How far a replayed golden vector may be off: absolute for state and interests, `top_k_gap` for swapped neighbours."""
 
@@ -136,6 +143,7 @@ class Manifest(_Strict):
     numbers: list[str] = Field(description="numeric fields of an event, in the order of the `numbers` input; NaN is missing")
     user_attributes: Annotated[list[UserAttribute], AfterValidator(_distinct)]
     item_features: list[str] = Field(default=[], description="names of the dense item features that item.onnx takes")
+    labels: Labels | None = None
     bucket_edges: dict[str, list[float]] = Field(description="for people: the edges live inside the graphs")
     popularity: Popularity
     items: Items

@@ -19,6 +19,7 @@ Array = npt.NDArray[Any]
 Feed: TypeAlias = Array | ort.OrtValue
 
 _REQUIRED: tuple[GraphName, ...] = ("initial", "step", "encode", "interest", "score")
+_OPTIONAL: tuple[GraphName, ...] = ("item", "profile")
 _DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 
 
@@ -79,7 +80,10 @@ def _shapes_agree(tensor: Tensor, found: list[int | str | None]) -> bool:
 
 @dataclass(frozen=True)
 class Runtime:
-    """A bundle with its graphs open on a device; `item` is None for a model that understands ids alone."""
+    """A bundle with its graphs open on a device.
+
+    `item` is None for a model that understands ids alone, `profile` for one that says nothing of its users in words.
+    """
 
     bundle: Bundle
     device: Device
@@ -89,6 +93,7 @@ class Runtime:
     interest: GraphSession
     score: GraphSession
     item: GraphSession | None
+    profile: GraphSession | None
 
     def graph(self, name: GraphName) -> GraphSession:
         session: GraphSession | None = getattr(self, name)
@@ -120,8 +125,8 @@ def open_runtime(bundle: Bundle, device: Literal["auto", "cpu", "cuda"], threads
     chosen = choose_device(device, bundle.file(graphs["score"].file))
     sessions = {name: GraphSession(bundle, name, chosen, threads) for name in _REQUIRED}
     _check_state(bundle)
-    item = GraphSession(bundle, "item", chosen, threads) if "item" in graphs else None
-    return Runtime(bundle=bundle, device=chosen, item=item, **sessions)
+    item, profile = (GraphSession(bundle, name, chosen, threads) if name in graphs else None for name in _OPTIONAL)
+    return Runtime(bundle=bundle, device=chosen, item=item, profile=profile, **sessions)
 
 
 def _check_state(bundle: Bundle) -> None:

@@ -21,6 +21,7 @@ from model.checkpoint import CheckpointError, load_checkpoint
 from model.distributed import group
 from model.endurance import Endurance, endurance
 from model.files import write_whole
+from model.interests import InterestReport, interest_report
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import describe_commit, describe_machine
 from model.settings import Settings, model_defaults
@@ -43,6 +44,7 @@ class Contender:
         started: date, commit and machine of its training.
         lists: (Q, K) item rows for the test queries of a task.
         item_vectors: (N, D), or None.
+        interests: of a task, how true the named interests are on the test part; None where there are none.
         endurance: of a task, what a long life does to the state; None where there is no state.
     """
 
@@ -54,6 +56,7 @@ class Contender:
     lists: Callable[[Task], npt.NDArray[np.int32]]
     item_vectors: npt.NDArray[np.float32] | None
     endurance: Callable[[Task], Endurance] | None = None
+    interests: Callable[[Task], InterestReport | None] | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a result says of the training."""
@@ -111,6 +114,7 @@ def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bo
         lists,
         vectors.detach().numpy(),
         partial(endurance, checkpoint),
+        lambda asked: interest_report(checkpoint, asked, asked.split.test),
     )
 
 

@@ -11,6 +11,7 @@ from model.benchmark.plots import plot_comparison
 from model.benchmark.results import Comparison, ResultError, read_results, read_speeds
 from model.endurance import EVENTS, LAST, LONG
 from model.files import check_folder, write_whole
+from model.interests import RECENT
 from model.nets.integers import MAX_CHUNK
 from model.plots import PROTOCOLS
 
@@ -109,13 +110,22 @@ def _table(comparison: Comparison) -> list[str]:
         f"{_facts(comparison, report)}",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
-        *_endurance(comparison),
+        *_lines(comparison),
     ]
 
 
-def _endurance(comparison: Comparison) -> list[str]:
-    """What a long life does to our state, a line a seed; results from before it was measured say nothing."""
+def _lines(comparison: Comparison) -> list[str]:
+    """What is measured of our net alone, a line a seed; results from before it was measured say nothing."""
     lines = []
+    for seed, part in zip(comparison.seeds, comparison.parts, strict=True):
+        for found in part.get("interests", {}).values():
+            if found:
+                figures = "; ".join(
+                    f"{name} {found['net'][name]['mean']:.3f}, {found['recent'][name]['mean']:.3f} of the last {RECENT}' "
+                    f"({difference['ratio']:.2f}x, p {_p(difference['p'])})"
+                    for name, difference in found["difference"].items()
+                )
+                lines.append(f"- Seed {seed}, {found['labels']} labels of next items, {found['queries']:,} queries: {figures}.")
     for seed, part in zip(comparison.seeds, comparison.parts, strict=True):
         for found in part.get("endurance", {}).values():
             growth = found["norm_late"] / found["norm_early"]

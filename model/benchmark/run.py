@@ -19,6 +19,7 @@ from model.distributed import group
 from model.errors import TrainerError
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.files import check_folder, write_whole
+from model.interests import InterestReport
 from model.ledger import check_ledger, note
 from model.loop import Report
 from model.machine import describe_commit, describe_machine
@@ -104,6 +105,7 @@ def benchmark(
             "tuned_on_validation": measured.tuned,
             "seconds": measured.seconds,
             "report": dataclasses.asdict(measured.report),
+            "interests": {each.name: _fields(each.interests(task)) for each in trained if each.interests},
             "endurance": {each.name: dataclasses.asdict(each.endurance(task)) for each in trained if each.endurance},
         }
     path = places.out / f"{title}.json"
@@ -155,6 +157,10 @@ def _measure(task: Task, trained: list[Contender], settings: Settings) -> _Measu
         item_vectors=None if ours is None else ours.item_vectors,
     )
     return _Measured(report, {f"ndcg@{task.split.k}": tuned.valid_ndcg, "queries": tuned.queries}, seconds)
+
+
+def _fields(report: InterestReport | None) -> dict[str, Any] | None:
+    return None if report is None else dataclasses.asdict(report)
 
 
 def _describe(dataset: Dataset) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from model.export.graphs import OPSET, ExportedGraph, export_graphs
 from model.export.text import export_text
 from model.export.verify import ExportError, Verification, verify
 from model.inputs import Inputs
+from model.labels import Labels
 from model.nets import EventBatch
 from model.text import TextEncoder
 
@@ -38,7 +39,7 @@ class Catalogue:
 
     Attributes:
         ids, titles, categories: N each. text: (N, W) or None; features: (N, F) or None, named `feature_names`.
-        popularity: (N, P) decayed counts at `as_of_ms`.
+        popularity: (N, P) decayed counts at `as_of_ms`. labels: what the items are about, or None.
     """
 
     ids: Sequence[str]
@@ -49,6 +50,7 @@ class Catalogue:
     feature_names: Sequence[str]
     popularity: np.ndarray
     as_of_ms: int
+    labels: Labels | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ def export_bundle(
     files["items/vectors.npy"] = _npy(matrix.numpy())
     files["items/bias.npy"] = _npy(bias.numpy())
     files["items/popularity.npy"] = _npy(catalogue.popularity.astype(np.float64))
+    if catalogue.labels is not None:
+        files["items/labels.npy"] = _npy(catalogue.labels.share)
     if encoder is not None:
         files |= export_text(encoder)
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
@@ -145,6 +149,7 @@ def _manifest(
             for name, values in zip(names["attribute_names"], names["attribute_values"], strict=True)
         ],
         "item_features": list(catalogue.feature_names),
+        "labels": None if catalogue.labels is None else {"names": catalogue.labels.names},
         "bucket_edges": {
             "value": list(config.number_edges[0]),
             "quantity": list(config.number_edges[1]),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from model.export.graphs import ExportedGraph
 from model.nets import EventBatch, Longwave, State
+from model.nets.portrait import drift, label_weights
 from model.nets.readout import add_repeats, item_scores
 
 Arrays = dict[str, np.ndarray]
@@ -97,6 +98,10 @@ def golden_vectors(
         rows = torch.where(rows < count, rows, torch.full_like(rows, -1))
         scores = add_repeats(scores, rows, repeats, readout.repeat_interest, matrix)
         scored |= {"repeat_rows": rows, "repeat_scores": repeats, "repeat_interest": readout.repeat_interest}
+    about = torch.rand(count, 3, generator=generator)
+    known = {"ring": stepped["ring"], "count": stepped["count"], "item_labels": about}
+    asked = {t.name: (scored | known)[t.name] for t in graphs["profile"].inputs}
+    put("profile", asked, {"drift": drift(stepped["ring"], stepped["count"]), "labels": label_weights(scores, about)})
     best = torch.sort(scores + mask, dim=1, descending=True, stable=True)
     put("score", scored, {"scores": best.values[:, : min(10, count)], "rows": best.indices[:, : min(10, count)]})
     if "item" in graphs:

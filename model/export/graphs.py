@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.nets import EventBatch, Longwave, State
+from model.nets.portrait import drift, label_weights
 from model.nets.readout import add_repeats, item_scores
 
 OPSET = 18
@@ -86,6 +87,27 @@ class _Interest(_Wrapper):
             return result
         repeats = self.net.repeat_scores(state, out.context, as_of)
         return (*result, out.repeat_interest, state["repeat_key"], repeats)
+
+
+class _Profile(_Wrapper):
+    def forward(
+        self,
+        ring: Tensor,
+        count: Tensor,
+        interests: Tensor,
+        item_matrix: Tensor,
+        item_bias: Tensor,
+        popularity: Tensor,
+        popularity_weight: Tensor,
+        item_labels: Tensor,
+        repeat_rows: Tensor | None = None,
+        repeat_scores: Tensor | None = None,
+        repeat_interest: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        scores = item_scores(interests, item_matrix, item_bias, popularity, popularity_weight)
+        if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
+            scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
+        return drift(ring, count), label_weights(scores, item_labels)
 
 
 class _Item(_Wrapper):
@@ -193,6 +215,13 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
         "interest": _export(_Interest(net), read_in | asked, interest_out),
         "score": _export(_Score(net), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}),
     }
+    profile_in = {name: state_in[name] for name in ("ring", "count")}
+    profile_in |= {name: given for name, given in score_in.items() if name not in ("bias", "k")}
+    profile_in["item_labels"] = (torch.ones(9, 2), ["N", "C"])
+    # In the order of the arguments.
+    order = ("ring", "count", "interests", "item_matrix", "item_bias", "popularity", "popularity_weight", "item_labels")
+    profile_in = {name: profile_in[name] for name in (*order, *(name for name in profile_in if name not in order))}
+    graphs["profile"] = _export(_Profile(net), profile_in, {"drift": ["B", 1], "labels": ["B", "C"]})
     content: dict[str, tuple[Tensor, list[int | str]]] = {}
     if config.text_width:
         content["text"] = (torch.zeros(2, config.text_width), ["B", config.text_width])
