@@ -38,7 +38,7 @@ _HANDED_ON: Final = (SOURCE.encode(), _DONE.encode(), IMPORTED.encode())
 PENDING: Final = b"p"
 
 _MOST_HOPS: Final = 8
-_MOST_ROUNDS: Final = 20  # of an erasure that merges come in between
+_MOST_ROUNDS: Final = 20  # of what merges come in between
 _PAUSE_S: Final = 0.01
 
 Call = tuple[Sequence[str], Sequence[Any]]
@@ -54,6 +54,11 @@ class Erased:
 
     events: int
     identities: Sequence[str]
+
+
+class OvertakenError(StorageError):
+    """The user to whom another one's events are brought was erased, or merged into a third one, since they were read. Nothing was
+    done."""
 
 
 class Commands(Protocol):
@@ -88,17 +93,18 @@ class Identities:
         self._log_max_length = log_max_length
         self._tombstone_ttl_ms = tombstone_ttl_s * 1000
 
-    async def resolve(self, tenant: str, user_id: str, damaged: bool = False) -> str:
+    async def resolve(self, tenant: str, user_id: str, damaged: bool = False, most: int = _MOST_HOPS) -> str:
         """Who has the events of this user: itself, or the last of those that it was merged into. Finishes what is halfway.
 
         Args:
             damaged: go as far as what is damaged allows.
+            most: steps from one to the next.
 
         Raises:
             ConflictError: two merges in opposite directions are running.
             DamagedError: one of them is damaged.
         """
-        for _ in range(_MOST_HOPS):
+        for _ in range(most):
             try:
                 ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
             except DamagedError:
@@ -114,7 +120,7 @@ class Identities:
                     if not damaged:
                         raise
             user_id = _decode(target)
-        raise ConflictError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row, or is being merged both ways")
+        raise ConflictError(f"{user_id!r} was merged more than {most} times in a row, or is being merged both ways")
 
     async def merge(self, tenant: str, target: str, source: str) -> str:
         """Join `source` into `target`; returns who has the events of both now. The same merge again changes nothing.
@@ -148,15 +154,29 @@ class Identities:
         return await self.resolve(tenant, source)
 
     async def finish(self, tenant: str, source: str, target: str) -> None:
-        """Do what is left of a merge: sort the source's events into the target, then remove them from the source."""
+        """Do what is left of a merge: sort the source's events into the target, then remove them from the source.
+
+        Raises StorageError if the source was erased meanwhile, and leads nowhere any more.
+        """
+        for _ in range(_MOST_ROUNDS):
+            try:
+                return await self._finish(tenant, source, target)
+            except OvertakenError:  # look anew: the source may have been erased with the target, or with whom that one went to
+                await asyncio.sleep(_PAUSE_S)
+        raise StorageError(f"{target!r} keeps being merged or erased; try again")
+
+    async def _finish(self, tenant: str, source: str, target: str) -> None:
         user = keys.user_keys(tenant, source)
-        # The tombstone first: if the target is erased after that, what is read here must not be written any more.
-        (erased,) = await self._store.all([("GET", keys.user_keys(tenant, target).gone)])
+        holder = await self.resolve(tenant, target, most=_MOST_ROUNDS)
+        # The tombstone first: if the holder is erased after that, nothing that is read here may be written any more.
+        (erased,) = await self._store.all([("GET", keys.user_keys(tenant, holder).gone)])
         read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids)]
         pairs, packed, ring = await self._store.all(read)
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if meta.get(b"to") != _encode(target) or meta.get(b"ms") != PENDING:
-            return
+        if meta.get(b"to") is None:
+            raise StorageError(f"{source!r} was erased while it was merged into {target!r}; try again")
+        if meta[b"to"] != _encode(target) or meta.get(b"ms") != PENDING:
+            return  # somebody else has done it
         merge = meta.get(b"ik", _RESTORED)
         if b"e" in meta:
             new = [(event, decode_event(event).time_ms, "") for event in packed]
@@ -165,11 +185,11 @@ class Identities:
             mark = _DONE + meta[b"e"].hex()
             attributes = meta.get(b"a", b"")
             await self._store.rewrite(
-                tenant, target, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes, erased=erased
+                tenant, holder, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes, erased=erased
             )
-        # What was done with the source was done with the target now, and those who came to the source have come there.
+        # What was done with the source was done with the holder now, and those who came to the source have come there.
         marks = {field: value for field, value in meta.items() if field.startswith(_HANDED_ON)}
-        holder = await self._hand_on(tenant, target, {_encode(SOURCE + source): merge} | marks)
+        await self._hand_on(tenant, holder, {_encode(SOURCE + source): merge} | marks, erased)
         for mark in marks:
             if mark.startswith(SOURCE.encode()):
                 await self._alias(tenant, _decode(mark[len(SOURCE) :]), "shorten", holder, source)
@@ -230,16 +250,13 @@ class Identities:
                 return False
         return True
 
-    async def _hand_on(self, tenant: str, user_id: str, marks: Mapping[bytes, bytes]) -> str:
-        """Give marks to who has the events of a user, whatever is halfway on the way there; returns who that is."""
-        pairs = [part for pair in marks.items() for part in pair]
-        for _ in range(_MOST_HOPS):
-            (target,) = await self._store.run(script("marks"), [((keys.user_keys(tenant, user_id).meta,), pairs)], durable=True)
-            if not target:
-                return user_id
-            user_id = _decode(target)
-            await asyncio.sleep(_PAUSE_S)
-        raise StorageError(f"{user_id!r} is being merged both ways; try again")
+    async def _hand_on(self, tenant: str, user_id: str, marks: Mapping[bytes, bytes], erased: bytes | None) -> None:
+        """Give marks to who has the events of a user. Raises OvertakenError."""
+        user = keys.user_keys(tenant, user_id)
+        arguments = (erased or b"", *(part for pair in marks.items() for part in pair))
+        (done,) = await self._store.run(script("marks"), [((user.meta, user.gone), arguments)], durable=True)
+        if not done:
+            raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
 
 
 def _encode(text: str) -> bytes:

@@ -532,6 +532,40 @@ async def test_an_intent_is_taken_back_by_the_request_that_had_it_alone(store: R
     assert (await alias("default", "cookie", "go", "alice", "other"))[0] == "alice"
 
 
+async def test_nobody_comes_back_who_was_merged_on_and_erased_while_another_finished_the_merge(store, stopping, raw):
+    merging, stops = stopping
+    went: Any = ()
+
+    async def erased() -> None:
+        nonlocal went
+        went = (await store.erase("default", "carol", 1_000)).identities
+
+    async def merged_on() -> None:
+        with contextlib.suppress(ConflictError):
+            await store.merge("default", "alice", "cookie")
+        await store.merge("default", "carol", "alice")
+        stops.left, stops.meanwhile = pause, erased
+
+    together = 0
+    for steps in range(100):
+        for pause in range(100):
+            for name in raw.scan_iter("lw:{*"):
+                raw.delete(name)
+            for n, user in enumerate(("cookie", "alice", "carol")):
+                await append(store, user, n)
+            went, stops.left, stops.meanwhile = (), steps, merged_on
+            with contextlib.suppress(ConflictError, StorageError):
+                await merging.merge("default", "alice", "cookie")
+            if stops.left >= 0:  # the erasure, or what goes before it, had no turn
+                break
+            together += "cookie" in went
+            assert await times(store, "cookie") == ([] if "cookie" in went else [0]), (steps, pause)
+            assert await times(store, "alice") == await times(store, "carol") == ([] if "alice" in went else [0]), (steps, pause)
+        if stops.left >= 0 and stops.meanwhile is merged_on:
+            break
+    assert together > 30
+
+
 async def test_what_was_read_for_a_merge_is_not_written_after_the_target_was_erased(store: RedisStore, monkeypatch):
     await append(store, "alice", 1)
     await append(store, "cookie", 2)
