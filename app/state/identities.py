@@ -138,7 +138,12 @@ class Identities:
             raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
         # Before anything is said: who is led to one who is damaged could never arrive.
         both = (keys.user_keys(tenant, one) for one in (holder, source))
-        await self._store.all([command for user in both for command in (("LLEN", user.seq), ("STRLEN", user.ids))])
+        kinds = [
+            command
+            for user in both
+            for command in (("LLEN", user.seq), ("STRLEN", user.ids), ("STRLEN", user.gone), ("XLEN", user.log))
+        ]
+        await self._store.all(kinds)
         # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
         # at least sees the other and gives way; if both do, both can be asked for again.
         token = secrets.token_hex(8)

@@ -35,6 +35,7 @@ if #others > 0 then
   return { 0, others }
 end
 
+redis.call('XLEN', KEYS[2]) -- of another type, it is met before anything is done: an error in the middle undoes nothing
 local appended = sound and tonumber(redis.call('HGET', KEYS[3], 'n')) or 0
 -- An event that is dated in the future of its erasure, as far as clocks may be wrong, must not come back either.
 local at = math.max(tonumber(ARGV[3]), sound and tonumber(redis.call('HGET', KEYS[3], 'l')) or 0)
