@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -40,6 +40,7 @@ PENDING: Final = b"p"
 _MOST_HOPS: Final = 8
 _MOST_ROUNDS: Final = 20  # of what merges come in between
 _PAUSE_S: Final = 0.01
+_GONE_ON: Final = -2  # answer of erase.lua
 
 Call = tuple[Sequence[str], Sequence[Any]]
 """Keys and arguments of a script."""
@@ -208,6 +209,16 @@ class Identities:
 
         Raises StorageError if others keep being merged into it.
         """
+        models = await self._store.models()
+        events: dict[str, int] = {}
+        for _ in range(_MOST_ROUNDS):
+            if await self._erase(tenant, user_id, now_ms, models, events):
+                return Erased(sum(events.values()), list(events))
+            await asyncio.sleep(_PAUSE_S)
+        raise StorageError(f"others keep being merged with {user_id!r}; try again")
+
+    async def _erase(self, tenant: str, user_id: str, now_ms: int, models: Iterable[str], events: dict[str, int]) -> bool:
+        """Erase who has the events of a user, and all who lead there; whether that was all. `events` gets what each has had."""
         holder = await self.resolve(tenant, user_id, damaged=True)
         try:
             (pairs,) = await self._store.all([("HGETALL", keys.user_keys(tenant, holder).meta)])
@@ -216,29 +227,27 @@ class Identities:
         fields = zip(pairs[::2], pairs[1::2], strict=True)
         merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields if field.startswith(SOURCE.encode())}
         order = [one for one in dict.fromkeys([*merges, holder]) if one != user_id] + [user_id]
-        models = await self._store.models()
-        events = 0
-        erased: list[str] = []
         for _ in range(_MOST_ROUNDS):
             for one in order:
                 user = keys.user_keys(tenant, one)
                 names = (user.gone, user.log, user.meta, user.seq, user.ids, *(keys.state_key(tenant, m, one) for m in models))
                 by = b"" if one in (holder, user_id) else merges[one]
                 known = (part for source, merge in merges.items() for part in (_encode(source), merge))
-                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, by, *known)
+                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, by, _encode(holder), *known)
                 ((appended, come),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
+                if appended == _GONE_ON:
+                    return False
                 if come:  # merged into this one since: first those
                     others = dict(zip(map(_decode, come[::2]), come[1::2], strict=True))
                     merges |= others
                     order = [*others, *order]
                     break
                 if appended >= 0:
-                    events += appended
-                    erased.append(one)
+                    events[one] = events.get(one, 0) + appended
                 order = order[1:]
             if not order:
-                return Erased(events, list(dict.fromkeys(erased)))
-        raise StorageError(f"others keep being merged into {user_id!r}; try again")
+                return True
+        return False
 
     async def _alias(self, tenant: str, user_id: str, what: str, *arguments: str) -> tuple[str, str, str]:
         """Take a step of alias.lua; returns where the user leads, how far that is done, and where it leads or is about to."""

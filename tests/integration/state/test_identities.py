@@ -356,6 +356,29 @@ async def test_opposite_merges_with_readers_beside_them_double_nothing(store: Re
         assert there in ([[1, 2, 3, 4, 5, 6]] * 2, [[1, 3, 5], [2, 4, 6]]), n
 
 
+@pytest.mark.parametrize("named", ["alice", "cookie"])
+async def test_an_erasure_follows_who_is_merged_on_meanwhile(store, stopping, raw, named: str):
+    erasing, stops = stopping
+
+    async def merged_on() -> None:
+        await store.merge("default", "carol", "alice")
+
+    stops.meanwhile = merged_on
+    for steps in range(100):
+        for name in raw.scan_iter("lw:{*"):
+            raw.delete(name)
+        for n, user in enumerate(("cookie", "alice", "carol")):
+            await append(store, user, n)
+        await store.merge("default", "alice", "cookie")
+        stops.left = steps
+        await erasing.erase("default", named, 1_000)
+        for user in ("cookie", "alice", "carol"):
+            assert await times(store, user) in ([], [2]), (steps, user)  # carol goes if she was one of them by then
+        if stops.left >= 0:
+            break
+    assert steps > 4
+
+
 async def test_an_erasure_takes_who_is_merged_meanwhile(store: RedisStore):
     for n in range(40):
         one, other = f"one {n}", f"other {n}"
