@@ -8,6 +8,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
+import httptools
 from fastapi import Response
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -102,7 +103,20 @@ class BoundedProtocol(HttpToolsProtocol):
             self._came = len(data)
             if self._since is None:
                 self._since = time.monotonic()
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        try:
+            while rest:
+                try:
+                    self.parser.feed_data(rest)
+                    return
+                except httptools.HttpParserUpgrade as upgrade:
+                    if not self._upgrading():
+                        return  # CONNECT, which is answered
+                    rest = rest[upgrade.args[0] :]
+                    self._stay()
+        except httptools.HttpParserError:
+            self.send_400_response("")
 
     def on_message_begin(self) -> None:
         self._reading = self._in_head = True
@@ -119,6 +133,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and self._size_of_head() > MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
             raise ValueError  # ends the parsing of what came; send_400_response finds the answer given
+        if self._upgrading():
+            return
         super().on_headers_complete()
         self._asked = True
 
@@ -132,6 +148,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._reading = self._in_head = False
+        if self._upgrading():
+            return  # its body is still to come
         self._since = None
         super().on_message_complete()
 
@@ -152,6 +170,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(problems.of_status(HTTPStatus.REQUEST_TIMEOUT, "The rest of the request did not come in time."))
         else:
             self.transport.close()
+
+    def _upgrading(self) -> bool:
+        """Whether the head that was just read asks for another protocol."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _stay(self) -> None:
+        """Read that head again without what it asks for, as any server may (RFC 9110, 7.8): httptools takes what follows it for
+        the other protocol, and uvicorn answers without the body. Java's client asks for HTTP/2 with every request."""
+        lines = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, b"".join(lines))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(head)
 
     def _refuse(self, answer: Response) -> None:
         """Answer, unless another answer is under way or was given, and close."""

@@ -116,7 +116,7 @@ def _with_id(raw: object, key: str, index: int) -> object:
         return raw
     try:
         content: Any = _canonical([key, index, raw])
-    except (UnicodeEncodeError, TypeError, OverflowError):
+    except (UnicodeEncodeError, TypeError, OverflowError, RecursionError):
         return raw  # nothing that could be stored
     return raw | {"event_id": f"key:{blake2b(content, digest_size=12).hexdigest()}"}
 

@@ -128,10 +128,16 @@ class Activation:
             log.warning("an activation is not cleared yet", error=away.detail)
 
     async def _prepared(self, model_id: str, token: str) -> ServedModel:
-        """Phase 1: every living worker has the model open. Raises RefusedError if one cannot."""
+        """Phase 1: every living worker has the model open.
+
+        Raises:
+            RefusedError: one cannot.
+            ConflictError: it is not the next one any more.
+        """
         signature = seen(await self._board.beat_of_all(), model_id)  # before anything is read: files may be mended meanwhile
         while True:
-            await self._hall.follow_once()
+            if (await self._hall.follow_once()).token != token:
+                raise ConflictError("another activation has taken over, or the store was emptied")
             says = await self._board.beat_of_all()
             for said in says.values():
                 if said.token == token and model_id in said.failed:  # in this activation, not in an earlier one
@@ -170,9 +176,10 @@ class Activation:
         log.info("backfilled", model=model.model_id, users=done)
 
     async def _followed(self, generation: int) -> None:
-        """Phase 2: every living worker serves the new generation."""
+        """Phase 2: every living worker serves the new generation. Raises ConflictError if there is none any more."""
         while True:
-            await self._hall.follow_once()
+            if (await self._hall.follow_once()).generation < generation:
+                raise ConflictError("the store was emptied, or has lost what it had acknowledged")
             says = await self._board.beat_of_all()
             if self._hall.generation >= generation and all(said.generation >= generation for said in says.values()):
                 return

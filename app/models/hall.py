@@ -65,6 +65,7 @@ class Hall:
         self._deaf: str | None = None  # why the board cannot be read
         self._lease_until = 0.0
         self._beating = asyncio.Lock()
+        self._looking: asyncio.Task[Serving] | None = None
         self._opening: dict[str, asyncio.Task[None]] = {}
         self._following: asyncio.Task[None] | None = None
 
@@ -82,7 +83,7 @@ class Hall:
 
     async def stop(self) -> None:
         """Sign off and close every model."""
-        for task in [*self._opening.values(), *([self._following] if self._following is not None else [])]:
+        for task in [*self._opening.values(), *(task for task in (self._following, self._looking) if task is not None)]:
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=0.05)
@@ -108,7 +109,7 @@ class Hall:
             StorageError: the board cannot be read, so nobody knows which model may answer.
         """
         if monotonic() > self._lease_until:
-            await self.follow_once()
+            await self._look_together()
             if monotonic() > self._lease_until:
                 raise NotReadyError("another model is active, and is not open here yet")
         return self._served.service
@@ -159,10 +160,24 @@ class Hall:
                     self._lease_until = asked_s + LEASE_S
             return serving
 
+    async def _look_together(self) -> None:
+        """`follow_once`, once for all who ask meanwhile: one after the other would each wait for a store that hangs."""
+        looking = self._looking
+        if looking is None:
+            looking = self._looking = asyncio.create_task(self.follow_once())
+
+            def done(task: asyncio.Task[Serving]) -> None:
+                self._looking = None
+                if not task.cancelled():
+                    task.exception()  # is raised to those who wait; all may have hung up
+
+            looking.add_done_callback(done)
+        await asyncio.shield(looking)
+
     async def _follow(self) -> None:
         while True:
             try:
-                await self.follow_once()
+                await self._look_together()
             except StorageError as error:
                 self._hears_nothing(error)
             except Exception:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -38,8 +38,9 @@ _HANDED_ON: Final = (SOURCE.encode(), _DONE.encode(), IMPORTED.encode())
 PENDING: Final = b"p"
 
 _MOST_HOPS: Final = 8
-_MOST_ROUNDS: Final = 20  # of an erasure that merges come in between
+_MOST_ROUNDS: Final = 20  # of what merges come in between
 _PAUSE_S: Final = 0.01
+_GONE_ON: Final = -2  # answer of erase.lua
 
 Call = tuple[Sequence[str], Sequence[Any]]
 """Keys and arguments of a script."""
@@ -54,6 +55,11 @@ class Erased:
 
     events: int
     identities: Sequence[str]
+
+
+class OvertakenError(StorageError):
+    """The user to whom another one's events are brought was erased, or merged into a third one, since they were read. Nothing was
+    done."""
 
 
 class Commands(Protocol):
@@ -88,17 +94,18 @@ class Identities:
         self._log_max_length = log_max_length
         self._tombstone_ttl_ms = tombstone_ttl_s * 1000
 
-    async def resolve(self, tenant: str, user_id: str, damaged: bool = False) -> str:
+    async def resolve(self, tenant: str, user_id: str, damaged: bool = False, most: int = _MOST_HOPS) -> str:
         """Who has the events of this user: itself, or the last of those that it was merged into. Finishes what is halfway.
 
         Args:
             damaged: go as far as what is damaged allows.
+            most: steps from one to the next.
 
         Raises:
             ConflictError: two merges in opposite directions are running.
             DamagedError: one of them is damaged.
         """
-        for _ in range(_MOST_HOPS):
+        for _ in range(most):
             try:
                 ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
             except DamagedError:
@@ -114,7 +121,7 @@ class Identities:
                     if not damaged:
                         raise
             user_id = _decode(target)
-        raise ConflictError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row, or is being merged both ways")
+        raise ConflictError(f"{user_id!r} was merged more than {most} times in a row, or is being merged both ways")
 
     async def merge(self, tenant: str, target: str, source: str) -> str:
         """Join `source` into `target`; returns who has the events of both now. The same merge again changes nothing.
@@ -132,7 +139,12 @@ class Identities:
             raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
         # Before anything is said: who is led to one who is damaged could never arrive.
         both = (keys.user_keys(tenant, one) for one in (holder, source))
-        await self._store.all([command for user in both for command in (("LLEN", user.seq), ("STRLEN", user.ids))])
+        kinds = [
+            command
+            for user in both
+            for command in (("LLEN", user.seq), ("STRLEN", user.ids), ("STRLEN", user.gone), ("XLEN", user.log))
+        ]
+        await self._store.all(kinds)
         # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
         # at least sees the other and gives way; if both do, both can be asked for again.
         token = secrets.token_hex(8)
@@ -148,15 +160,29 @@ class Identities:
         return await self.resolve(tenant, source)
 
     async def finish(self, tenant: str, source: str, target: str) -> None:
-        """Do what is left of a merge: sort the source's events into the target, then remove them from the source."""
+        """Do what is left of a merge: sort the source's events into the target, then remove them from the source.
+
+        Raises StorageError if the source was erased meanwhile, and leads nowhere any more.
+        """
+        for _ in range(_MOST_ROUNDS):
+            try:
+                return await self._finish(tenant, source, target)
+            except OvertakenError:  # look anew: the source may have been erased with the target, or with whom that one went to
+                await asyncio.sleep(_PAUSE_S)
+        raise StorageError(f"{target!r} keeps being merged or erased; try again")
+
+    async def _finish(self, tenant: str, source: str, target: str) -> None:
         user = keys.user_keys(tenant, source)
-        # The tombstone first: if the target is erased after that, what is read here must not be written any more.
-        (erased,) = await self._store.all([("GET", keys.user_keys(tenant, target).gone)])
+        holder = await self.resolve(tenant, target, most=_MOST_ROUNDS)
+        # The tombstone first: if the holder is erased after that, nothing that is read here may be written any more.
+        (erased,) = await self._store.all([("GET", keys.user_keys(tenant, holder).gone)])
         read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids)]
         pairs, packed, ring = await self._store.all(read)
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if meta.get(b"to") != _encode(target) or meta.get(b"ms") != PENDING:
-            return
+        if meta.get(b"to") is None:
+            raise StorageError(f"{source!r} was erased while it was merged into {target!r}; try again")
+        if meta[b"to"] != _encode(target) or meta.get(b"ms") != PENDING:
+            return  # somebody else has done it
         merge = meta.get(b"ik", _RESTORED)
         if b"e" in meta:
             new = [(event, decode_event(event).time_ms, "") for event in packed]
@@ -165,11 +191,11 @@ class Identities:
             mark = _DONE + meta[b"e"].hex()
             attributes = meta.get(b"a", b"")
             await self._store.rewrite(
-                tenant, target, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes, erased=erased
+                tenant, holder, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes, erased=erased
             )
-        # What was done with the source was done with the target now, and those who came to the source have come there.
+        # What was done with the source was done with the holder now, and those who came to the source have come there.
         marks = {field: value for field, value in meta.items() if field.startswith(_HANDED_ON)}
-        holder = await self._hand_on(tenant, target, {_encode(SOURCE + source): merge} | marks)
+        await self._hand_on(tenant, holder, {_encode(SOURCE + source): merge} | marks, erased)
         for mark in marks:
             if mark.startswith(SOURCE.encode()):
                 await self._alias(tenant, _decode(mark[len(SOURCE) :]), "shorten", holder, source)
@@ -183,6 +209,16 @@ class Identities:
 
         Raises StorageError if others keep being merged into it.
         """
+        models = await self._store.models()
+        events: dict[str, int] = {}
+        for _ in range(_MOST_ROUNDS):
+            if await self._erase(tenant, user_id, now_ms, models, events):
+                return Erased(sum(events.values()), list(events))
+            await asyncio.sleep(_PAUSE_S)
+        raise StorageError(f"others keep being merged with {user_id!r}; try again")
+
+    async def _erase(self, tenant: str, user_id: str, now_ms: int, models: Iterable[str], events: dict[str, int]) -> bool:
+        """Erase who has the events of a user, and all who lead there; whether that was all. `events` gets what each has had."""
         holder = await self.resolve(tenant, user_id, damaged=True)
         try:
             (pairs,) = await self._store.all([("HGETALL", keys.user_keys(tenant, holder).meta)])
@@ -191,29 +227,27 @@ class Identities:
         fields = zip(pairs[::2], pairs[1::2], strict=True)
         merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields if field.startswith(SOURCE.encode())}
         order = [one for one in dict.fromkeys([*merges, holder]) if one != user_id] + [user_id]
-        models = await self._store.models()
-        events = 0
-        erased: list[str] = []
         for _ in range(_MOST_ROUNDS):
             for one in order:
                 user = keys.user_keys(tenant, one)
                 names = (user.gone, user.log, user.meta, user.seq, user.ids, *(keys.state_key(tenant, m, one) for m in models))
                 by = b"" if one in (holder, user_id) else merges[one]
                 known = (part for source, merge in merges.items() for part in (_encode(source), merge))
-                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, by, *known)
+                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, by, _encode(holder), *known)
                 ((appended, come),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
+                if appended == _GONE_ON:
+                    return False
                 if come:  # merged into this one since: first those
                     others = dict(zip(map(_decode, come[::2]), come[1::2], strict=True))
                     merges |= others
                     order = [*others, *order]
                     break
                 if appended >= 0:
-                    events += appended
-                    erased.append(one)
+                    events[one] = events.get(one, 0) + appended
                 order = order[1:]
             if not order:
-                return Erased(events, list(dict.fromkeys(erased)))
-        raise StorageError(f"others keep being merged into {user_id!r}; try again")
+                return True
+        return False
 
     async def _alias(self, tenant: str, user_id: str, what: str, *arguments: str) -> tuple[str, str, str]:
         """Take a step of alias.lua; returns where the user leads, how far that is done, and where it leads or is about to."""
@@ -230,16 +264,13 @@ class Identities:
                 return False
         return True
 
-    async def _hand_on(self, tenant: str, user_id: str, marks: Mapping[bytes, bytes]) -> str:
-        """Give marks to who has the events of a user, whatever is halfway on the way there; returns who that is."""
-        pairs = [part for pair in marks.items() for part in pair]
-        for _ in range(_MOST_HOPS):
-            (target,) = await self._store.run(script("marks"), [((keys.user_keys(tenant, user_id).meta,), pairs)], durable=True)
-            if not target:
-                return user_id
-            user_id = _decode(target)
-            await asyncio.sleep(_PAUSE_S)
-        raise StorageError(f"{user_id!r} is being merged both ways; try again")
+    async def _hand_on(self, tenant: str, user_id: str, marks: Mapping[bytes, bytes], erased: bytes | None) -> None:
+        """Give marks to who has the events of a user. Raises OvertakenError."""
+        user = keys.user_keys(tenant, user_id)
+        arguments = (erased or b"", *(part for pair in marks.items() for part in pair))
+        (done,) = await self._store.run(script("marks"), [((user.meta, user.gone), arguments)], durable=True)
+        if not done:
+            raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
 
 
 def _encode(text: str) -> bytes:

@@ -132,14 +132,14 @@ class ModelBoard:
 
     async def active_since(self, users: Sequence[tuple[str, str]], since_ms: int) -> list[tuple[str, str]]:
         """Those users who have events, the latest of them at or after a moment (unix ms)."""
-        commands: list[Command] = [("HMGET", keys.user_keys(*user).meta, "n", "l") for user in users]
+        commands: list[Command] = [("HGET", keys.user_keys(*user).meta, "l") for user in users]
         try:
-            metas = await self._store.all(commands)
+            times = await self._store.all(commands)
         except DamagedError:  # and nothing is known of that one
             if len(users) == 1:
                 return []
             return [active for user in users for active in await self.active_since([user], since_ms)]
-        return [user for user, (n, last) in zip(users, metas, strict=True) if n is not None and int(last) >= since_ms]
+        return [user for user, last in zip(users, times, strict=True) if last is not None and int(last) >= since_ms]
 
     async def users(self) -> AsyncIterator[list[tuple[str, str]]]:
         """Every (tenant, user id) that has a meta of its own, some at a time; one may come twice."""

@@ -10,7 +10,7 @@ from app.errors import StorageError
 from app.state import keys
 from app.state.codec import new_epoch
 from app.state.events import decode_attributes, decode_event, encode_attributes
-from app.state.identities import Call, NewEvent
+from app.state.identities import Call, NewEvent, OvertakenError
 from app.state.ring import EMPTY_RING, id_hash, remember_ids
 from app.state.scripts import Script, script
 from app.state.transport import Command
@@ -63,9 +63,9 @@ class Rewrite:
             erased: with an `origin`, the tombstone that the user had when the events were read.
 
         Raises:
-            StorageError: the user kept changing, or was erased meanwhile; nothing was done.
+            OvertakenError: with an `origin`, the user was erased, or merged into another one.
+            StorageError: the user kept changing; nothing was done.
         """
-        target = user_id
         for _ in range(_MOST_TRIES):
             user = keys.user_keys(tenant, user_id)
             before: list[Command] = [
@@ -75,12 +75,13 @@ class Rewrite:
                 ("GET", user.gone),
             ]
             (appended, epoch, first, last, own, *moved), packed, ring, gone = await self._store.all(before)
+            if origin and (moved[0] is not None or gone != erased):
+                # If merged: whether the third one was erased since the events were read, nobody could tell here.
+                raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
             if moved[0] is not None:
                 user_id = await self._store.merged_into(tenant, user_id, [-1, *moved])
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            if origin and user_id == target and gone != erased:
-                raise StorageError(f"{user_id!r} was erased while another identity was merged into it; try again")
             # What happened before its user was erased stays away; but what comes with another user was that one's.
             kept_new = [event for event in new if origin or gone is None or event[1] > int(gone)]
             if epoch is None and not kept_new and not origin:

@@ -99,6 +99,7 @@ if #fresh == 0 then
 end
 
 -- First what can be refused, by an access list or for its type: an error in the middle undoes nothing.
+redis.call('LLEN', KEYS[1])
 -- What is not archived yet must not be trimmed; without an archive the bound keeps memory finite.
 -- Numbers go out as %.0f: tostring() would write 1e+15 for a large one.
 local bounded, entry = ARGV[5] ~= '0', nil

@@ -13,6 +13,7 @@ end
 if meta[1] and meta[2] == ARGV[3] then
   return 0
 end
+redis.call('XLEN', KEYS[2]) -- of another type, it is met before anything is done: an error in the middle undoes nothing
 redis.call('HSET', KEYS[1], 'a', ARGV[3], 'e', ARGV[4])
 local entry = redis.call('XADD', KEYS[2], '*', 'k', 'a', 't', ARGV[1], 'u', ARGV[2], 'a', ARGV[3], 'p', ARGV[4])
 redis.call('HSET', KEYS[1], 'd', string.format('%d', math.floor(tonumber(string.match(entry, '^%d+')) / 86400000)))

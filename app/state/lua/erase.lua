@@ -6,10 +6,12 @@
 --                                                    to, ik where this one went, and the name of that merge
 -- KEYS[4...] seq, ids and the states of every model
 -- ARGV    tenant, user, now (unix ms), how long the tombstone stays (ms), the merge by which this user is one of the identities that are
---         erased together ('': erase whatever it did), then each that was merged into one of them, and the name of that merge
+--         erased together ('': the user that has the events, or that was named), who has the events, then each that was merged into
+--         one of them, and the name of that merge
 -- Returns {events that the user has had, {}}, again for a user who is gone already; {0, those who were merged into this one and are not
 --         among the identities, with the names of the merges}, and nothing is done; or {-1, {}} if the user did not go by that merge, and
---         nothing is done: the mark is of an earlier life, that was erased, and who has the name now is another one
+--         nothing is done: the mark is of an earlier life, that was erased, and who has the name now is another one; or {-2, {}} if the
+--         events have gone to somebody else meanwhile, and nothing is done
 
 -- A meta that is damaged says nothing, and goes; but only with who was asked for by name, or has the others' events.
 local kind = redis.call('TYPE', KEYS[3])['ok']
@@ -21,7 +23,11 @@ if ARGV[5] ~= '' then
   end
 end
 local together = {}
-for i = 6, #ARGV, 2 do together[ARGV[i]] = ARGV[i + 1] end
+for i = 7, #ARGV, 2 do together[ARGV[i]] = ARGV[i + 1] end
+local to = sound and redis.call('HGET', KEYS[3], 'to')
+if to and to ~= ARGV[6] and not together[to] then
+  return { -2, {} }
+end
 local others = {}
 local fields = sound and redis.call('HGETALL', KEYS[3]) or {}
 for i = 1, #fields, 2 do
@@ -35,6 +41,7 @@ if #others > 0 then
   return { 0, others }
 end
 
+redis.call('XLEN', KEYS[2]) -- of another type, it is met before anything is done: an error in the middle undoes nothing
 local appended = sound and tonumber(redis.call('HGET', KEYS[3], 'n')) or 0
 -- An event that is dated in the future of its erasure, as far as clocks may be wrong, must not come back either.
 local at = math.max(tonumber(ARGV[3]), sound and tonumber(redis.call('HGET', KEYS[3], 'l')) or 0)

@@ -11,6 +11,7 @@ local found = redis.call('HMGET', KEYS[1], 'to', 'ms', 'ik')
 if found[1] ~= ARGV[3] or found[2] ~= 'p' then
   return 0
 end
+redis.call('XLEN', KEYS[2]) -- of another type, it is met before anything is done: an error in the middle undoes nothing
 local count = redis.call('LLEN', KEYS[3])
 redis.call('DEL', KEYS[1], unpack(KEYS, 3))
 redis.call('HSET', KEYS[1], 'to', ARGV[3], 'ms', 'd')

@@ -109,6 +109,7 @@ if late > 0 then
   end
 end
 
+redis.call('XLEN', KEYS[4]) -- of another type, it is met before anything is done: an error in the middle undoes nothing
 redis.call('DEL', KEYS[1], KEYS[3])
 for _, chunk in ipairs(chunks) do
   redis.call('RPUSH', KEYS[1], unpack(chunk))

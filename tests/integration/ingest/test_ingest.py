@@ -179,6 +179,14 @@ async def test_an_idempotency_key_makes_the_same_request_a_retry_and_nothing_els
     assert await items(store, "alice") == ["a", "a", "b", "a", "c"]
 
 
+async def test_an_event_that_is_nested_too_deeply_for_a_key_is_rejected(ingest: Ingest, store: RedisStore):
+    nested: Any = 1
+    for _ in range(5_000):  # more than the parser takes: what can be parsed may still be too deep to be written again
+        nested = {"a": nested}
+    result = await ingest.accept("default", [event() | {"context": nested}, nested, event()], NOW, "key")
+    assert [r.status for r in result.events] == ["rejected", "rejected", "stored"]
+
+
 async def test_no_room_means_that_nothing_is_stored(store: RedisStore, heard: Heard):
     async def full() -> None:
         raise OverloadedError("full")

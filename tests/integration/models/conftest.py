@@ -43,10 +43,10 @@ class Worker(httpx.AsyncClient):
 
     async def stop_following(self) -> None:
         """Neither look which model is active nor say that this worker lives, as if it stood still."""
-        task = self.hall._following
-        while not task.done():  # a client of Redis may swallow a cancellation
-            task.cancel()
-            await asyncio.wait([task], timeout=0.05)
+        for task in (self.hall._following, self.hall._looking):
+            while task is not None and not task.done():  # a client of Redis may swallow a cancellation
+                task.cancel()
+                await asyncio.wait([task], timeout=0.05)
 
     async def models(self) -> dict[str, Any]:
         return json.loads((await self.get("/v1/models")).content)

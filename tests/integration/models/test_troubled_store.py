@@ -183,3 +183,60 @@ async def test_a_worker_without_the_active_model_takes_over_only_if_nobody_has_i
             assert (await worker.get("/v1/users/u/recommendations")).status_code == 503
             if not living:
                 await until(active(raw, new), 10)
+
+
+async def test_an_activation_ends_when_the_store_was_emptied_before_every_worker_was_ready(start, two_models, raw, monkeypatch):
+    folder, old, new = two_models
+    async with start(folder, old) as worker:
+        with monkeypatch.context() as patch:
+            patch.setattr(hall.Hall, "_prepare", lambda self, model_id: None)
+            activating = asyncio.create_task(worker.activate(new))
+
+            async def begun() -> bool:
+                return raw.hexists(keys.MODEL_KEY, "token")
+
+            await until(begun)
+            raw.flushall()
+            assert (await asyncio.wait_for(activating, 8)).status_code == 409
+        assert (await worker.activate(new)).status_code == 200
+
+
+async def test_an_activation_ends_when_the_store_was_emptied_before_every_worker_has_followed(start, two_models, raw):
+    folder, old, new = two_models
+    async with start(folder, old) as worker, start(folder, old) as slow:
+        await slow.hall.follow_once()
+        activating = asyncio.create_task(worker.activate(new))
+
+        async def opened() -> bool:
+            return slow.hall.opened(new) is not None
+
+        await until(opened)
+        await slow.hall.follow_once()  # says so
+        await slow.stop_following()
+        await until(active(raw, new))
+        raw.flushall()
+        assert (await asyncio.wait_for(activating, 8)).status_code == 409
+        await worker.tell(event("u", 1))
+        assert (await worker.ask("u"))["model_id"] == new
+
+
+async def test_a_store_that_hangs_holds_no_request_up_for_longer_than_one_time_out(start, two_models, raw, monkeypatch):
+    folder, old, _ = two_models
+    monkeypatch.setattr(hall, "LEASE_S", 0.1)
+    async with start(folder, old) as worker:
+        await worker.tell(event("u", 1))
+        looks = 0
+
+        async def hangs(self):
+            nonlocal looks
+            looks += 1
+            await asyncio.sleep(0.3)
+            raise StorageError("did not answer")
+
+        monkeypatch.setattr(ModelBoard, "serving", hangs)
+        await asyncio.sleep(0.2)
+        began_s = time.monotonic()
+        answers = await asyncio.gather(*(worker.ask("u") for _ in range(20)))
+        assert [answer["degraded"] for answer in answers] == [True] * 20
+        assert time.monotonic() - began_s < 2
+        assert looks < 5

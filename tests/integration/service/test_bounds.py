@@ -104,6 +104,22 @@ def test_what_is_no_http_gets_a_problem_document(served):
         assert problem(answer_to(url, b"\x16\x03\x01\x02\x00\x01\x00")) == 400
 
 
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket"])
+def test_a_wish_for_another_protocol_costs_no_request_its_body(served, protocol):
+    upgrade = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: " + protocol + b"\r\nHTTP2-Settings: AAMAAABk\r\n"
+    bodies = [json.dumps(purchase("u", n, n)).encode() for n in range(300)]
+    requests = [POST + upgrade + b"Content-Length: %d\r\n\r\n" % len(body) + body for body in bodies]
+    in_chunks = POST + upgrade + b"Transfer-Encoding: chunked\r\n\r\n" + b"%x\r\n%b\r\n0\r\n\r\n" % (len(bodies[0]), bodies[0])
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with served() as (url, _):
+        assert answer_to(url, requests[0] + last).count(b'{"stored":1,') == 1
+        assert answer_to(url, *(requests[0][at : at + 1] for at in range(len(requests[0]))), last).count(b'{"stored":1,') == 1
+        assert answer_to(url, in_chunks + last).count(b'{"stored":1,') == 1
+        assert answer_to(url, b"".join(requests) + last).count(b'{"stored":1,') == 300
+        assert httpx.get(f"{url}/v1/users/u").json()["events"] == 303
+        assert problem(answer_to(url, POST + upgrade + b"X: " + b"a" * 70_000 + b"\r\n\r\n")) == 431
+
+
 def test_requests_that_do_not_become_whole_are_closed(served):
     with served(request_timeout_s=1) as (url, _), ExitStack() as stack:
         silent, head, body, second = (opened(stack, url) for _ in range(4))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import redis
 
-from app.errors import LayoutError, StorageAddressError, StorageError
+from app.errors import DamagedError, LayoutError, StorageAddressError, StorageError
 from app.state import keys
 from app.state.embedded import EmbeddedRedis
 from app.state.events import StoredEvent
@@ -177,6 +177,35 @@ async def test_a_full_redis_refuses_the_whole_append(store: RedisStore, raw: red
         assert raw.keys() == [keys.LAYOUT_KEY.encode()]
     finally:
         raw.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("kind", ["seq", "ids", "gone", "log"])
+async def test_what_a_key_of_another_type_refuses_is_not_half_done(store: RedisStore, raw: redis.Redis, kind: str):
+    await store.append("default", [batch("alice", 1, "1"), batch("cookie", 2, "2")])
+    await store.set_attributes("default", "alice", {"country": "UK"})
+    key = getattr(keys.user_keys("default", "alice"), kind)
+    raw.delete(key)
+    raw.hset(key, "what", "is this")
+
+    async def append() -> None:
+        (answer,) = await store.append("default", [batch("alice", 3, "3")])
+        if isinstance(answer, Exception):
+            raise answer
+
+    calls = {
+        "append": append,
+        "import": lambda: store.write_history("default", "alice", [event(0)], ["0"], "an import"),
+        "merge": lambda: store.merge("default", "cookie", "alice"),
+        "merged": lambda: store.merge("default", "alice", "cookie"),
+    }
+    if kind == "log":
+        calls["attributes"] = lambda: store.set_attributes("default", "alice", {"country": "FR"})
+        calls["erase"] = lambda: store.erase("default", "alice", 10)
+    before = {name: raw.dump(name) for name in raw.scan_iter()}
+    for what, call in calls.items():
+        with pytest.raises(DamagedError):
+            await call()
+        assert {name: raw.dump(name) for name in raw.scan_iter()} == before, what
 
 
 async def test_a_read_only_replica_refuses_writes_with_a_storage_error(store: RedisStore, raw: redis.Redis):

@@ -356,6 +356,29 @@ async def test_opposite_merges_with_readers_beside_them_double_nothing(store: Re
         assert there in ([[1, 2, 3, 4, 5, 6]] * 2, [[1, 3, 5], [2, 4, 6]]), n
 
 
+@pytest.mark.parametrize("named", ["alice", "cookie"])
+async def test_an_erasure_follows_who_is_merged_on_meanwhile(store, stopping, raw, named: str):
+    erasing, stops = stopping
+
+    async def merged_on() -> None:
+        await store.merge("default", "carol", "alice")
+
+    stops.meanwhile = merged_on
+    for steps in range(100):
+        for name in raw.scan_iter("lw:{*"):
+            raw.delete(name)
+        for n, user in enumerate(("cookie", "alice", "carol")):
+            await append(store, user, n)
+        await store.merge("default", "alice", "cookie")
+        stops.left = steps
+        await erasing.erase("default", named, 1_000)
+        for user in ("cookie", "alice", "carol"):
+            assert await times(store, user) in ([], [2]), (steps, user)  # carol goes if she was one of them by then
+        if stops.left >= 0:
+            break
+    assert steps > 4
+
+
 async def test_an_erasure_takes_who_is_merged_meanwhile(store: RedisStore):
     for n in range(40):
         one, other = f"one {n}", f"other {n}"
@@ -530,6 +553,40 @@ async def test_an_intent_is_taken_back_by_the_request_that_had_it_alone(store: R
     assert (await alias("default", "cookie", "stay", "alice", "one"))[2] == "alice"
     assert (await alias("default", "cookie", "go", "alice", "one"))[0] == ""
     assert (await alias("default", "cookie", "go", "alice", "other"))[0] == "alice"
+
+
+async def test_nobody_comes_back_who_was_merged_on_and_erased_while_another_finished_the_merge(store, stopping, raw):
+    merging, stops = stopping
+    went: Any = ()
+
+    async def erased() -> None:
+        nonlocal went
+        went = (await store.erase("default", "carol", 1_000)).identities
+
+    async def merged_on() -> None:
+        with contextlib.suppress(ConflictError):
+            await store.merge("default", "alice", "cookie")
+        await store.merge("default", "carol", "alice")
+        stops.left, stops.meanwhile = pause, erased
+
+    together = 0
+    for steps in range(100):
+        for pause in range(100):
+            for name in raw.scan_iter("lw:{*"):
+                raw.delete(name)
+            for n, user in enumerate(("cookie", "alice", "carol")):
+                await append(store, user, n)
+            went, stops.left, stops.meanwhile = (), steps, merged_on
+            with contextlib.suppress(ConflictError, StorageError):
+                await merging.merge("default", "alice", "cookie")
+            if stops.left >= 0:  # the erasure, or what goes before it, had no turn
+                break
+            together += "cookie" in went
+            assert await times(store, "cookie") == ([] if "cookie" in went else [0]), (steps, pause)
+            assert await times(store, "alice") == await times(store, "carol") == ([] if "alice" in went else [0]), (steps, pause)
+        if stops.left >= 0 and stops.meanwhile is merged_on:
+            break
+    assert together > 30
 
 
 async def test_what_was_read_for_a_merge_is_not_written_after_the_target_was_erased(store: RedisStore, monkeypatch):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from app.state.events import StoredEvent
 from app.state.models import ModelBoard, Outcome
 from app.state.redis import RedisStore
+from app.state.store import Append
 
 OUTCOME = Outcome("new", 0, "active")
 
@@ -44,3 +46,12 @@ async def test_a_commit_is_of_the_generation_that_it_was_made_for(board: ModelBo
     assert await board.commit("token", generation, OUTCOME)
     after = await board.serving()
     assert (after.active, after.previous, after.generation, after.candidate) == ("new", "old", generation + 1, None)
+
+
+async def test_who_has_attributes_alone_is_not_active_whatever_was_merged(board: ModelBoard, store: RedisStore):
+    await store.set_attributes("default", "cookie", {"country": "UK"})
+    await store.merge("default", "alice", "cookie")
+    await store.append("default", [Append("bob", [StoredEvent("view", 5, "i")], [None])])
+    users = [("default", name) for name in ("alice", "cookie", "bob", "nobody")]
+    assert await board.active_since(users, 5) == [("default", "bob")]
+    assert await board.active_since(users, 6) == []
