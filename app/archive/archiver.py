@@ -201,6 +201,7 @@ class Archiver:
                 cursors=dict(sorted(cursors.items())),
                 removals=(*manifest.removals, *removals),
                 identities=dict(sorted((manifest.identities | identities).items())),
+                whole=_whole(manifest, batches, identities),
             )
 
         committed = self._archive.publish(files, add)
@@ -243,6 +244,18 @@ class Archiver:
     @property
     def _still_ours(self) -> Callable[[], object]:
         return lambda: self._log.take(None, self._token, self._lease_ms)
+
+
+def _whole(manifest: Manifest, batches: Mapping[int, Batch], identities: Mapping[str, str]) -> tuple[str, ...]:
+    """The partitions of which the archive lacks nothing, once it has these batches and identities."""
+    # What was restored from the archive has nothing that is not in it.
+    whole = {*manifest.whole, *(pp for pp, identity in identities.items() if manifest.identities.get(pp, identity) != identity)}
+    for partition, batch in batches.items():
+        if not batch.whole:
+            whole.discard(f"{partition:02x}")
+        elif batch.start == "0-0":
+            whole.add(f"{partition:02x}")
+    return tuple(sorted(whole))
 
 
 def _removal(record: Record) -> Removal:

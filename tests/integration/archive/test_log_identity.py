@@ -41,7 +41,7 @@ def event(n: int) -> StoredEvent:
 
 def forget_identities(archive: Archive) -> None:
     """Make it an archive of before there were identities."""
-    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={}))
+    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={}, whole=()))
 
 
 def restored(archive: Archive, client: redis.Redis) -> None:
@@ -404,7 +404,7 @@ def test_nobody_goes_whose_log_is_not_the_archives(archive: Archive, make_archiv
     add(raw, world.event("a", event(1)))
     make_archiver().once()
     user, partition = keys.user_keys("default", "a"), int(keys.partition("default", "a"), 16)
-    identity = raw.get(identity_key(partition))
+    identity, pp = raw.get(identity_key(partition)), f"{partition:02x}"
     raw.hset(user.meta, mapping={"n": 1, "e": "epoch", "d": time.time_ns() // 86_400_000_000_000 - 40})
     expiry = Expiry(raw, archive, 30)
     for strange in (None, b"0123456789abcdef"):
@@ -414,5 +414,7 @@ def test_nobody_goes_whose_log_is_not_the_archives(archive: Archive, make_archiv
     raw.set(identity_key(partition), identity)
     forget_identities(archive)
     assert expiry.all(Event()) == 0
-    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={f"{partition:02x}": identity.decode()}))
+    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={pp: identity[:16].decode()}))
+    assert expiry.all(Event()) == 0
+    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, whole=(pp,)))
     assert expiry.all(Event()) == 1
