@@ -18,7 +18,7 @@ from app.archive.columns import to_table, to_text
 from app.archive.compaction import Compaction
 from app.archive.expiry import Expiry
 from app.archive.files import day_of, write_file
-from app.archive.identity import compare, fits, refusal
+from app.archive.identity import compare, refusal, taken
 from app.archive.log import Log, Mark
 from app.archive.manifest import File, Manifest, Removal
 from app.archive.reading import Batch, fill, trim_archived
@@ -190,17 +190,18 @@ class Archiver:
         def add(manifest: Manifest) -> Manifest | None:
             if any(manifest.cursor(partition) != batch.start for partition, batch in batches.items()):
                 return None  # another archiver, which took us for dead, was faster
-            if any(not fits(manifest, partition, marks[partition]) for partition in batches):
+            ours = taken(manifest, marks)
+            if not batches.keys() <= ours:
                 return None  # another service was, or a Redis that was restored
-            # All at once: a restored Redis takes the archive over as a whole.
-            taken = {f"{partition:02x}": mark.identity for partition, mark in marks.items() if fits(manifest, partition, mark)}
+            identities = {f"{partition:02x}": marks[partition].identity for partition in ours}
             cursors = manifest.cursors | {f"{partition:02x}": batch.end for partition, batch in batches.items()}
             return msgspec.structs.replace(
                 manifest,
                 files=(*manifest.files, *files),
                 cursors=dict(sorted(cursors.items())),
                 removals=(*manifest.removals, *removals),
-                identities=dict(sorted((manifest.identities | taken).items())),
+                identities=dict(sorted((manifest.identities | identities).items())),
+                whole=_whole(manifest, batches, identities),
             )
 
         committed = self._archive.publish(files, add)
@@ -243,6 +244,18 @@ class Archiver:
     @property
     def _still_ours(self) -> Callable[[], object]:
         return lambda: self._log.take(None, self._token, self._lease_ms)
+
+
+def _whole(manifest: Manifest, batches: Mapping[int, Batch], identities: Mapping[str, str]) -> tuple[str, ...]:
+    """The partitions of which the archive lacks nothing, once it has these batches and identities."""
+    # What was restored from the archive has nothing that is not in it.
+    whole = {*manifest.whole, *(pp for pp, identity in identities.items() if manifest.identities.get(pp, identity) != identity)}
+    for partition, batch in batches.items():
+        if not batch.whole:
+            whole.discard(f"{partition:02x}")
+        elif batch.start == "0-0":
+            whole.add(f"{partition:02x}")
+    return tuple(sorted(whole))
 
 
 def _removal(record: Record) -> Removal:

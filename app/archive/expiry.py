@@ -116,5 +116,6 @@ class Expiry:
         states = (keys.state_key(tenant, model, user_id) for model in models)
         names = (user.meta, user.seq, user.ids, user.log, keys.log_identity_key(pp), *states)
         who = (text.encode("utf-8", "surrogatepass") for text in (tenant, user_id))
-        known = (manifest.cursor(int(pp, 16)), manifest.identity(int(pp, 16)))
+        # Where the archive may lack what another folder has, or had, the script gets no identity, and lets nobody go.
+        known = (manifest.cursor(int(pp, 16)), manifest.identity(int(pp, 16)) if pp in manifest.whole else "")
         return int(evaluate(self._client, "expire", names, *who, *known, self._days, _MOST_WAITING))

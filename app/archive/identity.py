@@ -6,7 +6,7 @@ does not fit is neither archived nor trimmed. See docs/adr/0013-log-identity.md.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -18,8 +18,9 @@ from app.errors import ArchiveError
 from app.state.keys import PARTITIONS
 
 _ADVICE: Final = (
-    "nothing of it is archived or trimmed. Either run `longwave restore` on an empty Redis (events that came since are lost), or "
-    "give this service another folder (LONGWAVE_ARCHIVE_DIR); no two services may have the same"
+    "nothing of it is archived or trimmed. No two services may have the same archive: stop the one that should not. Then either "
+    "give this service another folder (LONGWAVE_ARCHIVE_DIR), which takes all that waits, or run `longwave restore` on an empty "
+    "Redis (before that, `longwave archive --archive-dir` with another folder saves what waits)"
 )
 
 
@@ -35,31 +36,33 @@ class Compared:
     strange: dict[int, str] = field(default_factory=dict)
 
 
-def fits(manifest: Manifest, partition: int, mark: Mark) -> bool:
-    """Whether the archive may take a log with this mark: it has the same identity or none yet, or the log was restored from it
-    and it has not gone on since."""
-    known = manifest.identity(partition)
-    return known in ("", mark.identity) or (mark.origin, mark.cursor) == (known, manifest.cursor(partition))
+def taken(manifest: Manifest, marks: Mapping[int, Mark]) -> set[int]:
+    """The partitions of a Redis with these marks whose logs the archive takes.
+
+    A restored Redis takes the archive over as a whole, or nothing of it: where it has gone on in one partition, or has been taken
+    over by another, two of them would own a part each.
+    """
+    known = {partition for partition in range(PARTITIONS) if manifest.identity(partition)}
+    own = {p for p in known & marks.keys() if marks[p].identity == manifest.identity(p)}
+    if own:
+        # A partition that the archive does not know yet comes to it with the others of its Redis, or not at all.
+        return own | (marks.keys() - known)
+    restored = all(p in marks and (marks[p].origin, marks[p].cursor) == (manifest.identity(p), manifest.cursor(p)) for p in known)
+    return set(marks) if restored else set()
 
 
 def compare(manifest: Manifest, log: Log) -> Compared:
     """Look at the logs of all partitions. Raises StorageError."""
     marks = log.marks()
-    known = {partition for partition in range(PARTITIONS) if manifest.identity(partition)}
-    # A partition that the archive does not know yet comes to it with the others of its Redis, or not at all.
-    ours = not known or any(partition in marks and fits(manifest, partition, marks[partition]) for partition in known)
+    fitting = taken(manifest, marks)
+    ours = bool(fitting) or not manifest.identities
     compared = Compared()
     for partition in range(PARTITIONS):
-        mark, cursor = marks.get(partition), manifest.cursor(partition)
-        if partition in known:
-            if mark is not None and fits(manifest, partition, mark):
-                compared.fitting[partition] = mark
-            elif mark is None:
-                compared.strange[partition] = "its identity is gone, so Redis was emptied or is another one"
-            else:
-                compared.strange[partition] = (
-                    "it has another identity, so it is of another service, or of a Redis of before a restore"
-                )
+        mark, cursor, known = marks.get(partition), manifest.cursor(partition), manifest.identity(partition)
+        if known and partition in fitting:
+            compared.fitting[partition] = marks[partition]
+        elif known:
+            compared.strange[partition] = _why_strange(known, mark)
         elif not ours:
             compared.strange[partition] = "no log of this Redis is in the archive, so it is of another service, or was emptied"
         elif cursor != "0-0" and parse_id(log.last_id(partition)) < parse_id(cursor):  # of before there were identities
@@ -69,6 +72,14 @@ def compare(manifest: Manifest, log: Log) -> Compared:
         else:
             compared.fitting[partition] = mark
     return compared
+
+
+def _why_strange(known: str, mark: Mark | None) -> str:
+    if mark is None:
+        return "its identity is gone, so Redis was emptied or is another one"
+    if mark.origin == known:
+        return "this Redis was restored from the archive, but the one before has gone on with it since, or a partition is lost"
+    return "it has another identity, so it is of another service, or of a Redis of before a restore"
 
 
 def refusal(folder: Path, compared: Compared, partitions: Collection[int]) -> ArchiveError | None:

@@ -16,7 +16,7 @@ def log_key(partition: int) -> str:
 
 
 def identity_key(partition: int) -> str:
-    """String: the identity of that log, 16 hex digits; of one that was restored, also what it was restored from."""
+    """String: the identity of that log and up to where it was trimmed, see `Mark`."""
     return keys.log_identity_key(f"{partition:02x}")
 
 

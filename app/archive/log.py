@@ -22,14 +22,18 @@ Entry = tuple[bytes, Mapping[bytes, bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What Redis has of a log's identity. One that was restored says from which log's archive (`origin`), and up to where."""
+    """What Redis has of a log's identity, and `cursor`: up to there it was trimmed, after it was archived under the identity
+    `origin`. That is another one where the log was restored and nothing has been trimmed since.
+
+    Marks of older versions have the identity alone, unless the log was restored: nobody knows what was trimmed.
+    """
 
     identity: str
     origin: str = ""
     cursor: str = ""
 
     def __str__(self) -> str:
-        return f"{self.identity} {self.origin} {self.cursor}" if self.origin else self.identity
+        return f"{self.identity} {self.origin} {self.cursor}"
 
 
 class Log(Protocol):
@@ -48,10 +52,10 @@ class Log(Protocol):
         """The marks of all partitions whose logs have one."""
 
     def mark(self, partition: int, identity: str) -> Mark:
-        """Give a log an identity, unless it has one; returns what it has then."""
+        """Give a log that was never trimmed an identity, unless it has one; returns what it has then."""
 
-    def read(self, partition: int, identity: str, after: str, count: int, upto: str = "+") -> Sequence[Entry]:
-        """The first `count` entries after the stream id `after`, up to and with `upto`.
+    def read(self, partition: int, identity: str, after: str, count: int, upto: str = "+") -> tuple[Sequence[Entry], bool]:
+        """The first `count` entries after the stream id `after`, up to and with `upto`, and whether nothing between was trimmed.
 
         Raises ArchiveError if the log does not have this identity, and then the entries may be another's.
         """
@@ -101,10 +105,10 @@ class RedisLog:
     def mark(self, partition: int, identity: str) -> Mark:
         key = identity_key(partition)
         with storage_errors():
-            self._client.set(key, identity, nx=True)
+            self._client.set(key, str(Mark(identity, identity, "0-0")), nx=True)
             return _parse_mark(self._client.get(key) or b"")
 
-    def read(self, partition: int, identity: str, after: str, count: int, upto: str = "+") -> Sequence[Entry]:
+    def read(self, partition: int, identity: str, after: str, count: int, upto: str = "+") -> tuple[Sequence[Entry], bool]:
         with storage_errors():
             # On one connection, so of one Redis; and then its identity: what was read of an earlier log has none, or another.
             pipeline = self._client.pipeline(transaction=False)
@@ -113,9 +117,10 @@ class RedisLog:
             entries: Sequence[Entry]
             raw: bytes | None
             entries, raw = pipeline.execute()
-        if raw is None or _parse_mark(raw).identity != identity:
+        mark = _parse_mark(raw or b"")
+        if mark.identity != identity:
             raise ArchiveError(f"the log of partition {partition:02x} was exchanged for another while it was read")
-        return entries
+        return entries, mark.cursor != "" and parse_id(mark.cursor) <= parse_id(after)
 
     def oldest_ms(self, partition: int) -> int | None:
         with storage_errors():

@@ -47,7 +47,8 @@ class Removed(msgspec.Struct, frozen=True):
 
 class Manifest(msgspec.Struct, frozen=True):
     """One commit. `cursors` has the stream id of the last archived record of each partition (two hex digits), `identities` which
-    log that is of: see `identity`; archives of before there were any have none.
+    log that is of: see `identity`; archives of before there were any have none. `whole` are the partitions of which the archive
+    has all that the log ever had, as far as that can be known.
 
     `swept` are files that are being deleted: nobody may commit them any more.
     """
@@ -62,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True):
     removed: tuple[Removed, ...] = ()
     swept: tuple[str, ...] = ()
     identities: dict[str, str] = msgspec.field(default_factory=dict)
+    whole: tuple[str, ...] = ()
 
     def cursor(self, partition: int) -> str:
         return self.cursors.get(f"{partition:02x}", "0-0")

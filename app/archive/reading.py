@@ -17,11 +17,15 @@ _PAGE: Final = 2_000  # entries per XRANGE: a stall of Redis of a few millisecon
 
 @dataclass(slots=True)
 class Batch:
-    """What was read of the log with this identity: records after `start`, the last of them at `end`."""
+    """What was read of the log with this identity: records after `start`, the last of them at `end`.
+
+    `whole`: all that the log ever had between them; not where some had been trimmed for another archive.
+    """
 
     identity: str
     start: str
     end: str
+    whole: bool = True
     records: list[Record] = field(default_factory=list)
 
 
@@ -32,7 +36,7 @@ def trim_archived(archive: Archive, manifest: Manifest, source: Log, partition: 
         ArchiveError: the archive lacks some of it: Redis had lost the end of the log, and its clock was behind then.
     """
     while batch.start != "0-0":
-        entries = source.read(partition, batch.identity, "0-0", _PAGE, upto=batch.start)
+        entries, _ = source.read(partition, batch.identity, "0-0", _PAGE, upto=batch.start)
         if not entries:
             return
         lacking = first_lacking(archive, manifest, [parse(partition, *entry) for entry in entries])
@@ -59,7 +63,8 @@ def fill(source: Log, partition: int, batch: Batch, room: int) -> bool:
             size = min(_PAGE, max(room - len(batch.records), awaited))
             if size <= 0:
                 return True
-            entries = source.read(partition, batch.identity, batch.end, size)
+            entries, whole_page = source.read(partition, batch.identity, batch.end, size)
+            batch.whole = batch.whole and whole_page
             for entry_id, fields in entries:
                 record = parse(partition, entry_id, fields)
                 if record.kind == HISTORY:

@@ -33,6 +33,7 @@ FAILURES = "tests/integration/state/test_failures.py::"
 IDENTITIES = "tests/integration/state/test_identities.py::"
 ARCHIVER = "tests/integration/archive/test_archiver.py::"
 LOG_IDENTITY = "tests/integration/archive/test_log_identity.py::"
+EXPIRY = "tests/integration/archive/test_expiry.py::"
 INGEST = "tests/integration/ingest/test_ingest.py::"
 SWAP = "tests/integration/models/test_swap.py::"
 API = "tests/integration/api/test_recommendations_api.py::"
@@ -237,6 +238,24 @@ NOTHING_LOST_NOTHING_TWICE = [
         replacement="        if False:\n",
         killed_by=LOG_IDENTITY
         + "test_what_came_by_a_clock_that_was_behind_after_a_log_lost_its_end_is_not_trimmed[1700000000300-0]",
+    ),
+    Mutant(
+        name="part of an archive taken over",
+        invariant="I2",
+        broken="A restored Redis takes over what partitions of the archive it can, although it has gone on in others.",
+        file="app/archive/identity.py",
+        original="    restored = all(p in marks",
+        replacement="    restored = not known or any(p in marks",
+        killed_by=LOG_IDENTITY + "test_a_restored_redis_takes_nothing_of_an_archive_that_has_gone_on_in_one_partition",
+    ),
+    Mutant(
+        name="expiry without the archive",
+        invariant="I2",
+        broken="Idle users leave Redis although another folder has what the archive lacks of them.",
+        file="app/archive/expiry.py",
+        original=' if pp in manifest.whole else ""',
+        replacement="",
+        killed_by=EXPIRY + "test_nobody_goes_whose_events_an_earlier_folder_had",
     ),
 ]
 

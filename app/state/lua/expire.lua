@@ -6,10 +6,10 @@
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>   string
 -- KEYS[4] lw:{pp}:log                   stream  k r, t tenant, u user, p the epoch that has ended: the archive keeps what it has, and
 --                                               whoever comes back begins anew
--- KEYS[5] lw:{pp}:log-identity          string  identity (16 hex digits), and perhaps more behind it, see archive/log.py
+-- KEYS[5] lw:{pp}:log-identity          string  identity (16 hex digits), and up to where the log was trimmed, see `Mark` in archive/log.py
 -- KEYS[6...] the states of every model
 -- ARGV    tenant, user, the last stream id of this partition that is archived, the identity of the log that the archive has it from,
---         days, most entries behind that id to look through
+--         or empty if the archive may lack some of it; days, most entries behind that id to look through
 -- Returns 1 if the user is gone; 0 if not idle; -1 if the archive may lack something; -2 if that cannot be told now: too many
 --         entries wait to be archived
 --
@@ -35,7 +35,9 @@ local archived = ARGV[3]
 if meta[4] or archived == '0-0' then
   return -1
 end
-if ARGV[4] == '' or string.sub(redis.call('GET', KEYS[5]) or '', 1, 16) ~= ARGV[4] then -- what is archived is of another log
+-- What is archived is of another log, or records behind it have been trimmed for another archive.
+local mark = redis.call('GET', KEYS[5]) or ''
+if ARGV[4] == '' or string.sub(mark, 1, 16) ~= ARGV[4] or string.match(mark, '%S*$') ~= archived then
   return -1
 end
 local most = tonumber(ARGV[6])

@@ -1,7 +1,7 @@
 -- Trim a partition's log of what is archived, if it is still the log that was read.
 --
 -- KEYS[1] lw:{pp}:log           stream
--- KEYS[2] lw:{pp}:log-identity  string  identity (16 hex digits), and perhaps more behind it, see archive/log.py
+-- KEYS[2] lw:{pp}:log-identity  string  identity (16 hex digits), and up to where the log was trimmed, see `Mark` in archive/log.py
 -- ARGV    the identity, the stream ids of the first and the last entry that are archived, the id after the last
 -- Returns 1 if it is trimmed, 0 if not: it is another log, it begins with another entry, or has lost the last one
 
@@ -14,4 +14,5 @@ if not first or first[1] ~= ARGV[2] or #redis.call('XRANGE', KEYS[1], ARGV[3], A
   return 0
 end
 redis.call('XTRIM', KEYS[1], 'MINID', ARGV[4])
+redis.call('SET', KEYS[2], ARGV[1] .. ' ' .. ARGV[1] .. ' ' .. ARGV[3])
 return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -51,6 +52,12 @@ def event(n: int) -> StoredEvent:
 async def tell(store: RedisStore, user: str, *numbers: int, event_id: str | None = None) -> Any:
     (appended,) = await store.append("default", [Append(user, [event(n) for n in numbers], [event_id] * len(numbers))])
     return appended
+
+
+def beside(user: str) -> str:
+    """Another user of the same partition."""
+    pp = keys.partition("default", user)
+    return next(name for n in range(10_000) if keys.partition("default", name := f"other {n}") == pp)
 
 
 def heard_days_ago(raw: redis.Redis, user: str, days: int) -> None:
@@ -113,9 +120,7 @@ async def test_others_records_that_wait_keep_nobody_up_to_a_bound(
     await tell(store, "u", 1)
     make_archiver().once()
     heard_days_ago(raw, "u", DAYS + 1)
-    other = next(
-        f"other {n}" for n in range(10_000) if keys.user_keys("default", f"other {n}").log == keys.user_keys("default", "u").log
-    )
+    other = beside("u")
     await tell(store, other, *range(6))
     assert expiry.all(Event()) == 0  # too many to look through: later
     make_archiver().once()
@@ -307,6 +312,89 @@ async def test_nobody_goes_whose_events_another_archive_has(
     Archiver(other, RedisLog(raw)).once()  # by mistake: its log is cut now, and the first archive lacks the second event
     heard_days_ago(raw, "u", DAYS + 1)
     assert Expiry(raw, archive, DAYS).all(Event()) == 0
+    assert await store.recent("default", "u", 9) == [event(1), event(2)]
+    await tell(store, beside("u"), 1)
+    assert Expiry(raw, archive, DAYS).all(Event()) == 0  # now that something waits
+    make_archiver().once()
+    assert Expiry(raw, archive, DAYS).all(Event()) == 0  # and that nothing waits again, and the archive ends where the log does
+    assert Expiry(raw, other, DAYS).all(Event()) == 0
+    assert await store.recent("default", "u", 9) == [event(1), event(2)]
+
+
+async def test_nobody_goes_whose_events_an_earlier_folder_had(
+    store: RedisStore, raw: redis.Redis, archive: Archive, make_archiver: MakeArchiver, expiry: Expiry
+):
+    await tell(store, "u", 1, 2)
+    make_archiver().once()
+    shutil.rmtree(archive.folder)  # or another one is taken
+    heard_days_ago(raw, "u", DAYS + 1)
+    await tell(store, beside("u"), 1)
+    make_archiver(expiry=expiry).once()
+    await tell(store, beside("u"), 2)
+    make_archiver(expiry=expiry).once()
+    assert items(archive, "u") is None
+    assert await store.recent("default", "u", 9) == [event(1), event(2)]
+
+
+async def test_what_was_restored_from_an_archive_that_lacks_something_may_go(
+    store: RedisStore, raw: redis.Redis, archive: Archive, make_archiver: MakeArchiver, expiry: Expiry
+):
+    await tell(store, "u", 1)
+    make_archiver().once()
+    shutil.rmtree(archive.folder)
+    await tell(store, "u", 2)
+    make_archiver().once()
+    raw.flushall()
+    restore(archive, raw, max_sequence=100, dedupe_window=100, tombstone_ttl_s=10**9)
+    heard_days_ago(raw, "u", DAYS + 1)
+    assert expiry.all(Event()) == 0  # the archive may be another Redis' yet
+    await tell(store, "elsewhere", 1)
+    make_archiver().once()
+    assert expiry.all(Event()) == 1  # all that was restored is in the archive
+
+
+async def test_a_kill_before_the_first_commit_keeps_nobody(
+    store: RedisStore, raw: redis.Redis, archive: Archive, make_archiver: MakeArchiver, expiry: Expiry
+):
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    await tell(store, "u", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Archive, "publish", die)
+        with pytest.raises(KeyboardInterrupt):
+            make_archiver().once()
+    assert raw.exists(keys.log_identity_key(keys.partition("default", "u")))
+    heard_days_ago(raw, "u", DAYS + 1)
+    make_archiver(expiry=expiry).once()
+    assert left_of(raw, "u") == set()
+
+
+async def test_nobody_goes_whose_events_another_archiver_took_between_two_pages(
+    store: RedisStore, raw: redis.Redis, archive: Archive, tmp_path: Path, expiry: Expiry, monkeypatch: pytest.MonkeyPatch
+):
+    class Paged(RedisLog):
+        """After the first page another archiver takes three more records, into another folder."""
+
+        def read(self, partition: int, identity: str, after: str, count: int, upto: str = "+") -> Any:
+            if after != "0-0" and not taken:
+                monkeypatch.setattr("app.archive.reading._PAGE", 1)
+                taken.append(Archiver(Archive(tmp_path / "other"), RedisLog(raw), lease_ms=1).once())
+            return super().read(partition, identity, after, count, upto)
+
+        def take(self, partition: int | None, token: str, ttl_ms: int) -> bool:
+            return True
+
+    taken: list[int] = []
+    monkeypatch.setattr("app.archive.reading._PAGE", 1)
+    await tell(store, beside("u"), 1)
+    await tell(store, "u", 1, 2)
+    Archiver(archive, Paged(raw)).once()
+    assert taken == [3]
+    await tell(store, beside("u"), 2)
+    Archiver(archive, Paged(raw)).once()
+    heard_days_ago(raw, "u", DAYS + 1)
+    assert expiry.all(Event()) == 0
     assert await store.recent("default", "u", 9) == [event(1), event(2)]
 
 

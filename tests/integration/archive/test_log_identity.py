@@ -41,7 +41,7 @@ def event(n: int) -> StoredEvent:
 
 def forget_identities(archive: Archive) -> None:
     """Make it an archive of before there were identities."""
-    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={}))
+    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={}, whole=()))
 
 
 def restored(archive: Archive, client: redis.Redis) -> None:
@@ -186,10 +186,62 @@ def test_what_was_restored_from_an_archive_that_has_gone_on_since_is_refused(
     make_archiver().once()
     before = places(archive)
     add(other, world.event("a", event(3)))
-    with pytest.raises(ArchiveError, match="another identity"):
+    with pytest.raises(ArchiveError, match="the one before has gone on with it since"):
         Archiver(archive, RedisLog(other)).once()
     assert waiting(other) == 1
     assert places(archive) == before
+
+
+def test_a_restored_redis_takes_nothing_of_an_archive_that_has_gone_on_in_one_partition(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, other: redis.Redis
+):
+    first, second = LogWorld(1), LogWorld(2)
+    names = [f"user {n}" for n in range(20)]
+    written = [place for name in names for place in add(raw, first.event(name, event(1)))]
+    make_archiver().once()
+    restored(archive, other)
+    written += add(raw, first.event(names[0], event(2)))
+    make_archiver().once()
+    for name in names:
+        add(other, second.event(name, event(3)))
+        written += add(raw, first.event(name, event(4)))
+    for _ in range(2):
+        with pytest.raises(ArchiveError, match=r"the one before has gone on with it since.*another folder"):
+            Archiver(archive, RedisLog(other)).once()
+    assert make_archiver().once() == len(names)  # whose it is goes on
+    assert places(archive) == sorted(written)
+    assert waiting(other) == len(names)
+    own = Archive(archive.folder.with_name("own"))  # as the error says
+    assert Archiver(own, RedisLog(other)).once() == len(names)
+    other.flushall()
+    restored(archive, other)
+    add(other, first.event(names[0], event(5)))
+    assert Archiver(archive, RedisLog(other)).once() == 1
+
+
+def test_a_restored_redis_takes_nothing_if_the_archive_goes_on_just_before_it_commits(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, other: redis.Redis
+):
+    class Late(Archive):
+        """Commits after the other one, which has another partition."""
+
+        def publish(self, added, change):
+            if not waits:
+                waits.extend(add(raw, world.event("b", event(2))))
+                make_archiver().once()
+            return super().publish(added, change)
+
+    waits: list[tuple[int, str]] = []
+    world = LogWorld()
+    add(raw, world.event("a", event(1)))
+    make_archiver().once()
+    restored(archive, other)
+    add(other, world.event("a", event(3)))
+    with pytest.raises(ArchiveError, match="the one before has gone on with it since"):
+        Archiver(Late(archive.folder), RedisLog(other)).once()
+    assert waiting(other) == 1
+    add(raw, world.event("a", event(4)))
+    assert make_archiver().once() == 1
 
 
 def test_a_restored_redis_that_is_restored_again_goes_on(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
@@ -352,7 +404,7 @@ def test_nobody_goes_whose_log_is_not_the_archives(archive: Archive, make_archiv
     add(raw, world.event("a", event(1)))
     make_archiver().once()
     user, partition = keys.user_keys("default", "a"), int(keys.partition("default", "a"), 16)
-    identity = raw.get(identity_key(partition))
+    identity, pp = raw.get(identity_key(partition)), f"{partition:02x}"
     raw.hset(user.meta, mapping={"n": 1, "e": "epoch", "d": time.time_ns() // 86_400_000_000_000 - 40})
     expiry = Expiry(raw, archive, 30)
     for strange in (None, b"0123456789abcdef"):
@@ -362,5 +414,7 @@ def test_nobody_goes_whose_log_is_not_the_archives(archive: Archive, make_archiv
     raw.set(identity_key(partition), identity)
     forget_identities(archive)
     assert expiry.all(Event()) == 0
-    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={f"{partition:02x}": identity.decode()}))
+    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, identities={pp: identity[:16].decode()}))
+    assert expiry.all(Event()) == 0
+    archive.publish([], lambda manifest: msgspec.structs.replace(manifest, whole=(pp,)))
     assert expiry.all(Event()) == 1
