@@ -27,6 +27,7 @@ from model.data.splits import select
 from model.distributed import group
 from model.errors import TrainerError
 from model.precision import factors
+from model.seen import Seen, seen_of
 from model.settings import TrainSettings
 from model.task import Task
 
@@ -225,6 +226,10 @@ class Loop(ABC, Generic[Net, Kept]):
         if self.average:
             self.average.load_state_dict(training["average"])
         return True
+
+    def _seen(self, queries: Queries) -> Seen | None:
+        """What is left out of the softmax for these queries, if it is to be."""
+        return seen_of(self.task.seq, queries) if self.train.mask_seen and self.task.split.filter_seen else None
 
     def _keep(self, kept: Kept) -> None:
         """Written once, and there for all."""

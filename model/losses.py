@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from model.seen import Seen
+
 BLOCK = 512
 """Queries that are scored at a time: their scores stay in the processor's cache, and all of them never exist at once."""
 
@@ -57,18 +59,31 @@ def basket_softmax(
     popularity: Popularity | None = None,
     additions: Additions | None = None,
     factor: torch.dtype | None = None,
+    seen: Seen | None = None,
 ) -> Tensor:
     """`basket_cross_entropy` of the scores known (n, D) @ item_matrix (N, D)^T + item_bias (N) + ..., without keeping the scores.
 
     The gradients are made on the way forward, block by block, so that no score is computed twice and none is stored.
 
     Args:
+        seen: items that are no answers, for each query, and play no part (a target plays it all the same).
         factor: type of the factors of the products, and of each score as such; that of `known` by default. Sums have the latter.
     """
     weight = known.new_zeros(len(known), 0) if popularity is None else popularity.weight
     amount = None if additions is None else additions.amount
     loss: Tensor = _BlockedSoftmax.apply(  # type: ignore[no-untyped-call]
-        known, item_matrix, item_bias, weight, amount, owner, target, smoothing, popularity, additions, factor or known.dtype
+        known,
+        item_matrix,
+        item_bias,
+        weight,
+        amount,
+        owner,
+        target,
+        smoothing,
+        popularity,
+        additions,
+        factor or known.dtype,
+        seen,
     )
     return loss
 
@@ -88,6 +103,7 @@ class _BlockedSoftmax(torch.autograd.Function):
         popularity: Popularity | None,
         additions: Additions | None,
         factor: torch.dtype,
+        seen: Seen | None,
     ) -> Tensor:
         count = torch.bincount(owner, minlength=len(known))
         share = (1 - smoothing) / count[owner].to(known.dtype)
@@ -113,15 +129,23 @@ class _BlockedSoftmax(torch.autograd.Function):
                 scores += torch.bmm(moving.logs[moving.slot[part]], moving.weight[part, :, None])[..., 0]
             if additions is not None:
                 scores.scatter_add_(1, additions.rows[part], additions.amount[part])
+            even: float | Tensor = smoothing / len(item_matrix)
+            if seen is not None:
+                mask = seen.mask(part)
+                mask[place] = False
+                if smoothing:
+                    even = torch.where(mask, 0.0, smoothing / (~mask).sum(1, keepdim=True))
+            if smoothing:
+                loss -= (scores * even).sum()
+            if seen is not None:
+                scores.masked_fill_(mask, -torch.inf)
             most = scores.amax(1)
             loss -= (scores[place] * share[own]).sum()
-            if smoothing:
-                loss -= smoothing * scores.mean(1).sum()
             # From here on `scores` is the gradient: the softmax minus what should have been.
             scores = torch.softmax(scores, 1)
             loss += (most - scores.amax(1).log()).sum()
             if smoothing:
-                scores -= smoothing / len(item_matrix)
+                scores -= even
             scores.index_put_(place, -share[own], accumulate=True)
             rounded = scores.to(factor)
             to_left[part] = torch.mm(rounded, right)
@@ -139,4 +163,4 @@ class _BlockedSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out = [grads[0] * grad for grad in ctx.saved_tensors]
-        return *out, *(None for _ in range(11 - len(out)))
+        return *out, *(None for _ in range(12 - len(out)))

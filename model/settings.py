@@ -53,6 +53,7 @@ class TrainSettings:
     average: float = 0.0
     smoothing: float = 0.0
     negatives: int = 0
+    mask_seen: bool = False
     patience: int = 2
     valid_queries: int = 2000
     seed: int = 0
@@ -264,6 +265,8 @@ def _check_together(path: Path, settings: Settings) -> None:
             raise ConfigError(f"{path}: model.{key} must be divisible by model.heads ({model['heads']}), got {model[key]}")
     if settings.train.negatives and model["interests"] > 1:
         raise ConfigError(f"{path}: train.negatives must be 0 where model.interests is above 1, got {settings.train.negatives}")
+    if settings.train.mask_seen and (settings.train.negatives or model["interests"] > 1):
+        raise ConfigError(f"{path}: train.mask_seen must be false with train.negatives, and where model.interests is above 1")
     groups = len(model["transition_decays"])
     if model["transition"] % groups:
         raise ConfigError(

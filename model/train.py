@@ -142,8 +142,9 @@ class Trainer(Loop[Longwave, Checkpoint]):
             target, _ = candidates.among(target)
             item_matrix = nn.functional.embedding(candidates.chosen, item_matrix)
             item_bias = item_bias[candidates.chosen] - candidates.log_chance
-        interest = readout.interests[:, 0]
-        return basket_softmax(interest, item_matrix, item_bias, owner, target, smoothing, popularity, repeats, self.factor)
+        seen = self._seen(select(self.queries, asked.numpy()))
+        known = readout.interests[:, 0], item_matrix, item_bias
+        return basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen)
 
     def _validate(self) -> npt.NDArray[np.floating]:
         """As of `Loop`."""

@@ -17,7 +17,19 @@ from model.checkpoint import CheckpointError
 from model.settings import Gru4recSettings, SasrecSettings, Settings
 
 ARCHITECTURES = ("sasrec", "gru4rec")
-SHARED = ("epochs", "warmup_steps", "clip", "average", "smoothing", "patience", "valid_queries", "seed", "threads", "precision")
+SHARED = (
+    "epochs",
+    "warmup_steps",
+    "clip",
+    "average",
+    "smoothing",
+    "mask_seen",
+    "patience",
+    "valid_queries",
+    "seed",
+    "threads",
+    "precision",
+)
 """What of [train] a neural baseline goes by; the rest is about our own net."""
 
 

@@ -57,7 +57,9 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         owner = np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))
         target = torch.as_tensor(chosen.target, dtype=torch.int64)
         items, bias, smoothing = self.net.items(), self.net.bias, self.train.smoothing
-        return basket_softmax(known.float(), items, bias, torch.as_tensor(owner), target, smoothing, factor=self.factor)
+        return basket_softmax(
+            known.float(), items, bias, torch.as_tensor(owner), target, smoothing, None, None, self.factor, self._seen(chosen)
+        )
 
     def _validate(self) -> npt.NDArray[np.floating]:
         split = self.task.split

@@ -1,11 +1,16 @@
 """The loss against torch's own cross-entropy."""
 
+import numpy as np
 import pytest
 import torch
+from random_world import random_world
 from torch.nn.functional import cross_entropy
 
 from model import losses
+from model.data.sequences import Queries
 from model.losses import basket_cross_entropy
+from model.replay import seen_items
+from model.seen import NEVER, Seen, seen_of
 
 
 @pytest.fixture
@@ -72,3 +77,36 @@ def test_rounded_factors_give_nearly_the_same_loss_and_gradients():
     assert rounded.item() == pytest.approx(whole.item(), rel=2e-3)
     for one, other in zip(*(torch.autograd.grad(loss, [known, matrix, bias]) for loss in (whole, rounded)), strict=True):
         assert torch.linalg.norm(one - other) < 0.01 * torch.linalg.norm(one)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_items_that_were_seen_play_no_part_but_for_targets(smoothing, monkeypatch):
+    monkeypatch.setattr(losses, "BLOCK", 3)
+    rng = torch.Generator().manual_seed(0)
+    known, matrix, bias = (torch.randn(s, generator=rng, dtype=torch.float64, requires_grad=True) for s in [(5, 4), (6, 4), (6,)])
+    owner, target = torch.tensor([0, 1, 1, 2, 3, 4]), torch.tensor([0, 2, 5, 1, 4, 3])
+    first = torch.full((2, 6), NEVER)
+    first[0, [1, 3]], first[1, [0, 4]] = torch.tensor([10, 12]), torch.tensor([100, 102])
+    seen = Seen(first, torch.tensor([0, 0, 1, 1, 1]), torch.tensor([11, 13, 100, 102, 103]))
+    had = [[1], [1, 3], [], [0], [0, 4]]  # what is first had at a query's own row is not seen yet
+    losses_ = []
+    for query, items in enumerate(had):
+        free = [item for item in range(6) if item not in items or item in target[owner == query].tolist()]
+        scores = (known[query] @ matrix.t() + bias)[free]
+        wanted = torch.tensor([free.index(t) for t in target[owner == query].tolist()])
+        losses_.append(basket_cross_entropy(scores[None], torch.zeros(len(wanted), dtype=torch.int64), wanted, smoothing))
+    plain = torch.stack(losses_).mean()
+    blocked = losses.basket_softmax(known, matrix, bias, owner, target, smoothing, seen=seen)
+    torch.testing.assert_close(blocked, plain)
+    for one, other in zip(*(torch.autograd.grad(loss, [known, matrix, bias]) for loss in (plain, blocked)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_what_was_seen_is_what_the_lists_leave_out():
+    seq = random_world(seed=4)
+    rows = np.flatnonzero(np.arange(len(seq.item)) % 2)
+    one = np.arange(len(rows) + 1, dtype=np.int64)
+    queries = Queries(seq.user[rows], rows, seq.time[rows], one, np.maximum(seq.item[rows], 0))
+    mask = seen_of(seq, queries).mask(slice(0, len(rows)))
+    for query, row in enumerate(rows.tolist()):
+        assert set(np.flatnonzero(mask[query].numpy())) == set(seen_items(seq, int(seq.user[row]), row))

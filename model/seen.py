@@ -1,0 +1,43 @@
+"""Which items each query's user has had: left out of the softmax in training where they are left out of the lists."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.data.sequences import Queries, Sequences
+
+NEVER = 2**62
+
+
+class Seen(NamedTuple):
+    """When each of L users had each item first.
+
+    Attributes:
+        first: (L, N) int64 event row, `NEVER` without one. lane: (n) int64 which user asks each query. position: (n) int64 the
+            row that each query stands before.
+    """
+
+    first: Tensor
+    lane: Tensor
+    position: Tensor
+
+    def mask(self, part: slice) -> Tensor:
+        """(b, N) bool, of the queries `part`: what the user had before."""
+        return self.first[self.lane[part]] < self.position[part, None]
+
+
+def seen_of(seq: Sequences, queries: Queries) -> Seen:
+    """What the users of some queries have had at each of them, of whatever type the event was."""
+    users, lane = np.unique(queries.user, return_inverse=True)
+    until = np.zeros(len(users), np.int64)
+    np.maximum.at(until, lane, queries.position)
+    first = np.full((len(users), seq.items), NEVER, np.int64)
+    for index, (user, end) in enumerate(zip(users.tolist(), until.tolist(), strict=True)):
+        rows = np.arange(end - 1, seq.offsets[user] - 1, -1)  # backwards: the first one stays
+        rows = rows[seq.item[rows] >= 0]
+        first[index, seq.item[rows]] = rows
+    return Seen(torch.as_tensor(first), torch.as_tensor(lane), torch.as_tensor(queries.position))
