@@ -25,7 +25,7 @@ end
 local together = {}
 for i = 7, #ARGV, 2 do together[ARGV[i]] = ARGV[i + 1] end
 local to = sound and redis.call('HGET', KEYS[3], 'to')
-if to and to ~= ARGV[6] and not together[to] then
+if ARGV[5] == '' and to and to ~= ARGV[6] and not together[to] then
   return { -2, {} }
 end
 local others = {}
