@@ -85,11 +85,12 @@ class Archive:
                 return committed
 
     def discard(self, files: Sequence[File]) -> None:
-        """Delete files that were not committed; those that the newest manifest names stay."""
+        """Delete files that were not committed, or leave them to the sweep; those that the newest manifest names stay."""
         named = {file.path for file in self.latest().files}
         for file in files:
             if file.path not in named:
-                (self.folder / file.path).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (self.folder / file.path).unlink()
 
     def prune(self) -> None:
         """Delete all manifests but the newest. They hold the names of the erased, and nobody reads them."""

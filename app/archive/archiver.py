@@ -238,6 +238,8 @@ class Archiver:
             return
         try:
             self._compaction.run(erase_now, self._still_ours)
+        except OSError as error:
+            raise ArchiveError(f"{error.filename}: cannot be tidied up: {error.strerror}") from error
         finally:
             self._log.release(None, self._token)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import random
@@ -7,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -50,6 +52,35 @@ def test_every_record_is_archived_once_and_then_trimmed(archive: Archive, make_a
     assert log_is_empty(raw)
     assert make_archiver().once() == 0
     assert places(archive) == written
+
+
+def test_an_archiver_that_may_not_delete_says_so_and_goes_on(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix != ".draft":
+            refused.append(path)
+            raise PermissionError(errno.EPERM, "no", str(path))
+        os.unlink(path)
+
+    refused: list[Path] = []
+    written = fill(raw, 20)
+    make_archiver().once()
+    monkeypatch.setattr(Path, "unlink", refuse)
+    written += fill(raw, 20, seed=1)
+    with pytest.raises(ArchiveError, match=r"_manifests/0+1\.json: cannot be tidied up: no"):
+        make_archiver().once()
+    stop = threading.Event()
+    following = threading.Thread(target=make_archiver(interval_s=0.05).follow, args=(stop,))
+    following.start()
+    before = len(refused)
+    while len(refused) == before:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert following.is_alive()
+    stop.set()
+    following.join()
+    assert places(archive) == sorted(written)
 
 
 def test_what_cannot_be_committed_stays_in_the_log(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
