@@ -11,6 +11,7 @@ import contextlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import pytest
@@ -274,7 +275,10 @@ class World(RuleBasedStateMachine):
         total = target.total + len(new)
         together = sorted([*there, *new], key=lambda event: event.time_ms)
         kept = together[max(0, len(together) - MAX_SEQUENCE) :]
-        ids = list(dict.fromkeys([*reversed(gone.ids[-WINDOW:]), *reversed(target.ids[-WINDOW:])]))[:WINDOW][::-1]
+        latest = [ids[-WINDOW:][::-1] for ids in (gone.ids, target.ids)]
+        if len({*latest[0], *latest[1]}) > WINDOW:  # in turns: each side keeps its latest
+            latest = [[one for pair in zip_longest(*latest) for one in pair if one is not None]]
+        ids = list(dict.fromkeys(one for part in latest for one in part))[:WINDOW][::-1]
         self.people[to] = Person(
             events=kept,
             offset=total - len(kept),
