@@ -69,9 +69,13 @@ def write_file(archive: Archive, tenant: str, day: str, tables: Iterable[pa.Tabl
 
 
 def read_file(
-    archive: Archive, file: File, columns: Sequence[str] | None = None, partitions: range | None = None
+    archive: Archive,
+    file: File,
+    columns: Sequence[str] | None = None,
+    partitions: range | None = None,
+    arrived_ms: range | None = None,
 ) -> Iterator[pa.Table]:
-    """The row groups of a file, those alone that may have rows of these partitions.
+    """The row groups of a file, those alone that may have rows of these partitions, and that arrived in this time.
 
     Raises:
         ArchiveError: it is missing, damaged, or has another number of rows than was committed.
@@ -82,9 +86,14 @@ def read_file(
             if parquet.metadata.num_rows != file.rows:
                 raise ArchiveError(f"{path}: has {parquet.metadata.num_rows} rows, its manifest says {file.rows}")
             names = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
-            at = parquet.schema_arrow.names.index("partition")
+            wanted = [
+                (parquet.schema_arrow.names.index(name), values)
+                for name, values in (("partition", partitions), ("ms", arrived_ms))
+                if values is not None
+            ]
             for group in range(parquet.num_row_groups):
-                if partitions is None or _meets(parquet.metadata.row_group(group).column(at).statistics, partitions):
+                held = parquet.metadata.row_group(group)
+                if all(_meets(held.column(at).statistics, values) for at, values in wanted):
                     yield parquet.read_row_group(group, names)
     except FileNotFoundError:
         raise ArchiveError(f"{path}: is not there; if the archive was rewritten in the meantime, run this again") from None
@@ -153,10 +162,10 @@ def _folder_name(tenant: str) -> str:
     return f"{encoded[:_LONGEST_NAME]}~{blake2b(encoded.encode(), digest_size=8).hexdigest()}"
 
 
-def _meets(statistics: Any, partitions: range) -> bool:
+def _meets(statistics: Any, values: range) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
-    return bool(statistics.min < partitions.stop and statistics.max >= partitions.start)
+    return bool(statistics.min < values.stop and statistics.max >= values.start)
 
 
 class _Counted:

@@ -28,7 +28,9 @@ def first_lacking(archive: Archive, manifest: Manifest, records: Sequence[Record
     there: set[tuple[object, ...]] = set()
     for file in manifest.files:
         if (file.tenant, file.day) in places:
-            for group in read_file(archive, file, partitions=range(partition, partition + 1)):
+            # Most files of a day are of another time of it: reading them all, for each partition, took minutes.
+            arrived = range(first_ms, last_ms + 1)
+            for group in read_file(archive, file, partitions=range(partition, partition + 1), arrived_ms=arrived):
                 ms = group.column("ms")
                 near = pc.and_(pc.greater_equal(ms, first_ms), pc.less_equal(ms, last_ms))
                 rows = canonical([group.filter(pc.and_(pc.equal(group.column("partition"), partition), near))])
