@@ -72,6 +72,7 @@ class Gru4recSettings:
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     batch_tokens: int = 8192
+    epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class SasrecSettings:
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     batch_tokens: int = 8192
+    epochs: int = 0
 
 
 FROM_DATA = {f.name for f in dataclasses.fields(ModelConfig)[: [f.name for f in dataclasses.fields(ModelConfig)].index("width")]}
@@ -171,6 +173,7 @@ _ENCODER = {
     "learning_rate": POSITIVE,
     "weight_decay": NOT_NEGATIVE,
     "batch_tokens": _whole(1),
+    "epochs": _whole(0),
 }
 ALLOWED |= {"gru4rec": _ENCODER, "sasrec": _ENCODER | {"heads": _whole(1)}}
 

@@ -14,7 +14,7 @@ from model.baselines.nets.encoder import Encoder
 from model.baselines.nets.gru4rec import GRU4Rec
 from model.baselines.nets.sasrec import SASRec
 from model.checkpoint import CheckpointError
-from model.settings import Gru4recSettings, SasrecSettings, Settings
+from model.settings import Gru4recSettings, SasrecSettings, Settings, TrainSettings
 
 ARCHITECTURES = ("sasrec", "gru4rec")
 SHARED = (
@@ -45,9 +45,15 @@ class EncoderCheckpoint:
     training: dict[str, Any]
 
 
+def training_of(architecture: str, settings: Settings) -> TrainSettings:
+    """How an architecture is trained: as our net, but for its own number of epochs."""
+    own = getattr(settings, architecture).epochs
+    return dataclasses.replace(settings.train, epochs=own or settings.train.epochs)
+
+
 def described(architecture: str, settings: Settings) -> dict[str, Any]:
     """All settings that a run of the architecture depends on."""
-    data, train = dataclasses.asdict(settings.data), dataclasses.asdict(settings.train)
+    data, train = dataclasses.asdict(settings.data), dataclasses.asdict(training_of(architecture, settings))
     del data["text_encoder"]
     return {
         "architecture": architecture,

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.baselines.nets.checkpoint import EncoderCheckpoint, build, described, load_encoder, save_encoder
+from model.baselines.nets.checkpoint import EncoderCheckpoint, build, described, load_encoder, save_encoder, training_of
 from model.baselines.nets.encoder import Encoder
 from model.baselines.nets.streams import Streams, TokenBatch
 from model.data.sequences import Queries, Sequences
@@ -40,7 +40,7 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         def groups(net: Encoder) -> list[dict[str, Any]]:
             return [{"params": list(net.parameters()), "lr": chosen.learning_rate, "weight_decay": chosen.weight_decay}]
 
-        super().__init__(task, settings.train, said, folder, lambda: build(task.seq.items, said), groups)
+        super().__init__(task, training_of(architecture, settings), said, folder, lambda: build(task.seq.items, said), groups)
         self.streams = Streams(task.seq)
         self._plan()
 

@@ -9,7 +9,7 @@ from random_world import build as build_world
 from random_world import random_world
 from tiny_run import tiny_settings
 
-from model.baselines.nets.checkpoint import ARCHITECTURES, build, described, load_encoder
+from model.baselines.nets.checkpoint import ARCHITECTURES, build, described, load_encoder, training_of
 from model.baselines.nets.streams import BEGIN, Streams
 from model.baselines.nets.train import EncoderTrainer, encoder_lists
 from model.checkpoint import CheckpointError
@@ -129,6 +129,12 @@ def trainer(request, task, tmp_path):
         return EncoderTrainer(request.param, task, settings, tmp_path / name)
 
     return make
+
+
+def test_it_may_have_its_own_number_of_epochs():
+    settings = dataclasses.replace(tiny_settings(), sasrec=SasrecSettings(epochs=7))
+    assert training_of("sasrec", settings).epochs == described("sasrec", settings)["train"]["epochs"] == 7
+    assert training_of("gru4rec", settings) == settings.train
 
 
 def test_it_learns_a_rule_that_only_the_order_tells(trainer, task):
