@@ -79,7 +79,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as error:
-        raise CheckpointError(f"{path}: not a checkpoint: {error}") from None
+        raise CheckpointError(f"{path}: not a checkpoint: {first_line(error)}") from None
     try:
         config = ModelConfig(**content.pop("config"))
         net = Longwave(config)
@@ -87,3 +87,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         return Checkpoint(net=net.eval(), **content)
     except (TypeError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}: written by another version of the trainer: {error}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without the advice that torch adds."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -181,6 +181,29 @@ def benchmark(
 
 
 @app.command()
+def compare(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of neural baselines; others are held to the first.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write, too.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Hold runs, finished or not, against each other on the validation part alone: what an ablation is decided by."""
+    with _one_line_errors():
+        from model.benchmark.names import find
+        from model.compare import compare as run
+        from model.compare import to_table, write_comparison
+
+        called, dataset, _ = find(name, data, offline)
+        compared = run(dataset, runs)
+        if out:
+            write_comparison(compared, called, dataset.manifest.fingerprint, out)
+    console.print(to_table(compared))
+    if out:
+        console.print(f"-> {out}", soft_wrap=True)
+
+
+@app.command()
 def speed(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
     data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,

@@ -11,13 +11,10 @@ from model.checkpoint import Checkpoint
 from model.data.sequences import Int64, Queries
 from model.data.splits import select
 from model.intervals import Difference, UserBootstrap
-from model.memory import fold_memories
 from model.metrics import ndcg
 from model.nets import State
 from model.nets.integers import MAX_CHUNK
-from model.popularity import popularity_of
-from model.predict import rank, read_out
-from model.replay import seen_items
+from model.predict import ranked_lists
 from model.task import Task
 
 LAST = 200
@@ -87,16 +84,8 @@ def _last_of_long(task: Task) -> Queries:
 
 def _ndcg(checkpoint: Checkpoint, task: Task, queries: Queries, begin: Int64) -> np.ndarray:
     """(Q,) from the events of row `begin` (U,) on; what was seen before it stays seen."""
-    net, split = checkpoint.net, task.split
-    known = popularity_of(task.seq, split, net.config.popularity_half_lives_s)
-    predictions = read_out(net, task.inputs, task.seq, queries, begin=begin)
-    memories = fold_memories(net, task.seq, queries, begin) if net.repeats is not None else None
-    forbidden = None
-    if split.filter_seen:
-        pairs = zip(queries.user.tolist(), queries.position.tolist(), strict=True)
-        forbidden = [seen_items(task.seq, user, position) for user, position in pairs]
-    popularity = known.at(torch.as_tensor(queries.as_of))
-    lists = rank(net, predictions, queries, popularity, memories, split.k, torch.arange(len(queries)), forbidden)
+    split = task.split
+    lists = ranked_lists(checkpoint.net, task.inputs, task.seq, split, queries, begin)
     return np.asarray(ndcg(lists, queries, split.k), np.float64)
 
 

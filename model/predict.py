@@ -9,15 +9,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.data.sequences import Int32, Int64, Queries, Sequences
+from model.data.sequences import Int32, Int64, Queries, Sequences, Split
 from model.inputs import Inputs
 from model.lanes import LaneBatch, lane_batches
-from model.memory import Memories
+from model.memory import Memories, fold_memories
 from model.nets import Longwave, Readout, State
 from model.nets.integers import MAX_CHUNK
 from model.nets.readout import item_scores, repeat_additions
 from model.nets.repeats import seconds
 from model.nets.slots import Moment
+from model.popularity import popularity_of
+from model.replay import seen_items
+
+BLOCK = 128
+"""Queries that are ranked at a time."""
 
 
 class Carried:
@@ -160,3 +165,23 @@ def rank(
     for index, rows in enumerate(forbidden or []):
         scores[index, torch.as_tensor(rows, dtype=torch.int64)] = -torch.inf
     return top_k(scores, k)
+
+
+def ranked_lists(
+    net: Longwave, inputs: Inputs, seq: Sequences, split: Split, queries: Queries, begin: Int64 | None = None
+) -> npt.NDArray[np.int32]:
+    """The net's lists (Q, k) for any queries of a split, k being the split's; `begin` as of `read_out`.
+
+    What a user has seen before `begin` stays seen.
+    """
+    table = popularity_of(seq, split, net.config.popularity_half_lives_s)
+    predictions = read_out(net, inputs, seq, queries, begin=begin)
+    memories = fold_memories(net, seq, queries, begin) if net.repeats is not None else None
+    as_of, lists = torch.as_tensor(queries.as_of), []
+    for start in range(0, len(queries), BLOCK):
+        chosen = torch.arange(start, min(start + BLOCK, len(queries)))
+        forbidden = None
+        if split.filter_seen:
+            forbidden = [seen_items(seq, int(queries.user[q]), int(queries.position[q])) for q in chosen.tolist()]
+        lists.append(rank(net, predictions, queries, table.at(as_of[chosen]), memories, split.k, chosen, forbidden))
+    return np.concatenate(lists) if lists else np.empty((0, split.k), np.int32)

@@ -13,7 +13,7 @@ import torch
 from model.baselines.nets.encoder import Encoder
 from model.baselines.nets.gru4rec import GRU4Rec
 from model.baselines.nets.sasrec import SASRec
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, first_line
 from model.settings import Gru4recSettings, SasrecSettings, Settings, TrainSettings
 
 ARCHITECTURES = ("sasrec", "gru4rec")
@@ -91,4 +91,4 @@ def load_encoder(path: Path) -> EncoderCheckpoint:
         net.load_state_dict(content.pop("weights"))
         return EncoderCheckpoint(net=net.eval(), **content)
     except Exception as error:
-        raise CheckpointError(f"{path}: not a checkpoint of a neural baseline: {error}") from None
+        raise CheckpointError(f"{path}: not a checkpoint of a neural baseline: {first_line(error)}") from None

@@ -1,0 +1,150 @@
+"""Runs, finished or not, beside each other on the validation part: what an ablation is decided by. No look at the test part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.table import Table
+
+from model.baselines.nets.checkpoint import EncoderCheckpoint, load_encoder
+from model.baselines.nets.train import encoder_lists
+from model.benchmark.run import to_text
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.data.build import Dataset
+from model.files import check_folder, write_whole
+from model.intervals import Difference, Estimate, UserBootstrap
+from model.loop import CHECKPOINT
+from model.machine import describe_commit, describe_machine
+from model.metrics import ndcg
+from model.predict import ranked_lists
+from model.settings import DataSettings
+from model.task import Task, make_task
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A run on all validation queries, with its best weights so far.
+
+    Attributes:
+        settings: those that differ from the first run's, as "table.key"; of the first run none.
+        epochs: how many it has had. ndcg: at the split's k. against: this run minus the first, paired by user.
+    """
+
+    run: str
+    settings: dict[str, Any]
+    epochs: int
+    best_epoch: int
+    loss: float
+    ndcg: Estimate
+    against: Difference | None
+
+
+def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compared]:
+    """Each run against the first.
+
+    Raises:
+        CheckpointError: a run is missing or damaged, or of other data, or cut in another way than the first.
+    """
+    loaded = [_load(run) for run in runs]
+    first = loaded[0]
+    task = make_task(dataset, DataSettings(**first.settings["data"]))
+    values: list[npt.NDArray[np.float64]] = []
+    compared = []
+    bootstrap = UserBootstrap(task.split.valid.user, seed=seed)
+    for run, checkpoint in zip(runs, loaded, strict=True):
+        if checkpoint.data["fingerprint"] != task.data["fingerprint"]:
+            raise CheckpointError(f"{run}: trained on other data than {task.data['name']}")
+        if _cut(checkpoint) != _cut(first):
+            raise CheckpointError(f"{run}: asked in another way than {runs[0]}: their [data] settings differ")
+        values.append(np.asarray(ndcg(_lists(checkpoint, task), task.split.valid, task.split.k), np.float64))
+        figures = [epoch["valid_ndcg"] for epoch in checkpoint.history]
+        best = int(np.argmax(figures))
+        compared.append(
+            Compared(
+                str(run),
+                _differing(first.settings, checkpoint.settings),
+                len(figures),
+                best + 1,
+                checkpoint.history[best]["loss"],
+                bootstrap.estimate(values[-1]),
+                bootstrap.difference(values[-1], values[0]) if len(values) > 1 else None,
+            )
+        )
+    return compared
+
+
+def write_comparison(compared: list[Compared], task_name: str, fingerprint: str, path: Path) -> None:
+    """As JSON, whole or not at all. Raises TrainerError."""
+    check_folder(path.parent)
+    result = {
+        "format": FORMAT,
+        "name": task_name,
+        "fingerprint": fingerprint,
+        "part": "valid",
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": describe_commit(),
+        "machine": describe_machine(),
+        "runs": [dataclasses.asdict(each) | {"run": Path(each.run).name} for each in compared],
+    }
+    write_whole(path, to_text(result))
+
+
+def to_table(compared: list[Compared]) -> Table:
+    """For the terminal."""
+    table = Table("run", "differs in", "epochs", "best", "loss", "validation ndcg", "against the first")
+    for each in compared:
+        differs = ", ".join(f"{key} = {value}" for key, value in each.settings.items())
+        found = each.against
+        said = "" if found is None else f"{found.ratio:.3f}x ({found.low:+.4f} to {found.high:+.4f}), p {found.p:.3f}"
+        figure = f"{each.ndcg.mean:.4f} ± {each.ndcg.standard_error:.4f}"
+        table.add_row(Path(each.run).name, differs, str(each.epochs), str(each.best_epoch), f"{each.loss:.3f}", figure, said)
+    return table
+
+
+def _load(run: Path) -> Checkpoint | EncoderCheckpoint:
+    path = run / CHECKPOINT
+    try:
+        found: Checkpoint | EncoderCheckpoint = load_checkpoint(path)
+    except CheckpointError as error:
+        if not path.exists():
+            raise
+        try:
+            found = load_encoder(path)
+        except CheckpointError:
+            raise error from None
+    if not found.history:
+        raise CheckpointError(f"{path}: has not finished an epoch yet")
+    if found.training:
+        found.net.load_state_dict(found.training["best"])
+    found.net.eval()
+    return found
+
+
+def _lists(checkpoint: Checkpoint | EncoderCheckpoint, task: Task) -> npt.NDArray[np.int32]:
+    split = task.split
+    if isinstance(checkpoint, Checkpoint):
+        return ranked_lists(checkpoint.net, task.inputs, task.seq, split, split.valid)
+    length = int(checkpoint.settings["model"]["length"])
+    return encoder_lists(checkpoint.net, task.seq, split.valid, length, split.k, split.filter_seen)
+
+
+def _cut(checkpoint: Checkpoint | EncoderCheckpoint) -> dict[str, Any]:
+    return {key: value for key, value in checkpoint.settings["data"].items() if key != "text_encoder"}
+
+
+def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for table in ("train", "model"):
+        for key in sorted(first[table].keys() | other[table].keys()):
+            if first[table].get(key) != other[table].get(key):
+                found[f"{table}.{key}"] = other[table].get(key)
+    return found

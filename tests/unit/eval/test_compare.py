@@ -1,0 +1,71 @@
+"""Comparing runs on the validation part."""
+
+import json
+
+import pytest
+import torch
+from tiny_run import TinyRun
+from typer.testing import CliRunner
+
+from model.checkpoint import load_checkpoint, save_checkpoint
+from model.cli import app
+from model.loop import CHECKPOINT
+
+
+@pytest.fixture
+def spoiled(tiny_run: TinyRun, tmp_path):
+    """The same run, but for item vectors that say nothing and one setting."""
+    checkpoint = load_checkpoint(tiny_run.run / CHECKPOINT)
+    with torch.no_grad():
+        checkpoint.net.item.id.weight.zero_()
+        checkpoint.net.item.bias.zero_()
+    checkpoint.settings["train"]["learning_rate"] = 7.0
+    save_checkpoint(checkpoint, tmp_path / "spoiled" / CHECKPOINT)
+    return tmp_path / "spoiled"
+
+
+def call(tiny_run, *words):
+    return CliRunner().invoke(app, ["compare", str(tiny_run.data), *map(str, words)], env={"COLUMNS": "200"})
+
+
+def test_a_run_is_held_to_the_first_on_the_same_queries(tiny_run: TinyRun, spoiled, tmp_path):
+    out = tmp_path / "ablations" / "tiny.json"
+    result = call(tiny_run, tiny_run.run, spoiled, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "train.learning_rate = 7.0" in result.output
+    found = json.loads(out.read_text())
+    first, other = found["runs"]
+    history = load_checkpoint(tiny_run.run / CHECKPOINT).history
+    assert first["ndcg"]["mean"] == pytest.approx(max(epoch["valid_ndcg"] for epoch in history), rel=1e-5)
+    assert first["settings"] == {}
+    assert first["against"] is None
+    assert other["settings"] == {"train.learning_rate": 7.0}
+    assert other["against"]["mean"] == pytest.approx(other["ndcg"]["mean"] - first["ndcg"]["mean"], abs=1e-5)
+    assert other["against"]["mean"] < 0
+    assert (found["part"], found["name"]) == ("valid", "data")
+
+
+def test_a_neural_baseline_is_compared_too(tiny_run: TinyRun, tmp_path):
+    (tmp_path / "mine.toml").write_text("[train]\nepochs = 1\nthreads = 1\n[sasrec]\nwidth = 16\nlength = 20\n")
+    words = ["benchmark", tiny_run.data, "--preset", tmp_path / "mine.toml", "--model", "sasrec", "--out", tmp_path / "out"]
+    done = CliRunner().invoke(app, [*map(str, words), "--work", str(tmp_path / "work")])
+    assert done.exit_code == 0, done.output
+    (run,) = (tmp_path / "work").glob("*/*/sasrec")
+    result = call(tiny_run, run, run)
+    assert result.exit_code == 0, result.output
+    assert "1.000x" in result.output
+
+
+@pytest.mark.parametrize("case", ["missing", "damaged", "cut otherwise"])
+def test_what_cannot_be_compared_is_one_line(tiny_run: TinyRun, spoiled, tmp_path, case):
+    other = {"missing": tmp_path / "nowhere"}.get(case, spoiled)
+    if case == "damaged":
+        (spoiled / CHECKPOINT).write_bytes(b"no checkpoint")
+    if case == "cut otherwise":
+        checkpoint = load_checkpoint(spoiled / CHECKPOINT)
+        checkpoint.settings["data"]["test_quantile"] = 0.8
+        save_checkpoint(checkpoint, spoiled / CHECKPOINT)
+    result = call(tiny_run, tiny_run.run, other)
+    assert result.exit_code == 2
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert str(other) in result.stderr
