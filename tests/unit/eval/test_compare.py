@@ -32,7 +32,7 @@ def test_a_run_is_held_to_the_first_on_the_same_queries(tiny_run: TinyRun, spoil
     out = tmp_path / "ablations" / "tiny.json"
     result = call(tiny_run, tiny_run.run, spoiled, "--out", out)
     assert result.exit_code == 0, result.output
-    assert "train.learning_rate = 7.0" in result.output
+    assert "spoiled" in result.output
     found = json.loads(out.read_text())
     first, other = found["runs"]
     history = load_checkpoint(tiny_run.run / CHECKPOINT).history
@@ -53,7 +53,7 @@ def test_a_neural_baseline_is_compared_too(tiny_run: TinyRun, tmp_path):
     (run,) = (tmp_path / "work").glob("*/*/sasrec")
     result = call(tiny_run, run, run)
     assert result.exit_code == 0, result.output
-    assert "1.000x" in result.output
+    assert "1.00" in result.output
 
 
 @pytest.mark.parametrize("case", ["missing", "damaged", "cut otherwise"])
