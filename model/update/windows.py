@@ -64,9 +64,10 @@ def draw_windows(
     # Behind its beginning a stretch has all questions of its user, old ones too.
     chosen = has_new[queries.user] & (queries.position >= begin[queries.user])
     wanted = round(replay * int(new.sum()))
-    candidates = np.flatnonzero(~has_new[queries.user])
     taken = 0
-    for query in rng.permutation(candidates).tolist():
+    by_user = np.lexsort((queries.position, queries.user))
+    place = queries.user[by_user].astype(np.int64) * (len(seq.item) + 1) + queries.position[by_user]
+    for query in rng.permutation(np.flatnonzero(~has_new[queries.user])).tolist():
         if taken >= wanted:
             break
         user = int(queries.user[query])
@@ -74,9 +75,10 @@ def draw_windows(
             continue
         begin[user] = start[query]
         # Only the chunk that it stands in: a stretch up to the user's last question could be the whole user.
-        of_user = (queries.user == user) & (queries.position >= start[query]) & (queries.position < start[query] + chunk)
-        chosen |= of_user
-        taken += int(of_user.sum())
+        chunk_ends = user * (len(seq.item) + 1) + start[query] + np.array([0, chunk])
+        first, last = np.searchsorted(place, chunk_ends)
+        chosen[by_user[first:last]] = True
+        taken += int(last - first)
     users = np.flatnonzero(begin < np.iinfo(np.int64).max).astype(np.int64)
     fold = np.maximum(seq.offsets[users], begin[users] - max(1, history // chunk) * chunk)
     return Windows(users, begin[users], fold, select(queries, chosen), int((chosen & ~new).sum()))
