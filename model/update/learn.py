@@ -18,7 +18,7 @@ from model.data.splits import together
 from model.lanes import LaneBatch, lane_batches
 from model.loop import Report
 from model.memory import Memories, fold_memories
-from model.nets import Longwave, ModelConfig
+from model.nets import Longwave, ModelConfig, State
 from model.settings import Settings, TrainSettings, UpdateSettings
 from model.task import Task
 from model.train import Trainer
@@ -68,6 +68,7 @@ class Updater(Trainer):
     def __init__(self, task: UpdateTask, checkpoint: Checkpoint, train: TrainSettings, refresh: str, windows: Windows) -> None:
         """Arguments: the task with its new items, the model before, what is free to learn (`REFRESHED`), and where from."""
         self.windows = windows
+        self.states: dict[int, State] = {}
         self.start = task.seq.offsets[:-1].copy()
         self.start[windows.user] = windows.begin
         super().__init__(task, Settings(train=train, model=dict(checkpoint.settings["model"])), Path())
@@ -84,7 +85,7 @@ class Updater(Trainer):
         self.net.eval().requires_grad_(True)
         return loss
 
-    def _batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
+    def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
         task = self.task
         return lane_batches(self.start, task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng)
 
@@ -94,7 +95,8 @@ class Updater(Trainer):
             return None
         return fold_memories(self.net, self.task.seq, together(queries, self.task.split.test))
 
-    def _begin_epoch(self) -> None:
+    def begin_epoch(self) -> None:
+        super().begin_epoch()
         self.carried = Begun(self.states)
 
 
@@ -108,6 +110,7 @@ def train_settings(checkpoint: Checkpoint, settings: UpdateSettings) -> TrainSet
         direct_learning_rate=settings.direct_learning_rate,
         weight_decay=0.0,  # it would pull at rows that nothing new speaks for
         warmup_steps=settings.warmup_steps,
+        average=0.0,  # passes are too short to average over
         valid_queries=1,  # nothing is chosen on validation: the gate judges the last pass
     )
 

@@ -13,6 +13,7 @@ import torch
 from model.checkpoint import Checkpoint
 from model.export.bundle import Exported
 from model.inputs import Inputs
+from model.labels import item_labels
 from model.loop import Report
 from model.publish import check_destination, publish_task
 from model.settings import UpdateSettings
@@ -192,6 +193,7 @@ def _task(found: Newer, origin: Origin, windows: Windows) -> tuple[UpdateTask, T
         names,
         checkpoint.data | {"fingerprint": found.fingerprint},
         bool(config.repeats),
+        None if checkpoint.settings["data"].get("items_only") else item_labels(found.items, item_text),
         config,
     )
     return task, encoder

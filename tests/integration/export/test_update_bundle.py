@@ -14,8 +14,8 @@ from app.models.shelf import Shelf, load_model
 from app.runtime.bundle import read_bundle
 from model.cli import app
 from model.data.dataset import write_dataset
-from model.update.newer import NothingNewError
 from model.settings import UpdateSettings
+from model.update.newer import NothingNewError
 from model.update.origin import read_origin
 from model.update.run import update
 
