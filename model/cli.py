@@ -286,17 +286,15 @@ def update(
         from model.update.run import update as run_update
 
         settings = with_refresh(load_settings(config).update, refresh)
-        with _training_bar() as report:
-            updated = run_update(
-                bundle,
-                events,
-                out,
-                settings,
-                run,
-                mapping,
-                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-                report=report,
-            )
+        updated = run_update(
+            bundle,
+            events,
+            out,
+            settings,
+            run,
+            mapping,
+            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        )
     exported, learned = updated.exported, updated.learned
     if updated.left_out:
         errors.print(f"left out: {updated.left_out:,} events of types that the model does not know", soft_wrap=True)

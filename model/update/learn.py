@@ -16,7 +16,6 @@ from model.checkpoint import Checkpoint
 from model.data.sequences import Queries
 from model.data.splits import together
 from model.lanes import LaneBatch, lane_batches
-from model.loop import Report
 from model.memory import Memories, fold_memories
 from model.nets import Longwave, ModelConfig, State
 from model.settings import Settings, TrainSettings, UpdateSettings
@@ -76,11 +75,11 @@ class Updater(Trainer):
         self.refreshed = _free(self.net, refresh, checkpoint.net.config.items)
         self.states = fold_to(self.net, task.inputs, task.seq, windows, train.chunk)
 
-    def learn(self, report: Report | None = None) -> float:
+    def learn(self) -> float:
         """All passes; returns the loss of the last. Raises TrainingError where it is no number any more."""
         loss = float("nan")
         for _ in range(self.train.epochs):
-            loss = self._epoch(report)
+            loss = self._epoch(None)
             self.epoch += 1
         self.net.eval().requires_grad_(True)
         return loss
@@ -115,14 +114,12 @@ def train_settings(checkpoint: Checkpoint, settings: UpdateSettings) -> TrainSet
     )
 
 
-def learn(
-    task: UpdateTask, checkpoint: Checkpoint, train: TrainSettings, refresh: str, windows: Windows, report: Report | None
-) -> Learned:
+def learn(task: UpdateTask, checkpoint: Checkpoint, train: TrainSettings, refresh: str, windows: Windows) -> Learned:
     """Refresh a checkpoint's net by the stretches of `windows`. Errors as of `Loop`."""
     began = time.monotonic()
     updater = Updater(task, checkpoint, train, refresh, windows)
     prepared = time.monotonic()
-    loss = updater.learn(report)
+    loss = updater.learn()
     return Learned(
         updater.net,
         loss,

@@ -207,9 +207,14 @@ def compare(dataset: Dataset, moments: Moments, models: dict[str, Checkpoint]) -
             continue
         asked = select(queries, chosen)
         bootstrap = UserBootstrap(asked.user)
-        of = {name: {f"{m}@{k}": bootstrap.estimate(v[chosen]) for m, v in metrics.items()} for name, metrics in values.items()}
+        of = {
+            name: {f"{m}@{k}": dataclasses.asdict(bootstrap.estimate(v[chosen])) for m, v in metrics.items()}
+            for name, metrics in values.items()
+        }
         against = {
-            f"updated - {other}": bootstrap.difference(values["updated"]["ndcg"][chosen], values[other]["ndcg"][chosen])
+            f"updated - {other}": dataclasses.asdict(
+                bootstrap.difference(values["updated"]["ndcg"][chosen], values[other]["ndcg"][chosen])
+            )
             for other in models
             if other != "updated"
         }

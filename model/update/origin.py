@@ -73,7 +73,7 @@ def read_origin(bundle: Path, run: Path | None = None) -> Origin:
         bias = np.load(folder / "items" / "bias.npy", allow_pickle=False)
         golden = _arrays(folder / "golden.npz")
         same = ids == checkpoint.item_ids and _close(bias, checkpoint.net.item.bias) and _computes(checkpoint.net, golden)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
         raise OriginError(f"{folder}: damaged, or of another version: {error}") from None
     if not same:
         raise OriginError(f"{bundle}: was not exported from {path}: a bundle of another run, or a run that was trained anew")
@@ -104,7 +104,8 @@ def _computes(net: Longwave, golden: dict[str, np.ndarray]) -> bool:
         return {name.removeprefix(start): torch.as_tensor(values) for name, values in golden.items() if name.startswith(start)}
 
     inputs = given("step")
-    if any(inputs[name].shape[1:] != shape for name, (shape, _) in net.state_shapes().items()):
+    shapes = {name: tensor.shape[1:] for name, tensor in inputs.items()}
+    if any(shapes.get(name) != shape for name, (shape, _) in net.state_shapes().items()):
         return False
     event = EventBatch(*(inputs.get(name) for name in EventBatch._fields))  # type: ignore[arg-type]
     after = net.step(event, {name: inputs[name] for name in net.state_shapes()})

@@ -14,7 +14,6 @@ from model.checkpoint import Checkpoint
 from model.export.bundle import Exported
 from model.inputs import Inputs
 from model.labels import item_labels
-from model.loop import Report
 from model.publish import check_destination, publish_task
 from model.settings import UpdateSettings
 from model.task import event_text
@@ -65,7 +64,6 @@ def update(
     run: Path | None = None,
     mapping: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-    report: Report | None = None,
 ) -> Updated:
     """Refresh a bundle's model by the events since, and publish it if it is not worse on the newest of them.
 
@@ -82,7 +80,7 @@ def update(
     origin = read_origin(bundle, run)
     out = out or origin.folder.parent
     check_destination(out)
-    refreshed = refresh(origin, events, settings, mapping, say, report)
+    refreshed = refresh(origin, events, settings, mapping, say)
     began = time.monotonic()
     judgement = judged(refreshed)
     say(judgement.line())
@@ -114,7 +112,6 @@ def refresh(
     settings: UpdateSettings,
     mapping: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
-    report: Report | None = None,
 ) -> Refreshed:
     """Everything up to the gate; arguments and errors as of `update`."""
     began = time.monotonic()
@@ -137,7 +134,7 @@ def refresh(
     )
     task, encoder = _task(found, origin, windows)
     read = time.monotonic()
-    learned = learn(task, origin.checkpoint, train, settings.refresh, windows, report)
+    learned = learn(task, origin.checkpoint, train, settings.refresh, windows)
     checkpoint = replace(
         origin.checkpoint,
         net=learned.net,
