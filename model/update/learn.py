@@ -26,7 +26,7 @@ from model.update.windows import Begun, Windows, fold_to
 ITEMS = ("item.id.weight", "item.bias", "item.beside.weight")
 """What an item has of its own, a row each."""
 HEADS = ("readout.", "repeats.")
-"""What turns a state into scores; the fold, and with it what stored states mean, is not among them."""
+"""What turns a state into scores, and what the ring keeps for that; the recurrence and what it reads are not among them."""
 
 
 @dataclass(frozen=True)
