@@ -269,6 +269,76 @@ def export(
 
 
 @app.command()
+def update(
+    bundle: Annotated[Path, typer.Option("--from", help="The running bundle, `bundles/current` as a rule.")],
+    events: Annotated[Path, typer.Option(help="The service's archive, or a folder that `prepare` wrote: old events and new.")],
+    out: Annotated[Path | None, typer.Option(help="The folder of bundles; default: where the running one lies.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="The run that the bundle was exported from; default: the checkpoint beside the bundle.")
+    ] = None,
+    config: Annotated[str, typer.Option(help="A preset by name, or a TOML file; its table [update] counts.")] = "small",
+    refresh: Annotated[str | None, typer.Option(help="items, heads, items+heads or all: what may change.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="For an archive: a TOML file whose table options counts.")] = None,
+) -> None:
+    """Learn what is new since a bundle, in minutes, and publish the result unless it is worse on the newest events."""
+    with _one_line_errors():
+        from model.settings import load_settings, with_refresh
+        from model.update.run import update as run_update
+
+        settings = with_refresh(load_settings(config).update, refresh)
+        updated = run_update(
+            bundle,
+            events,
+            out,
+            settings,
+            run,
+            mapping,
+            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        )
+    exported, learned = updated.exported, updated.learned
+    if updated.left_out:
+        errors.print(f"left out: {updated.left_out:,} events of types that the model does not know", soft_wrap=True)
+    seconds = ", ".join(f"{stage} {passed:.1f}" for stage, passed in updated.seconds.items())
+    console.print(
+        f"learned from {learned.learned:,} new and {learned.replayed:,} old questions of {learned.users:,} users; "
+        f"{learned.refreshed:,} numbers refreshed ({settings.refresh})\nseconds: {seconds}\n"
+        f"bundle {exported.model_id}, {exported.bytes / 1e6:.1f} MB -> {exported.folder}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+@app.command(name="measure-update")
+def measure_update(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A benchmark with times, or prepared data.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights and order of training.")] = 0,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/NAME-PRESET-SEED.json.")] = Path("benchmarks/update"),
+    work: Annotated[Path, typer.Option(help="The folder of data and runs; finished runs are kept.")] = Path("runs/update"),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Compare an update by 1% new events with a full training on all of them: seconds, and quality before the test part."""
+    with _one_line_errors():
+        from model.update.measure import measure
+
+        with _training_bar() as report:
+            path = measure(
+                name,
+                preset,
+                seed,
+                data,
+                out,
+                work,
+                offline=offline,
+                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                report=report,
+            )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+@app.command()
 def rehearse(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],

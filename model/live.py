@@ -13,7 +13,7 @@ import torch
 from model.checkpoint import Checkpoint
 from model.data.sequences import Queries, Sequences
 from model.inputs import Inputs
-from model.memory import fold_memories
+from model.memory import Memories, fold_memories
 from model.popularity import known_popularity
 from model.predict import rank, read_out
 from model.replay import live_schedule, seen_items
@@ -30,16 +30,19 @@ def live_lists(
     known: npt.NDArray[np.int64],
     filter_seen: bool = False,
     live: bool = True,
+    memories: Memories | None = None,
 ) -> npt.NDArray[np.int32]:
     """The net's lists (Q, k), -1 from where a list ends.
 
     Args:
         known: (U,) row after each user's last event that is known before the replay starts.
         live: whether popularity goes on with the replay; False keeps it as known, at every moment the same (leave-one-out).
+        memories: of the queries, where they have been folded already.
     """
     net = checkpoint.net
     predictions = read_out(net, inputs, seq, queries)
-    memories = fold_memories(net, seq, queries) if net.repeats is not None else None
+    if net.repeats is not None and memories is None:
+        memories = fold_memories(net, seq, queries)
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)
     out = np.full((len(queries), k), -1, np.int32)
     weight = seq.weight[seq.type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,17 @@ class Memories:
     clock: Tensor
     visits: Tensor
     visit_number: Tensor
+
+    def since(self, first: int) -> Memories:
+        """Those of the queries from row `first` on."""
+        return replace(
+            self,
+            offsets=self.offsets[first:],
+            number=self.number[first:],
+            clock=self.clock[first:],
+            visits=self.visits[first:],
+            visit_number=self.visit_number[first:],
+        )
 
     def at(self, queries: Tensor) -> tuple[RepeatState, Tensor]:
         """Slots of the queries (n), padded to the fullest with empty ones: RepeatState (n, R', ...), item rows (n, R')."""

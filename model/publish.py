@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import torch
 
 from model.assess import known_before, load_run
+from model.checkpoint import Checkpoint
+from model.data.sequences import Int64
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
 from model.export.verify import ExportError
 from model.popularity import known_popularity
+from model.task import Task
 from model.text import TextEncoder
 
 
@@ -28,10 +33,33 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
     """
     check_destination(out)  # before the minutes of work, not after
     checkpoint, task = load_run(run, data)
-    seq, net = task.seq, checkpoint.net
-    ends = seq.offsets[1:]
+    ends = task.seq.offsets[1:]
     if not everything:
         ends = task.split.train_end if task.split.protocol == "loo" else known_before(task, task.split.cut_ms)
+    best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=None)
+    metrics = []
+    if best is not None:
+        metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
+    return publish_task(checkpoint, task, ends, out, metrics)
+
+
+def publish_task(
+    checkpoint: Checkpoint,
+    task: Task,
+    ends: Int64,
+    out: Path,
+    metrics: Sequence[dict[str, Any]],
+    encoder: TextEncoder | None = None,
+) -> Exported:
+    """Export, verify and publish a net with the items of its task, popularity from each user's events before row `ends[u]`.
+
+    Args:
+        encoder: the model's, where it is loaded already.
+
+    Raises:
+        ExportError: the verification failed; nothing was published.
+    """
+    seq, net = task.seq, checkpoint.net
     known = np.arange(len(seq.item)) < ends[seq.user]
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, ends)
     as_of = int(seq.time[known].max())
@@ -50,16 +78,14 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
     )
     with torch.no_grad():
         matrix, _ = net.item(task.inputs.item_text, task.inputs.item_features)
-    best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=None)
-    metrics = []
-    if best is not None:
-        metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
+    if encoder is None and encoder_name:
+        encoder = TextEncoder(encoder_name)
     return export_bundle(
         checkpoint,
         catalogue,
         longest_sequences(task.inputs, seq.offsets, matrix),
         out,
-        TextEncoder(encoder_name) if encoder_name else None,
+        encoder,
         metrics,
         "exclude" if task.split.filter_seen else "recommend",
     )

@@ -90,6 +90,22 @@ class SasrecSettings:
     epochs: int = 0
 
 
+@dataclass(frozen=True)
+class UpdateSettings:
+    """How `longwave-train update` refreshes a model. Meanings and units: presets/small.toml."""
+
+    refresh: str = "items+heads"
+    passes: int = 2
+    learning_rate: float = 3e-4
+    direct_learning_rate: float = 1e-3
+    warmup_steps: int = 5
+    replay: float = 1.0
+    history: int = 1024
+    holdout: float = 0.3
+    margin: float = 0.0
+
+
+REFRESHED = ("items", "heads", "items+heads", "all")
 FROM_DATA = {f.name for f in dataclasses.fields(ModelConfig)[: [f.name for f in dataclasses.fields(ModelConfig)].index("width")]}
 """Fields of the model that the data set decides; a configuration file may not set them."""
 
@@ -141,6 +157,17 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "threads": _whole(0),
         "precision": Allowed("one of " + ", ".join(PRECISIONS), lambda value: value in PRECISIONS),
     },
+    "update": {
+        "refresh": Allowed("one of " + ", ".join(REFRESHED), lambda value: value in REFRESHED),
+        "passes": _whole(1),
+        "learning_rate": POSITIVE,
+        "direct_learning_rate": POSITIVE,
+        "warmup_steps": _whole(0),
+        "replay": NOT_NEGATIVE,
+        "history": _whole(1),
+        "holdout": QUANTILE,
+        "margin": BELOW_ONE,
+    },
     "model": {
         "width": _whole(4),
         "layers": _whole(1),
@@ -185,6 +212,7 @@ class Settings:
     model: dict[str, Any] = field(default_factory=dict)
     sasrec: SasrecSettings = field(default_factory=SasrecSettings)
     gru4rec: Gru4recSettings = field(default_factory=Gru4recSettings)
+    update: UpdateSettings = field(default_factory=UpdateSettings)
 
     def as_dict(self) -> dict[str, Any]:
         """What a run of our own net depends on."""
@@ -216,9 +244,19 @@ def load_settings(source: str | Path) -> Settings:
         _checked(path, "model", tables.get("model", {}), model_defaults()),
         SasrecSettings(**_checked(path, "sasrec", tables.get("sasrec", {}), _defaults(SasrecSettings))),
         Gru4recSettings(**_checked(path, "gru4rec", tables.get("gru4rec", {}), _defaults(Gru4recSettings))),
+        UpdateSettings(**_checked(path, "update", tables.get("update", {}), _defaults(UpdateSettings))),
     )
     _check_together(path, settings)
     return settings
+
+
+def with_refresh(settings: UpdateSettings, refresh: str | None) -> UpdateSettings:
+    """The settings with another choice of what is refreshed, if there is one. Raises ConfigError for an unknown one."""
+    if refresh is None:
+        return settings
+    if refresh not in REFRESHED:
+        raise ConfigError(f"--refresh must be one of {', '.join(REFRESHED)}, got {refresh!r}")
+    return dataclasses.replace(settings, refresh=refresh)
 
 
 def model_defaults() -> dict[str, Any]:

@@ -88,19 +88,19 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
     if settings.items_only:
         seq = _items_alone(seq)
     items = pl.DataFrame({"item_id": seq.item_ids}).join(dataset.items, on="item_id", how="left", maintain_order="left")
-    event_text = None
+    said = None
     if settings.text_encoder and (item_text is None or seq.text):
         encoder = TextEncoder(settings.text_encoder)
         if item_text is None:
             item_text = encoder.embed([title or "" for title in items.get_column("title").to_list()])
-        event_text = _event_text(seq, encoder)
+        said = event_text(seq, encoder)
     names = [name for name in items.columns if name.startswith("feature_") and not settings.items_only]
     features = items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32) if names else None
     return Task(
         seq,
         split,
         training_queries(seq, split),
-        Inputs.of(seq, item_text, event_text, features),
+        Inputs.of(seq, item_text, said, features),
         items,
         # The same order as the sequences: users sorted, each one's events as they came.
         dataset.events.sort("user_id", maintain_order=True).get_column("item_id").to_list(),
@@ -157,7 +157,8 @@ def _items_alone(seq: Sequences) -> Sequences:
     )
 
 
-def _event_text(seq: Sequences, encoder: TextEncoder) -> tuple[np.ndarray, np.ndarray]:
+def event_text(seq: Sequences, encoder: TextEncoder) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of the distinct texts of events, (texts, W), and the row of each event's, (E,), -1 without."""
     distinct = sorted(set(seq.text.values()))
     row_of = {text: row for row, text in enumerate(distinct)}
     rows = np.full(len(seq.item), -1, np.int64)

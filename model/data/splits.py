@@ -102,6 +102,27 @@ def next_basket(seq: Sequences, quantile: float = 0.9, valid_quantile: float = 0
     return _at_cut("basket", train_end, select(queries, queries.as_of >= valid_cut), valid_cut, cut, filter_seen)
 
 
+def every_question(seq: Sequences, protocol: str) -> Queries:
+    """All that a protocol, "time" or "basket", can ask, in order of time."""
+    if protocol == "basket":
+        return baskets(seq)
+    rows = np.flatnonzero(seq.positive).astype(np.int64)
+    rows = rows[np.argsort(clock(seq)[rows], kind="stable")]
+    return _single(seq, seq.user[rows], rows)
+
+
+def split_at(seq: Sequences, protocol: str, queries: Queries, since_ms: int, cut_ms: int, *, filter_seen: bool) -> Split:
+    """Cut at given moments, for what goes on after a training: train before `cut_ms`, `valid` included, and test after it.
+
+    Args:
+        queries: as of `every_question`.
+        since_ms: what came before it has been learned from already; `valid` has the questions from then on.
+    """
+    starts = basket_starts(seq) if protocol == "basket" else np.arange(len(seq.item), dtype=np.int64)
+    train_end = _train_end(seq, starts, cut_ms)
+    return _at_cut(protocol, train_end, select(queries, queries.as_of >= since_ms), since_ms, cut_ms, filter_seen)
+
+
 def baskets(seq: Sequences) -> Queries:
     """One query per basket with a positive item, from all before its first event, in global order of (as_of, user)."""
     starts = basket_starts(seq)
@@ -143,6 +164,17 @@ def select(queries: Queries, chosen: npt.NDArray[np.integer] | npt.NDArray[np.bo
         as_of=queries.as_of[index],
         target_offsets=np.concatenate([[0], np.cumsum(size)]).astype(np.int64),
         target=queries.target[expand(queries.target_offsets[:-1], queries.target_offsets[1:], index)],
+    )
+
+
+def together(first: Queries, second: Queries) -> Queries:
+    """The queries of both, one after another."""
+    return Queries(
+        np.concatenate([first.user, second.user]),
+        np.concatenate([first.position, second.position]),
+        np.concatenate([first.as_of, second.as_of]),
+        np.concatenate([first.target_offsets, first.target_offsets[-1] + second.target_offsets[1:]]),
+        np.concatenate([first.target, second.target]),
     )
 
 

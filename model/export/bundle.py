@@ -19,7 +19,7 @@ import jsonschema
 import numpy as np
 import torch
 
-from model.checkpoint import Checkpoint
+from model.checkpoint import Checkpoint, save_checkpoint
 from model.export.golden import golden_vectors
 from model.export.graphs import OPSET, ExportedGraph, export_graphs
 from model.export.text import export_text
@@ -73,6 +73,8 @@ def export_bundle(
 ) -> Exported:
     """Export, verify and publish `out/<model_id>`, and point `out/current` at it.
 
+    The checkpoint is kept beside, for `longwave-train update` to go on from (docs/adr/0015-update.md); no service reads it.
+
     Raises:
         ExportError: verification failed or the manifest does not fit its schema; `out` is as it was.
     """
@@ -103,7 +105,7 @@ def export_bundle(
     manifest = {"model_id": model_id} | manifest
     _validate(manifest)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
-    folder = _publish(files, out, model_id)
+    folder = _publish(files, out, model_id, checkpoint)
     return Exported(folder, model_id, proof, sum(map(len, files.values())))
 
 
@@ -186,9 +188,17 @@ def _validate(manifest: dict[str, Any]) -> None:
         raise ExportError(f"manifest.json: {error.json_path}: {error.message}") from None
 
 
-def _publish(files: dict[str, bytes], out: Path, model_id: str) -> Path:
+def checkpoint_of(folder: Path, model_id: str) -> Path:
+    """Where the checkpoint of the bundle in `folder` is kept: beside it, so that the service need not check its content."""
+    return folder.parent / f"{model_id}.pt"
+
+
+def _publish(files: dict[str, bytes], out: Path, model_id: str, checkpoint: Checkpoint | None = None) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     folder = out / model_id
+    if checkpoint is not None:
+        # First: a bundle is never there without it. One that is there without a bundle is in nobody's way.
+        save_checkpoint(checkpoint, checkpoint_of(folder, model_id))
     if _holds(folder, files):
         # The same content was published before, and may be in use: only the manifest can differ (when and from what commit).
         manifest = folder / f".{MANIFEST}-{os.getpid()}"

@@ -79,7 +79,7 @@ def test_the_same_run_gives_the_same_model_id_and_current_points_at_it(tiny_run:
     exported = publish(tiny_run.run, tiny_run.data, tmp_path)
     assert exported.model_id == trained_bundle.name == exported.folder.name
     assert (tmp_path / "current").resolve() == exported.folder
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["current", exported.model_id])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["current", exported.model_id, f"{exported.model_id}.pt"])
     assert exported.verification.lists >= 8
     assert 0 < exported.verification.incremental <= 1e-4
 

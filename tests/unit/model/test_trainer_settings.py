@@ -14,6 +14,7 @@ from model.settings import (
     Gru4recSettings,
     SasrecSettings,
     TrainSettings,
+    UpdateSettings,
     load_settings,
     model_defaults,
 )
@@ -35,6 +36,7 @@ def test_the_small_preset_holds_every_key_with_its_default_and_no_other():
         "data": dataclasses.asdict(DataSettings()),
         "train": dataclasses.asdict(TrainSettings()),
         "model": {key: list(value) if isinstance(value, tuple) else value for key, value in model_defaults().items()},
+        "update": dataclasses.asdict(UpdateSettings()),
         "sasrec": dataclasses.asdict(SasrecSettings()),
         "gru4rec": dataclasses.asdict(Gru4recSettings()),
     }
@@ -151,6 +153,7 @@ def test_every_number_of_a_configuration_has_its_bounds():
         "data": dataclasses.asdict(DataSettings()),
         "train": dataclasses.asdict(TrainSettings()),
         "model": model_defaults(),
+        "update": dataclasses.asdict(UpdateSettings()),
         "sasrec": dataclasses.asdict(SasrecSettings()),
         "gru4rec": dataclasses.asdict(Gru4recSettings()),
     }

@@ -1,0 +1,1 @@
+"""`longwave-train update`: new events since the running bundle, learned in minutes."""

@@ -1,0 +1,123 @@
+"""The bundle that an update starts from, with the checkpoint that its graphs were made of."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from model.errors import TrainerError
+from model.export.bundle import MANIFEST, checkpoint_of
+from model.loop import CHECKPOINT
+from model.nets import EventBatch, Longwave
+
+SAME = 1e-3
+"""How far what the checkpoint computes may be from the bundle's golden vectors: another machine rounds otherwise."""
+
+
+class OriginError(TrainerError, ValueError):
+    """The bundle cannot be updated: it is none, is damaged, or its checkpoint is not there or of another model."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A bundle of N items and what it was exported from.
+
+    Attributes:
+        folder: of the bundle, links followed. model_id: its name.
+        titles, categories: N each. repeats: whether seen items are recommended again.
+    """
+
+    folder: Path
+    model_id: str
+    checkpoint: Checkpoint
+    titles: list[str | None]
+    categories: list[list[str]]
+    repeats: bool
+
+
+def read_origin(bundle: Path, run: Path | None = None) -> Origin:
+    """Read a bundle and its checkpoint, and prove that they belong together.
+
+    Args:
+        run: a folder that `train` wrote; None takes the checkpoint that `export` has left beside the bundle.
+
+    Raises:
+        OriginError: no bundle, a damaged one, or one that was not exported from this checkpoint.
+        CheckpointError: the checkpoint is missing, damaged or unfinished.
+    """
+    folder = bundle.resolve()
+    manifest = _manifest(bundle, folder)
+    path = checkpoint_of(folder, manifest["model_id"]) if run is None else run / CHECKPOINT
+    if run is None and not path.exists():
+        raise OriginError(
+            f"{bundle}: the checkpoint that it was exported from is not beside it ({path.name}); name its run with --run"
+        )
+    checkpoint = load_checkpoint(path)
+    if checkpoint.training:
+        raise CheckpointError(f"{path}: training has not finished; go on with `longwave-train train --resume`, then export")
+    try:
+        lines = (folder / "items" / "items.jsonl").read_text(encoding="utf-8").splitlines()
+        records = [json.loads(line) for line in lines]
+        ids = [record["id"] for record in records]
+        titles = [record.get("title") for record in records]
+        categories = [list(record.get("categories", [])) for record in records]
+        bias = np.load(folder / "items" / "bias.npy", allow_pickle=False)
+        golden = _arrays(folder / "golden.npz")
+        same = ids == checkpoint.item_ids and _close(bias, checkpoint.net.item.bias) and _computes(checkpoint.net, golden)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise OriginError(f"{folder}: damaged, or of another version: {error}") from None
+    if not same:
+        raise OriginError(f"{bundle}: was not exported from {path}: a bundle of another run, or a run that was trained anew")
+    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, manifest["seen_items"] == "recommend")
+
+
+def _manifest(bundle: Path, folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if isinstance(manifest["model_id"], str) and isinstance(manifest["seen_items"], str):
+            return dict(manifest)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise OriginError(f"{bundle}: not a bundle (no readable {MANIFEST}); expected a folder that `longwave-train export` wrote")
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@torch.no_grad()
+def _computes(net: Longwave, golden: dict[str, np.ndarray]) -> bool:
+    """Whether the net makes of the golden inputs what the bundle says: one step of the fold, and one readout."""
+
+    def given(graph: str) -> dict[str, Tensor]:
+        start = f"{graph}/in/"
+        return {name.removeprefix(start): torch.as_tensor(values) for name, values in golden.items() if name.startswith(start)}
+
+    inputs = given("step")
+    shapes = {name: tensor.shape[1:] for name, tensor in inputs.items()}
+    if any(shapes.get(name) != shape for name, (shape, _) in net.state_shapes().items()):
+        return False
+    event = EventBatch(*(inputs.get(name) for name in EventBatch._fields))  # type: ignore[arg-type]
+    after = net.step(event, {name: inputs[name] for name in net.state_shapes()})
+    inputs = given("interest")
+    readout, _ = net.interest({name: inputs[name] for name in net.state_shapes()}, inputs["as_of"], inputs["platform"])
+    return (
+        _close(golden["step/out/h_out"], after["h"])
+        and _close(golden["interest/out/interests"], readout.interests)
+        and _close(golden["interest/out/popularity_weight"], readout.popularity_weight)
+    )
+
+
+def _close(stored: np.ndarray, computed: Tensor) -> bool:
+    values = computed.detach().numpy()
+    return stored.shape == values.shape and bool(np.allclose(stored, values, rtol=0, atol=SAME))
