@@ -24,7 +24,7 @@ from model.loop import CHECKPOINT
 from model.machine import describe_commit, describe_machine
 from model.metrics import ndcg
 from model.predict import ranked_lists
-from model.settings import DataSettings
+from model.settings import DataSettings, TrainSettings, model_defaults
 from model.task import Task, make_task
 
 FORMAT = 1
@@ -142,9 +142,12 @@ def _cut(checkpoint: Checkpoint | EncoderCheckpoint) -> dict[str, Any]:
 
 
 def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What both have and have otherwise, as "table.key"; what a run of before did not know yet had its default."""
+    if first.get("architecture") != other.get("architecture"):
+        return {"architecture": other.get("architecture", "longwave")}
+    defaults = {"train": dataclasses.asdict(TrainSettings()), "model": model_defaults()}
     found = {}
-    for table in ("train", "model"):
-        for key in sorted(first[table].keys() | other[table].keys()):
-            if first[table].get(key) != other[table].get(key):
-                found[f"{table}.{key}"] = other[table].get(key)
+    for table, default in defaults.items():
+        before, now = (default | each[table] for each in (first, other))
+        found |= {f"{table}.{key}": now[key] for key in sorted(now) if key in before and before[key] != now[key]}
     return found
