@@ -145,8 +145,8 @@ def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """What both have and have otherwise, as "table.key"; what a run of before did not know yet had its default."""
     if first.get("architecture") != other.get("architecture"):
         return {"architecture": other.get("architecture", "longwave")}
-    defaults = {"train": dataclasses.asdict(TrainSettings()), "model": model_defaults()}
-    found = {}
+    defaults: dict[str, dict[str, Any]] = {"train": dataclasses.asdict(TrainSettings()), "model": model_defaults()}
+    found: dict[str, Any] = {}
     for table, default in defaults.items():
         before, now = (default | each[table] for each in (first, other))
         found |= {f"{table}.{key}": now[key] for key in sorted(now) if key in before and before[key] != now[key]}
