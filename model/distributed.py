@@ -9,10 +9,13 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+LONGEST_WAIT = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def joined() -> Iterator[Group]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Group()
         return
-    dist.init_process_group("gloo")
+    # The first one may measure for hours while the others wait for the next training. (Of one that dies torchrun ends the rest.)
+    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
     try:
         yield group()
     finally:

@@ -15,6 +15,8 @@ MOST = 64
 LEAST_ITEMS = 2
 CLUSTERS = 32
 WORDS = 3
+LONGEST = 128
+"""Characters of a name: what a manifest takes."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,13 @@ def item_labels(items: pl.DataFrame, text: npt.NDArray[np.float32] | None, seed:
         items: `title` and `categories` by row. text: (N, W) embeddings of the titles, or None.
 
     The `MOST` most frequent categories that at least `LEAST_ITEMS` items have; an item of several belongs to each in equal parts.
+    Blank categories are none: "a||b" has two.
     """
-    categories = items.get_column("categories").fill_null([]).to_list() if "categories" in items.columns else []
+    listed = items.get_column("categories").fill_null([]).to_list() if "categories" in items.columns else []
+    categories = [{name.strip()[:LONGEST] for name in names if name and name.strip()} for names in listed]
     counts: dict[str, int] = {}
     for names in categories:
-        for name in set(names):
+        for name in names:
             counts[name] = counts.get(name, 0) + 1
     known = sorted((name for name, count in counts.items() if count >= LEAST_ITEMS), key=lambda name: (-counts[name], name))[
         :MOST
@@ -45,7 +49,7 @@ def item_labels(items: pl.DataFrame, text: npt.NDArray[np.float32] | None, seed:
         column = {name: index for index, name in enumerate(known)}
         share = np.zeros((len(items), len(known)), np.float32)
         for row, names in enumerate(categories):
-            share[row, [column[name] for name in set(names) if name in column]] = 1
+            share[row, [column[name] for name in names if name in column]] = 1
         return Labels(known, share / np.maximum(1, share.sum(1, keepdims=True)))
     if text is None or len(items) < 4 * CLUSTERS:
         return None
@@ -67,6 +71,6 @@ def _clusters(titles: list[str], text: npt.NDArray[np.float32], seed: int) -> La
     names: list[str] = []
     for c in range(CLUSTERS):
         best = [str(vocabulary[w]) for w in np.argsort(-weight[c], kind="stable")[:WORDS] if weight[c, w] > 0]
-        name = ", ".join(best) or f"group {c + 1}"
+        name = (", ".join(best) or f"group {c + 1}")[: LONGEST - len(f" ({CLUSTERS})")]
         names.append(name if name not in names else f"{name} ({c + 1})")
     return Labels(names, np.eye(CLUSTERS, dtype=np.float32)[cluster])

@@ -180,7 +180,7 @@ class Loop(ABC, Generic[Net, Kept]):
                 began = time.monotonic()
                 loss = self._epoch(report)
                 with self._averaged():
-                    valid = self._mean(self._validate())
+                    valid = self._mean(self._validate() if len(self.valid) else np.empty(0))  # fewer queries than processes
                     weights = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
                 self.epoch += 1
                 self.history.append({"epoch": self.epoch, "loss": loss, "valid_ndcg": valid, "seconds": time.monotonic() - began})

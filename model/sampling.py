@@ -78,7 +78,8 @@ class CandidateSampler:
         drawn = np.searchsorted(self._upto, rng.random(self.negatives), side="right")
         rows = np.union1d(drawn, target.numpy())
         # Not drawn as a negative in any draw, and nobody's target.
-        missed = self.negatives * np.log1p(-self.chance[rows]) + len(target) * np.log1p(-np.minimum(self.share[rows], 1 - 1e-9))
+        chance, share = (np.minimum(each[rows], 1 - 1e-9) for each in (self.chance, self.share))
+        missed = self.negatives * np.log1p(-chance) + len(target) * np.log1p(-share)
         all_needed = np.union1d(rows, np.maximum(needed.numpy().ravel(), 0))
         self._place[all_needed] = torch.arange(len(all_needed))
         return Candidates(

@@ -62,4 +62,4 @@ class Portraits:
         weights = found["labels"][0]
         best = np.argsort(-weights, kind="stable")[:MOST]
         interests = [Interest(self._names[index], round(float(weights[index]), 4)) for index in best.tolist()]
-        return Portrait(interests, round(float(found["drift"][0, 0]), 4))
+        return Portrait(interests, max(0.0, round(float(found["drift"][0, 0]), 4)))  # -0.0 by rounding, else

@@ -122,7 +122,7 @@ def _lines(comparison: Comparison) -> list[str]:
             if found:
                 figures = "; ".join(
                     f"{name} {found['net'][name]['mean']:.3f}, {found['recent'][name]['mean']:.3f} of the last {RECENT}' "
-                    f"({difference['ratio']:.2f}x, p {_p(difference['p'])})"
+                    f"({_times(difference)})"
                     for name, difference in found["difference"].items()
                 )
                 lines.append(f"- Seed {seed}, {found['labels']} labels of next items, {found['queries']:,} queries: {figures}.")
@@ -131,10 +131,10 @@ def _lines(comparison: Comparison) -> list[str]:
             growth = found["norm_late"] / found["norm_early"]
             said = f"after {EVENTS:,} events the state is {growth:.2f}x as large as after {LAST} (root mean square)"
             if found["difference"]:
-                ratio, p = found["difference"]["ratio"], _p(found["difference"]["p"])
+                times = _times(found["difference"])
                 said = (
                     f"{found['users']} users with more than {LONG} events, on validation: {comparison.headline} "
-                    f"{found['whole']:.4f} from all, {found['last']:.4f} from the last {LAST} ({ratio:.2f}x, p {p}); {said}"
+                    f"{found['whole']:.4f} from all, {found['last']:.4f} from the last {LAST} ({times}); {said}"
                 )
             lines.append(f"- Seed {seed}, a long life: {said}.")
     return ["", *lines] if lines else []
@@ -213,6 +213,12 @@ def _figure(value: float | None, error: float | None = None) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def _times(difference: dict[str, Any]) -> str:
+    """How many times as good, and how sure that is; where the other is 0 there is no ratio."""
+    times = "–" if difference["ratio"] is None else f"{difference['ratio']:.2f}x"
+    return f"{times}, p {_p(difference['p'])}"
 
 
 def _p(value: float) -> str:

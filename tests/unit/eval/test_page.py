@@ -91,6 +91,19 @@ def test_a_single_seed_has_no_spread(folder):
     assert "Seed 0;" in section([comparison], "figures", [])
 
 
+def test_what_is_compared_with_nothing_has_no_ratio(folder):
+    """Of those who have never got a label, or an item, right, no multiple can be said: JSON has null."""
+    difference = {"ratio": None, "p": 0.5}
+    interests = {"labels": 3, "queries": 9, "net": {"f1@3": {"mean": 0.1}}, "recent": {"f1@3": {"mean": 0.0}}}
+    endurance = {"users": 2, "whole": 0.1, "last": 0.0, "norm_early": 1.0, "norm_late": 1.0, "difference": difference}
+    (comparison,) = read_results(folder / "results")
+    comparison.parts[0] |= {
+        "interests": {"longwave": interests | {"difference": {"f1@3": difference}}},
+        "endurance": {"longwave": endurance},
+    }
+    assert section([comparison], "figures", []).count("(–, p 0.50)") == 2
+
+
 def test_results_of_other_data_are_never_averaged_with_these(folder, report):
     write(folder, report, 2, data={"fingerprint": "e" * 64})
     assert [comparison.seeds for comparison in read_results(folder / "results")] == [[2], [0, 1]]

@@ -1,6 +1,7 @@
 """Labels of items, what the net expects of them, and how true that is."""
 
 import dataclasses
+import json
 
 import numpy as np
 import polars as pl
@@ -11,8 +12,9 @@ from tiny_run import TinyRun
 
 from model import interests
 from model.assess import load_run
+from model.export.bundle import SCHEMA
 from model.interests import interest_report
-from model.labels import CLUSTERS, Labels, item_labels
+from model.labels import CLUSTERS, LONGEST, Labels, item_labels
 from model.nets.portrait import drift, label_weights
 
 
@@ -45,6 +47,29 @@ def test_without_categories_items_are_grouped_by_their_texts_and_the_groups_name
 def test_without_categories_and_texts_there_are_no_labels():
     assert item_labels(items([[], [], []]), None) is None
     assert item_labels(items([["a"], ["a"]]), None) is None  # one label says nothing
+
+
+def test_categories_with_odd_names_are_names_that_a_manifest_takes():
+    labels = item_labels(items([["a", None, ""], ["a", " a "], [" ", "", None], ["x" * 500, "b"], ["x" * 500, "b"]]), None)
+    assert labels is not None
+    assert labels.names == ["a", "b", "x" * LONGEST]
+    np.testing.assert_allclose(labels.share, [[1, 0, 0], [1, 0, 0], [0, 0, 0], [0, 0.5, 0.5], [0, 0.5, 0.5]])
+    assert manifest_name()["maxLength"] == LONGEST
+
+
+def test_groups_of_long_words_have_names_that_a_manifest_takes():
+    rng = np.random.default_rng(0)
+    text = rng.normal(size=(4 * CLUSTERS, 8)).astype(np.float32)
+    titles = [f"{'a' * 200}b {'a' * 200}c" if row % 2 else f"{'a' * 200}{'bcd'[row % 3]}" for row in range(len(text))]
+    labels = item_labels(items([[]] * len(text), titles), text)
+    assert labels is not None
+    assert len(set(labels.names)) == CLUSTERS
+    assert all(0 < len(name) <= LONGEST for name in labels.names)
+
+
+def manifest_name():
+    schema = json.loads(SCHEMA.read_text())
+    return schema["$defs"]["Labels"]["properties"]["names"]["items"]
 
 
 def test_labels_of_late_are_counted_as_a_loop_would():

@@ -8,12 +8,14 @@ import torch
 from tiny_run import TinyRun, tiny_settings
 from typer.testing import CliRunner
 
+from model import loop
 from model.baselines.popularity import Popularity
 from model.baselines.recent_popularity import RecentPopularity
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.cli import app
 from model.data.splits import select
 from model.data.synthetic import synthetic_world
+from model.distributed import Group
 from model.loop import BOARD, CHECKPOINT, TrainingError
 from model.metrics import ndcg
 from model.replay import replay
@@ -96,6 +98,24 @@ def test_the_average_of_the_weights_is_what_is_validated_and_kept(trainer, monke
     final = run.run()
     torch.testing.assert_close(validated[0], averaged[-1])
     assert torch.equal(weights(final)["item.id.weight"], validated[0])
+
+
+def test_a_process_that_has_no_validation_query_goes_by_the_others(trainer, monkeypatch):
+    class Second(Group):
+        """The second of two processes, whose first one has the only query."""
+
+        def wait(self):
+            pass
+
+        def total(self, values):
+            return values + torch.tensor([0.25, 1.0], dtype=values.dtype)
+
+        def average(self, parameters, loss, weight):
+            return loss, weight
+
+    monkeypatch.setattr(loop, "group", lambda: Second(1, 2))
+    found = trainer(epochs=1, valid_queries=1).run()
+    assert [epoch["valid_ndcg"] for epoch in found.history] == [0.25]
 
 
 def test_the_seed_decides_the_weights(trainer):
