@@ -12,7 +12,6 @@ from model.benchmark.results import Comparison, ResultError, read_results, read_
 from model.endurance import EVENTS, LAST, LONG
 from model.files import check_folder, write_whole
 from model.interests import RECENT
-from model.nets.integers import MAX_CHUNK
 from model.plots import PROTOCOLS
 
 BEGIN = "<!-- Between these marks everything is written by `longwave-train report`. -->"
@@ -143,8 +142,8 @@ def _lines(comparison: Comparison) -> list[str]:
 def _speed(result: dict[str, Any]) -> list[str]:
     """A table of training speeds: a line for each net and precision, a column for each length, and how ours compares."""
     measured = result["measured"]
-    lengths = list(dict.fromkeys(each["asked"] for each in measured))
-    found = {(each["model"], each["precision"], each["asked"]): each for each in measured}
+    lengths = list(dict.fromkeys(each["length"] for each in measured))
+    found = {(each["model"], each["precision"], each["length"]): each for each in measured}
     head = ["model", "parameters", "factors", *(f"length {length}" for length in lengths)]
     rows = []
     for model, precision in dict.fromkeys((each["model"], each["precision"]) for each in measured):
@@ -158,9 +157,8 @@ def _speed(result: dict[str, Any]) -> list[str]:
         f"### {result['name']}, training speed, preset {result['preset']}",
         "",
         f"Training targets a second, medians of {result['steps']} steps of each net by turns in one process, full softmax. The "
-        "length is",
-        "how far an encoder looks back; ours folds whole histories, in chunks of so many events at most as the graph takes "
-        f"({MAX_CHUNK}). {_machine(result['machine'])}; commit {_commit(result['commit'])}.",
+        "length is how far an encoder looks back; ours folds whole histories, in chunks that hand on the state. "
+        f"{_machine(result['machine'])}; commit {_commit(result['commit'])}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
     ]

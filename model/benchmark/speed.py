@@ -21,7 +21,6 @@ from model.benchmark.run import to_text
 from model.files import check_folder, write_whole
 from model.loop import Batch, Loop
 from model.machine import describe_commit, describe_machine
-from model.nets.integers import MAX_CHUNK
 from model.settings import Settings, load_settings
 from model.task import Task, make_task, protocol_of
 from model.train import Trainer
@@ -34,14 +33,10 @@ WARM_UP = 3
 
 @dataclass
 class Pace:
-    """One net in training: how many targets a step has, and the seconds that it takes.
-
-    `asked` is the length that was asked for, `length` what the net takes at once (a chunk of ours has a limit).
-    """
+    """One net in training: how many targets a step has, and the seconds that it takes."""
 
     model: str
     precision: str
-    asked: int
     length: int
     parameters: int
     steps: Iterator[Callable[[], int]]
@@ -61,7 +56,6 @@ class Pace:
         return {
             "model": self.model,
             "precision": self.precision,
-            "asked": self.asked,
             "length": self.length,
             "parameters": self.parameters,
             "targets_per_second": round(1 / statistics.median(each)),
@@ -81,10 +75,10 @@ def measure_speed(
 ) -> Path:
     """Time training steps of ours and of the neural baselines; writes `out/speed/NAME-PRESET.json`.
 
-    Ours folds whole histories whatever the length: it says the length of a chunk, the others how far they look back.
+    The length is how far an encoder looks back. Ours folds whole histories in chunks, whose length is the preset's: the state goes on.
 
     Args:
-        lengths: how many events a net sees at once. steps: of each net, after the warm-up.
+        lengths: of the encoders, each beside ours. steps: of each net, after the warm-up.
 
     Raises:
         TrainerError: bad input, or a place that cannot be written.
@@ -127,15 +121,12 @@ def _pace(model: str, precision: str, task: Task, settings: Settings, length: in
     train = dataclasses.replace(settings.train, precision=precision)
     run: Loop[Any, Any]
     if model == OURS:
-        # As many events in a step as ever: lanes times chunk.
-        chunk = min(length, MAX_CHUNK)
-        lanes = max(1, train.lanes * train.chunk // chunk)
-        run = Trainer(task, dataclasses.replace(settings, train=dataclasses.replace(train, chunk=chunk, lanes=lanes)), folder)
+        run = Trainer(task, dataclasses.replace(settings, train=train), folder)
     else:
         chosen = dataclasses.replace(getattr(settings, model), length=length)
         run = EncoderTrainer(model, task, dataclasses.replace(settings, train=train, **{model: chosen}), folder)
     parameters = sum(parameter.numel() for parameter in run.net.parameters())
-    return Pace(model, precision, length, chunk if model == OURS else length, parameters, _steps(run))
+    return Pace(model, precision, length, parameters, _steps(run))
 
 
 def _steps(run: Loop[Any, Any]) -> Iterator[Callable[[], int]]:
