@@ -75,7 +75,7 @@ def measure_speed(
 ) -> Path:
     """Time training steps of ours and of the neural baselines; writes `out/speed/NAME-PRESET.json`.
 
-    The length is how far an encoder looks back. Ours folds whole histories in chunks, whose length is the preset's: the state goes on.
+    The length is how far an encoder looks back. Ours folds whole histories, in chunks of the preset's length: the state goes on.
 
     Args:
         lengths: of the encoders, each beside ours. steps: of each net, after the warm-up.
