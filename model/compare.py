@@ -56,7 +56,8 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     """
     loaded = [_load(run) for run in runs]
     first = loaded[0]
-    task = make_task(dataset, DataSettings(**first.settings["data"]))
+    tasks: dict[str, Task] = {}
+    task = _task(dataset, first, tasks)
     values: list[npt.NDArray[np.float64]] = []
     compared = []
     bootstrap = UserBootstrap(task.split.valid.user, seed=seed)
@@ -65,7 +66,8 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
             raise CheckpointError(f"{run}: trained on other data than {task.data['name']}")
         if _cut(checkpoint) != _cut(first):
             raise CheckpointError(f"{run}: asked in another way than {runs[0]}: their [data] settings differ")
-        values.append(np.asarray(ndcg(_lists(checkpoint, task), task.split.valid, task.split.k), np.float64))
+        lists = _lists(checkpoint, _task(dataset, checkpoint, tasks))
+        values.append(np.asarray(ndcg(lists, task.split.valid, task.split.k), np.float64))
         figures = [epoch["valid_ndcg"] for epoch in checkpoint.history]
         best = int(np.argmax(figures))
         compared.append(
@@ -127,6 +129,15 @@ def _load(run: Path) -> Checkpoint | EncoderCheckpoint:
         found.net.load_state_dict(found.training["best"])
     found.net.eval()
     return found
+
+
+def _task(dataset: Dataset, checkpoint: Checkpoint | EncoderCheckpoint, known: dict[str, Task]) -> Task:
+    """What a run is asked, with the texts that it was trained with; `known` by text encoder, for runs that are cut alike."""
+    settings = DataSettings(**checkpoint.settings["data"])
+    if settings.text_encoder not in known:
+        text = checkpoint.item_text if isinstance(checkpoint, Checkpoint) else None
+        known[settings.text_encoder] = make_task(dataset, settings, None if text is None else text.numpy())
+    return known[settings.text_encoder]
 
 
 def _lists(checkpoint: Checkpoint | EncoderCheckpoint, task: Task) -> npt.NDArray[np.int32]:

@@ -5,6 +5,7 @@ The names under which a user's interests are shown.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,21 +57,27 @@ def item_labels(items: pl.DataFrame, text: npt.NDArray[np.float32] | None, seed:
     return _clusters(items.get_column("title").fill_null("").to_list(), text, seed)
 
 
-def _clusters(titles: list[str], text: npt.NDArray[np.float32], seed: int) -> Labels:
-    """Clusters of texts, each named by the words that tell it from the others."""
+def _clusters(titles: list[str], text: npt.NDArray[np.float32], seed: int) -> Labels | None:
+    """Clusters of texts, each named by the words that tell it from the others; None where all texts are one."""
     from sklearn.cluster import KMeans  # a second to import
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    cluster = KMeans(CLUSTERS, n_init=1, random_state=seed).fit_predict(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different texts than clusters: some are empty, and left out
+        used, cluster = np.unique(KMeans(CLUSTERS, n_init=1, random_state=seed).fit_predict(text), return_inverse=True)
+    if len(used) < 2:
+        return None
+    share = np.eye(len(used), dtype=np.float32)[cluster]
     words = TfidfVectorizer(token_pattern=r"(?u)\b[^\W\d]{3,}\b", stop_words="english")
-    together = [" ".join(title for title, of in zip(titles, cluster, strict=True) if of == c) for c in range(CLUSTERS)]
+    together = [" ".join(title for title, of in zip(titles, cluster, strict=True) if of == c) for c in range(len(used))]
     try:
         weight, vocabulary = words.fit_transform(together).toarray(), words.get_feature_names_out()
     except ValueError:  # titles without words
-        return Labels([f"group {c + 1}" for c in range(CLUSTERS)], np.eye(CLUSTERS, dtype=np.float32)[cluster])
+        return Labels([f"group {c + 1}" for c in range(len(used))], share)
     names: list[str] = []
-    for c in range(CLUSTERS):
+    for c in range(len(used)):
         best = [str(vocabulary[w]) for w in np.argsort(-weight[c], kind="stable")[:WORDS] if weight[c, w] > 0]
         name = (", ".join(best) or f"group {c + 1}")[: LONGEST - len(f" ({CLUSTERS})")]
         names.append(name if name not in names else f"{name} ({c + 1})")
-    return Labels(names, np.eye(CLUSTERS, dtype=np.float32)[cluster])
+    return Labels(names, share)

@@ -1,15 +1,18 @@
 """Comparing runs on the validation part."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
-from tiny_run import TinyRun
+from tiny_run import TinyRun, tiny_settings
 from typer.testing import CliRunner
 
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.cli import app
 from model.loop import CHECKPOINT
+from model.task import load_task
+from model.train import Trainer
 
 
 @pytest.fixture
@@ -43,6 +46,19 @@ def test_a_run_is_held_to_the_first_on_the_same_queries(tiny_run: TinyRun, spoil
     assert other["against"]["mean"] == pytest.approx(other["ndcg"]["mean"] - first["ndcg"]["mean"], abs=1e-5)
     assert other["against"]["mean"] < 0
     assert (found["part"], found["name"]) == ("valid", "data")
+
+
+def test_each_run_is_asked_with_the_texts_that_it_was_trained_with(tiny_run: TinyRun, tmp_path):
+    settings = tiny_settings()
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, epochs=1))
+    Trainer(load_task(tiny_run.data, settings.data), settings, tmp_path / "without").run()
+    out = tmp_path / "both.json"
+    result = call(tiny_run, tmp_path / "without", tiny_run.run, "--out", out)
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(tiny_run.run / CHECKPOINT)
+    assert checkpoint.item_text is not None
+    best = max(epoch["valid_ndcg"] for epoch in checkpoint.history)
+    assert json.loads(out.read_text())["runs"][1]["ndcg"]["mean"] == pytest.approx(best, rel=1e-5)
 
 
 def test_a_neural_baseline_is_compared_too(tiny_run: TinyRun, tmp_path):

@@ -67,6 +67,15 @@ def test_groups_of_long_words_have_names_that_a_manifest_takes():
     assert all(0 < len(name) <= LONGEST for name in labels.names)
 
 
+def test_few_different_texts_make_few_groups():
+    text = np.eye(3, dtype=np.float32)[np.arange(4 * CLUSTERS) % 3]
+    labels = item_labels(items([[]] * len(text), [f"{['tea', 'oil', 'hat'][row % 3]}" for row in range(len(text))]), text)
+    assert labels is not None
+    assert sorted(labels.names) == ["hat", "oil", "tea"]
+    assert (labels.share.sum(0) > 0).all()
+    assert item_labels(items([[]] * len(text)), np.ones_like(text)) is None  # one group says nothing
+
+
 def manifest_name():
     schema = json.loads(SCHEMA.read_text())
     return schema["$defs"]["Labels"]["properties"]["names"]["items"]
