@@ -14,9 +14,9 @@ from app.api.body import read_json
 from app.api.openapi import answers, attributes_body
 from app.api.parameters import KnownUserId
 from app.api.service import TENANT, Service, hook_of, json_response, service_of
-from app.errors import InvalidRequestError, NotFoundError
+from app.errors import InvalidRequestError, NotFoundError, OverloadedError
 from app.recommend.answer import moment
-from app.recommend.interests import Interest
+from app.recommend.interests import Interest, Portrait
 
 router = APIRouter(tags=["users"])
 
@@ -89,8 +89,7 @@ async def _profile(service: Service, user_id: str) -> Profile:
     meta = loaded.meta
     if meta is None:
         raise NotFoundError(f"no event or attribute of user {user_id!r} is known")
-    user = await service.users.current(TENANT, user_id) if meta.appended else None
-    portrait = service.portraits.of(user, int(time.time() * 1000)) if user else None
+    portrait = await _portrait(service, user_id) if meta.appended else None
     return Profile(
         user_id=user_id,
         events=meta.appended,
@@ -107,6 +106,14 @@ async def _profile(service: Service, user_id: str) -> Profile:
         ],
         model_id=model_id,
     )
+
+
+async def _portrait(service: Service, user_id: str) -> Portrait | None:
+    try:
+        user = await service.users.current(TENANT, user_id)
+    except OverloadedError:
+        return None  # the rest of the profile is known, and what a PUT has done is done
+    return service.portraits.of(user, int(time.time() * 1000)) if user else None
 
 
 def _attributes_of(body: Any, known: list[str]) -> dict[str, str]:

@@ -7,6 +7,8 @@ import shutil
 import numpy as np
 import pytest
 
+from app.errors import OverloadedError
+from app.fold import Users
 from app.runtime.bundle import content_id
 
 START_MS = 1_300_000_000_000
@@ -67,3 +69,15 @@ async def test_a_merged_user_has_the_interests_of_whom_they_became_and_an_erased
         assert (mine["events"], mine["interests"], mine["drift"]) == (12, theirs["interests"], theirs["drift"])
         assert (await client.delete("/v1/users/v")).status_code in (200, 204)
         assert (await client.get("/v1/users/v")).status_code == 404
+
+
+async def test_a_put_that_was_done_is_answered_as_done_also_where_too_many_wait_for_a_fold(start, monkeypatch):
+    async def too_many(self, tenant, user_id):
+        raise OverloadedError("too many requests are waiting")
+
+    async with start() as client:
+        await client.tell(bought(1, START_MS))
+        monkeypatch.setattr(Users, "current", too_many)
+        answer = await client.put("/v1/users/u", json={"attributes": {"country": "France"}})
+        assert answer.status_code == 200
+        assert (answer.json()["attributes"], answer.json()["interests"]) == ({"country": "France"}, [])
