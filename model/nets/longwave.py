@@ -168,14 +168,18 @@ class Longwave(nn.Module):
         moment = positions[lane, column]
         last = torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment]
         clock = trace.clock[lane, moment][:, None]
-        asked, _, until = self._asked(last, state["count"][lane] + moment[:, None], clock, as_of, platform)
+        asked, gap_ms, until = self._asked(last, state["count"][lane] + moment[:, None], clock, as_of, platform)
         empty = at_least(self.config.ring - state["count"][:, 0], 0)
         times = trace.ring_time.to(torch.int64) * 1000
-        mixed = self.readout.attention.along(asked, lane, moment, trace.ring, times, until[:, 0], empty)
         before = state["acc"], state["acc_weight"], trace.interest, trace.clock
-        if positions.shape[1] > BLOCK:
+        attention = self.readout.attention
+        if positions.shape[1] > BLOCK:  # nearly every moment is asked about
+            mixed = attention.along(asked, lane, moment, trace.ring, times, until[:, 0], empty)
             acc = self.accumulators.everywhere(*before)[lane, moment]
         else:
+            slots = moment[:, None] + torch.arange(self.config.ring, device=moment.device)
+            seen = lane[:, None], slots
+            mixed, _ = attention(asked, trace.ring[seen], until - times[seen], slots >= empty[lane, None], gap_ms >= 0)
             acc = self.accumulators.at(*before, at_least(positions, 0))[0][lane, column]
         transition, recent = self.readout.transition, None
         if transition is not None:
