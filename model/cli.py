@@ -309,35 +309,6 @@ def update(
     )
 
 
-@app.command(name="measure-update")
-def measure_update(
-    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="A benchmark with times, or prepared data.")],
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
-    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of weights and order of training.")] = 0,
-    out: Annotated[Path, typer.Option(help="The folder of results: OUT/NAME-PRESET-SEED.json.")] = Path("benchmarks/update"),
-    work: Annotated[Path, typer.Option(help="The folder of data and runs; finished runs are kept.")] = Path("runs/update"),
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
-) -> None:
-    """Compare an update by 1% new events with a full training on all of them: seconds, and quality before the test part."""
-    with _one_line_errors():
-        from model.update.measure import measure
-
-        with _training_bar() as report:
-            path = measure(
-                name,
-                preset,
-                seed,
-                data,
-                out,
-                work,
-                offline=offline,
-                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-                report=report,
-            )
-    console.print(f"-> {path}", soft_wrap=True)
-
-
 @app.command()
 def rehearse(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],

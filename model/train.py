@@ -37,10 +37,11 @@ class Questions(NamedTuple):
     """The n queries of a step and their t targets.
 
     Attributes:
-        asked: (n) int64 which queries. as_of: (n) int64 ms. platform: (n) int64.
+        queries: they. asked: (n) int64 which of all queries they are. as_of: (n) int64 ms. platform: (n) int64.
         owner: (t) int64 query of each target, ascending. target: (t) int64 item rows.
     """
 
+    queries: Queries
     asked: Tensor
     as_of: Tensor
     platform: Tensor
@@ -113,6 +114,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
     def _questions(self, asked: Tensor) -> Questions:
         chosen = select(self.queries, asked.numpy())
         return Questions(
+            chosen,
             asked,
             torch.as_tensor(chosen.as_of),
             self.task.inputs.platform[torch.as_tensor(chosen.position)],
@@ -142,7 +144,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
             target, _ = candidates.among(target)
             item_matrix = nn.functional.embedding(candidates.chosen, item_matrix)
             item_bias = item_bias[candidates.chosen] - candidates.log_chance
-        seen = self._seen(select(self.queries, asked.numpy()))
+        seen = self._seen(questions.queries)
         known = readout.interests[:, 0], item_matrix, item_bias
         return basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen)
 

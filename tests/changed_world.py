@@ -8,7 +8,6 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.dataset import read_dataset
-from model.update.measure import before
 
 EDITION = "new-"
 REPLACED = 4  # of so many items, by id, every one but the first has a new edition
@@ -26,8 +25,17 @@ def change(folder: Path, since_ms: int) -> Dataset:
     return with_events(dataset, events, pl.concat([dataset.items, editions]).filter(pl.col("item_id").is_in(sold)))
 
 
-def with_events(dataset: Dataset, events: pl.DataFrame, items: pl.DataFrame) -> Dataset:
-    """The same data set with other events."""
+def before(dataset: Dataset, until_ms: int) -> Dataset:
+    """What was known at a moment: the events before it, their items and their users."""
+    events = dataset.events.filter(pl.col("timestamp") < until_ms)
+    items = dataset.items.join(events.select(pl.col("item_id").unique()), on="item_id", how="semi")
+    return with_events(
+        dataset, events, items, dataset.users.join(events.select(pl.col("user_id").unique()), on="user_id", how="semi")
+    )
+
+
+def with_events(dataset: Dataset, events: pl.DataFrame, items: pl.DataFrame, users: pl.DataFrame | None = None) -> Dataset:
+    """The same data set with other events, and other users if there are any."""
     manifest = dataset.manifest
     return build_dataset(
         events,
@@ -37,11 +45,8 @@ def with_events(dataset: Dataset, events: pl.DataFrame, items: pl.DataFrame) -> 
         licence=manifest.licence,
         event_types=manifest.event_types,
         items=items,
-        users=dataset.users,
+        users=dataset.users if users is None else users,
         baskets=manifest.baskets,
         timed=manifest.timed,
         repeats=manifest.repeats,
     )
-
-
-__all__ = ["EDITION", "before", "change", "with_events"]

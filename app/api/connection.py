@@ -177,7 +177,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _stay(self) -> None:
         """Read that head again without what it asks for, as any server may (RFC 9110, 7.8): httptools takes what follows it for
-        the other protocol, and uvicorn answers without the body. Java's client asks for HTTP/2 with every request."""
+        the other protocol, and uvicorn answers without the body. Some clients offer HTTP/2 with every request."""
         lines = [b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade"]
         version = self.parser.get_http_version().encode()
         head = b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, b"".join(lines))
