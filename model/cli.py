@@ -111,6 +111,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Where this look at the test part is noted; default: longwave/ledger.jsonl in $XDG_STATE_HOME."),
     ] = None,
+    item_vectors: Annotated[str, typer.Option(help="As what the bundle stores item vectors: float32 or int8.")] = "float32",
 ) -> None:
     """Measure a trained model on its test part, the baselines beside it; writes report.md, report.json and plots."""
     with _one_line_errors():
@@ -126,7 +127,7 @@ def evaluate(
                 raise
             # Nobody asked for it: a home that cannot be written to is no reason to measure nothing.
             errors.print(f"not noted: {error}", markup=False, highlight=False, soft_wrap=True)
-        report = assess(run, data, limit)
+        report = assess(run, data, limit, item_vectors)
         if noted.exists():
             note(noted, "evaluate", report, str(run))
         folder = out or run / "report"
@@ -254,12 +255,15 @@ def export(
     everything: Annotated[
         bool, typer.Option("--everything", help="Start popularity from all events, the held-out test part included.")
     ] = False,
+    item_vectors: Annotated[
+        str, typer.Option(help="How item vectors are stored: float32, or int8 with a scale for each item, a quarter of the size.")
+    ] = "float32",
 ) -> None:
     """Export a trained model as a bundle, after proving that torch, ONNX and the event-by-event fold agree."""
     with _one_line_errors():
         from model.publish import publish
 
-        exported = publish(run, data, out, everything)
+        exported = publish(run, data, out, everything, item_vectors)
     proof = exported.verification
     console.print(
         f"verified over {proof.vectors:,} events: state within {proof.incremental:.1e}, interests within {proof.interests:.1e}, "

@@ -20,6 +20,7 @@ from model.nets.repeats import seconds
 from model.nets.slots import Moment
 from model.popularity import popularity_of
 from model.replay import seen_items
+from model.vectors import as_stored
 
 BLOCK = 128
 """Queries that are ranked at a time."""
@@ -102,11 +103,21 @@ class Predictions:
 
 @torch.no_grad()
 def read_out(
-    net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, lanes: int = 64, begin: Int64 | None = None
+    net: Longwave,
+    inputs: Inputs,
+    seq: Sequences,
+    queries: Queries,
+    lanes: int = 64,
+    begin: Int64 | None = None,
+    item_vectors: str = "float32",
 ) -> Predictions:
-    """Fold every user from the beginning, or from row `begin` (U,) on, with `forward()`, and read out at every query."""
+    """Fold every user from the beginning, or from row `begin` (U,) on, with `forward()`, and read out at every query.
+
+    With `item_vectors` as the bundle stores them ("int8" or "float32"), which is how they are folded, and will be scored.
+    """
     net.eval()
     item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features)
+    item_matrix = as_stored(item_matrix, item_vectors)
     parts: list[Readout] = []
     order: list[Tensor] = []
     carried = Carried()
@@ -168,14 +179,20 @@ def rank(
 
 
 def ranked_lists(
-    net: Longwave, inputs: Inputs, seq: Sequences, split: Split, queries: Queries, begin: Int64 | None = None
+    net: Longwave,
+    inputs: Inputs,
+    seq: Sequences,
+    split: Split,
+    queries: Queries,
+    begin: Int64 | None = None,
+    item_vectors: str = "float32",
 ) -> npt.NDArray[np.int32]:
-    """The net's lists (Q, k) for any queries of a split, k being the split's; `begin` as of `read_out`.
+    """The net's lists (Q, k) for any queries of a split, k being the split's; `begin` and `item_vectors` as of `read_out`.
 
     What a user has seen before `begin` stays seen.
     """
     table = popularity_of(seq, split, net.config.popularity_half_lives_s)
-    predictions = read_out(net, inputs, seq, queries, begin=begin)
+    predictions = read_out(net, inputs, seq, queries, begin=begin, item_vectors=item_vectors)
     memories = fold_memories(net, seq, queries, begin) if net.repeats is not None else None
     as_of, lists = torch.as_tensor(queries.as_of), []
     for start in range(0, len(queries), BLOCK):

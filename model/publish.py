@@ -19,14 +19,16 @@ from model.export.verify import ExportError
 from model.popularity import known_popularity
 from model.task import Task
 from model.text import TextEncoder
+from model.vectors import as_stored
 
 
-def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Exported:
+def publish(run: Path, data: Path, out: Path, everything: bool = False, item_vectors: str = "float32") -> Exported:
     """Export, verify and publish `out/<model_id>`.
 
     Args:
         everything: popularity starts from all events; by default from those before the held-out test part, so that the
             bundle can be measured on it.
+        item_vectors: how they are stored, float32 or int8.
 
     Raises:
         TrainerError: run or data cannot be used, or the verification failed; nothing was published.
@@ -40,7 +42,7 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
     metrics = []
     if best is not None:
         metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
-    return publish_task(checkpoint, task, ends, out, metrics)
+    return publish_task(checkpoint, task, ends, out, metrics, item_vectors=item_vectors)
 
 
 def publish_task(
@@ -50,11 +52,12 @@ def publish_task(
     out: Path,
     metrics: Sequence[dict[str, Any]],
     encoder: TextEncoder | None = None,
+    item_vectors: str = "float32",
 ) -> Exported:
     """Export, verify and publish a net with the items of its task, popularity from each user's events before row `ends[u]`.
 
     Args:
-        encoder: the model's, where it is loaded already.
+        encoder: the model's, where it is loaded already. item_vectors: as of `publish`.
 
     Raises:
         ExportError: the verification failed; nothing was published.
@@ -83,11 +86,12 @@ def publish_task(
     return export_bundle(
         checkpoint,
         catalogue,
-        longest_sequences(task.inputs, seq.offsets, matrix),
+        longest_sequences(task.inputs, seq.offsets, as_stored(matrix, item_vectors)),
         out,
         encoder,
         metrics,
         "exclude" if task.split.filter_seen else "recommend",
+        item_vectors,
     )
 
 

@@ -28,7 +28,7 @@ def item_id(row: int) -> str:
 LABELS = ["books", "cups", "lamps"]
 
 
-def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend") -> Path:
+def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend", item_vectors: str = "float32") -> Path:
     """Write a bundle of ITEMS items (`item_id(row)`, titled "Thing <row>") as `folder` and return it."""
     torch.manual_seed(seed)
     config = ModelConfig(
@@ -82,4 +82,5 @@ def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend"
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
-        return export_bundle(checkpoint, catalogue, [], Path(out), seen_items=seen_items).folder.rename(folder)
+        bundle = export_bundle(checkpoint, catalogue, [], Path(out), seen_items=seen_items, item_vectors=item_vectors)
+        return bundle.folder.rename(folder)

@@ -73,11 +73,15 @@ class Popularity(_Strict):
 
 
 class Items(_Strict):
-    """`items.jsonl` holds one object per row (id, title, categories); the arrays have one row per item in the same order."""
+    """`items.jsonl` holds one object per row (id, title, categories); the arrays have one row per item in the same order.
+
+    With `scales`, (N,) float32, `vectors` are int8, and an item's vector is its row times its scale; without, they are float32.
+    """
 
     count: Annotated[int, Field(gt=0)]
     metadata: Name = "items/items.jsonl"
     vectors: Name = "items/vectors.npy"
+    scales: Name | None = None
     bias: Name = "items/bias.npy"
     popularity: Name = "items/popularity.npy"
 

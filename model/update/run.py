@@ -93,7 +93,8 @@ def update(
         {"protocol": protocol, "name": f"ndcg@{judgement.k}", "value": judgement.after},
         {"protocol": protocol, "name": f"ndcg@{judgement.k}", "value": judgement.before, "model": origin.model_id},
     ]
-    exported = publish_task(checkpoint, refreshed.task, refreshed.newer.seq.offsets[1:], out, metrics, refreshed.encoder)
+    ends = refreshed.newer.seq.offsets[1:]
+    exported = publish_task(checkpoint, refreshed.task, ends, out, metrics, refreshed.encoder, origin.item_vectors)
     seconds["export"] = time.monotonic() - began
     return Updated(
         exported,
@@ -158,7 +159,8 @@ def judged(refreshed: Refreshed) -> Judgement:
         item_text=None if inputs.item_text is None else inputs.item_text[rows],
         item_features=None if inputs.item_features is None else inputs.item_features[rows],
     )
-    return judge(refreshed.newer, (origin.checkpoint, before), (refreshed.checkpoint, inputs), refreshed.learned.memories)
+    after = refreshed.checkpoint, inputs
+    return judge(refreshed.newer, (origin.checkpoint, before), after, refreshed.learned.memories, origin.item_vectors)
 
 
 def _task(found: Newer, origin: Origin, windows: Windows) -> tuple[UpdateTask, TextEncoder | None]:
