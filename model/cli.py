@@ -102,6 +102,24 @@ def train(
 
 
 @app.command()
+def teach(
+    data: Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of neural baselines, finished or not: the teachers.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, for the setting train.teacher.")],
+    top: Annotated[int, typer.Option(help="How many items of each answer are kept.")] = 100,
+    temperature: Annotated[float, typer.Option(help="What the teachers' scores are divided by.")] = 1.0,
+) -> None:
+    """Ask trained models every training question and keep the best of their mean answers, for a student to learn from."""
+    with _one_line_errors():
+        from model.teach import teach as run
+
+        run(
+            data, runs, out, top, temperature, say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+        )
+    console.print(f"-> {out}", soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -176,6 +177,20 @@ def rank(
     for index, rows in enumerate(forbidden or []):
         scores[index, torch.as_tensor(rows, dtype=torch.int64)] = -torch.inf
     return top_k(scores, k)
+
+
+@torch.no_grad()
+def score_blocks(net: Longwave, inputs: Inputs, seq: Sequences, split: Split, queries: Queries) -> Iterator[Tensor]:
+    """Scores (n, N) of all items for the queries of a split, `BLOCK` at a time, in their order; nothing is left out."""
+    table = popularity_of(seq, split, net.config.popularity_half_lives_s)
+    predictions = read_out(net, inputs, seq, queries)
+    memories = fold_memories(net, seq, queries) if net.repeats is not None else None
+    as_of = torch.as_tensor(queries.as_of)
+    for start in range(0, len(queries), BLOCK):
+        chosen = torch.arange(start, min(start + BLOCK, len(queries)))
+        readout = Readout(*(field[chosen] for field in predictions.readout))
+        items = predictions.item_matrix, predictions.item_bias, table.at(as_of[chosen])
+        yield logits(net, readout, *items, as_of[chosen], memories, chosen)
 
 
 def ranked_lists(

@@ -54,6 +54,8 @@ class TrainSettings:
     smoothing: float = 0.0
     negatives: int = 0
     mask_seen: bool = False
+    teacher: str = ""
+    distil: float = 0.5
     patience: int = 2
     valid_queries: int = 2000
     seed: int = 0
@@ -151,6 +153,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "average": BELOW_ONE,
         "smoothing": BELOW_ONE,
         "negatives": _whole(0),
+        "distil": SHARE,
         "patience": _whole(1),
         "valid_queries": _whole(1),
         "seed": _whole(0, 2**32 - 1),
@@ -259,6 +262,12 @@ def with_refresh(settings: UpdateSettings, refresh: str | None) -> UpdateSetting
     return dataclasses.replace(settings, refresh=refresh)
 
 
+def with_defaults(stored: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a stored run, to be compared with `described`; what a trainer of before did not know yet had its default."""
+    defaults = {key: value for key, value in _defaults(TrainSettings).items() if key in described["train"]}
+    return stored | {"train": defaults | stored["train"]}
+
+
 def model_defaults() -> dict[str, Any]:
     """The fields of `ModelConfig` that a configuration may set, with their defaults."""
     return {name: value for name, value in _defaults(ModelConfig).items() if name not in FROM_DATA}
@@ -308,6 +317,8 @@ def _check_together(path: Path, settings: Settings) -> None:
         raise ConfigError(f"{path}: train.negatives must be 0 where model.interests is above 1, got {settings.train.negatives}")
     if settings.train.mask_seen and (settings.train.negatives or model["interests"] > 1):
         raise ConfigError(f"{path}: train.mask_seen must be false with train.negatives, and where model.interests is above 1")
+    if settings.train.teacher and settings.train.negatives:
+        raise ConfigError(f'{path}: train.teacher must be "" where train.negatives is above 0: teachers speak of all items')
     groups = len(model["transition_decays"])
     if model["transition"] % groups:
         raise ConfigError(
