@@ -14,6 +14,7 @@ from model.data.splits import select
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.live import live_lists
 from model.loop import CHECKPOINT
+from model.rounding import with_stored_weights
 from model.settings import DataSettings
 from model.task import Task, load_task
 
@@ -21,17 +22,18 @@ OURS = "longwave"
 K = 20
 
 
-def assess(run: Path, data: Path, limit: int = 0, item_vectors: str = "float32") -> EvaluationReport:
+def assess(run: Path, data: Path, limit: int = 0, item_vectors: str = "float32", weights: str = "float32") -> EvaluationReport:
     """Our lists come from `forward()` in torch; ours and the baselines meet every event in the order of one live schedule.
 
     Args:
         limit: ask only the first so many test queries in live order; 0 asks all.
-        item_vectors: as what the bundle stores them, float32 or int8.
+        item_vectors, weights: as what the bundle stores them, float32 or int8.
 
     Raises:
         TrainerError: run or data cannot be used, or do not belong together.
     """
     checkpoint, task = load_run(run, data)
+    checkpoint = replace(checkpoint, net=with_stored_weights(checkpoint.net, weights))
     split = task.split
     if limit:
         split = replace(split, test=select(split.test, np.argsort(split.test.as_of, kind="stable")[:limit]))

@@ -21,7 +21,7 @@ from model.nets.repeats import seconds
 from model.nets.slots import Moment
 from model.popularity import popularity_of
 from model.replay import seen_items
-from model.vectors import as_stored
+from model.rounding import as_stored
 
 BLOCK = 128
 """Queries that are ranked at a time."""

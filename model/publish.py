@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,20 @@ from model.data.sequences import Int64
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
 from model.export.verify import ExportError
 from model.popularity import known_popularity
+from model.rounding import as_stored, with_stored_weights
 from model.task import Task
 from model.text import TextEncoder
-from model.vectors import as_stored
 
 
-def publish(run: Path, data: Path, out: Path, everything: bool = False, item_vectors: str = "float32") -> Exported:
+def publish(
+    run: Path, data: Path, out: Path, everything: bool = False, item_vectors: str = "float32", weights: str = "float32"
+) -> Exported:
     """Export, verify and publish `out/<model_id>`.
 
     Args:
         everything: popularity starts from all events; by default from those before the held-out test part, so that the
             bundle can be measured on it.
-        item_vectors: how they are stored, float32 or int8.
+        item_vectors, weights: how those of the items and those of the graphs are stored, float32 or int8.
 
     Raises:
         TrainerError: run or data cannot be used, or the verification failed; nothing was published.
@@ -42,7 +45,7 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False, item_vec
     metrics = []
     if best is not None:
         metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
-    return publish_task(checkpoint, task, ends, out, metrics, item_vectors=item_vectors)
+    return publish_task(checkpoint, task, ends, out, metrics, item_vectors=item_vectors, weights=weights)
 
 
 def publish_task(
@@ -53,15 +56,17 @@ def publish_task(
     metrics: Sequence[dict[str, Any]],
     encoder: TextEncoder | None = None,
     item_vectors: str = "float32",
+    weights: str = "float32",
 ) -> Exported:
     """Export, verify and publish a net with the items of its task, popularity from each user's events before row `ends[u]`.
 
     Args:
-        encoder: the model's, where it is loaded already. item_vectors: as of `publish`.
+        encoder: the model's, where it is loaded already. item_vectors, weights: as of `publish`.
 
     Raises:
         ExportError: the verification failed; nothing was published.
     """
+    checkpoint = replace(checkpoint, net=with_stored_weights(checkpoint.net, weights))
     seq, net = task.seq, checkpoint.net
     known = np.arange(len(seq.item)) < ends[seq.user]
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, ends)
@@ -92,6 +97,7 @@ def publish_task(
         metrics,
         "exclude" if task.split.filter_seen else "recommend",
         item_vectors,
+        weights,
     )
 
 

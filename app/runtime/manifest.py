@@ -146,6 +146,9 @@ class Manifest(_Strict):
     platforms: list[str] = Field(description="index 0 is missing or unseen, platform i of the list is index i + 1")
     numbers: list[str] = Field(description="numeric fields of an event, in the order of the `numbers` input; NaN is missing")
     user_attributes: Annotated[list[UserAttribute], AfterValidator(_distinct)]
+    weights: Literal["float32", "int8"] = Field(
+        default="float32", description="for people, and the next update: graphs with rounded weights multiply them out themselves"
+    )
     item_features: list[str] = Field(default=[], description="names of the dense item features that item.onnx takes")
     labels: Labels | None = None
     bucket_edges: dict[str, list[float]] = Field(description="for people: the edges live inside the graphs")

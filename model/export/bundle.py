@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,14 @@ import torch
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.export.golden import golden_vectors
 from model.export.graphs import OPSET, ExportedGraph, export_graphs
+from model.export.narrow import narrow
 from model.export.text import export_text
 from model.export.verify import ExportError, Verification, verify
 from model.inputs import Inputs
 from model.labels import Labels
 from model.nets import EventBatch
+from model.rounding import as_stored, rounded
 from model.text import TextEncoder
-from model.vectors import as_stored, rounded
 
 MANIFEST = "manifest.json"
 VECTORS, SCALES = "items/vectors.npy", "items/scales.npy"
@@ -73,13 +74,15 @@ def export_bundle(
     metrics: Sequence[dict[str, Any]] = (),
     seen_items: str = "recommend",
     item_vectors: str = "float32",
+    weights: str = "float32",
 ) -> Exported:
     """Export, verify and publish `out/<model_id>`, and point `out/current` at it.
 
     The checkpoint is kept beside, for `longwave-train update` to go on from (docs/adr/0015-update.md); no service reads it.
 
     Args:
-        sequences: with the item vectors as they are stored. item_vectors: how they are, one of `model.vectors.STORED`.
+        checkpoint: its net is already `with_stored_weights`. sequences: with the item vectors as they are stored.
+        item_vectors, weights: how those of the items and those of the graphs are stored.
 
     Raises:
         ExportError: verification failed or the manifest does not fit its schema; `out` is as it was.
@@ -91,6 +94,8 @@ def export_bundle(
     # Everything from here on, golden vectors and verification too, has the numbers that the service will have.
     matrix = as_stored(exact, item_vectors)
     graphs = export_graphs(net)
+    if weights == "int8":
+        graphs = {name: replace(graph, proto=narrow(graph.proto)) for name, graph in graphs.items()}
     golden = golden_vectors(net, matrix, bias, graphs)
     proof = verify(net, graphs, golden, sequences, matrix, bias)
 
@@ -112,6 +117,8 @@ def export_bundle(
         files |= export_text(encoder)
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = _manifest(checkpoint, catalogue, graphs, checksums, encoder, metrics, seen_items)
+    if weights != "float32":
+        manifest["weights"] = weights
     model_id = _content_id(manifest)
     manifest = {"model_id": model_id} | manifest
     _validate(manifest)

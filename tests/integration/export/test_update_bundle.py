@@ -72,11 +72,13 @@ def test_the_next_update_goes_on_from_it(updated, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_update_stores_item_vectors_as_the_bundle_before_did(updated, tiny_run: TinyRun, tmp_path: Path):
+def test_an_update_stores_numbers_as_the_bundle_before_did(updated, tiny_run: TinyRun, tmp_path: Path):
     folder, _ = updated
-    before = publish(tiny_run.run, tiny_run.data, tmp_path, item_vectors="int8").folder
-    assert read_origin(before).item_vectors == "int8"
+    before = publish(tiny_run.run, tiny_run.data, tmp_path, item_vectors="int8", weights="int8").folder
+    assert (read_origin(before).item_vectors, read_origin(before).weights) == ("int8", "int8")
     settings = UpdateSettings(learning_rate=0.003, direct_learning_rate=0.003)
     after = update(before, folder / "data", None, settings).exported.folder
-    assert read_bundle(after).manifest.items.scales == "items/scales.npy"
+    manifest = read_bundle(after).manifest
+    assert (manifest.items.scales, manifest.weights) == ("items/scales.npy", "int8")
+    assert (after / "encode.onnx").stat().st_size == (before / "encode.onnx").stat().st_size
     assert read_origin(folder / "bundles" / "current").item_vectors == "float32"

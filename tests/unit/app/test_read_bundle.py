@@ -20,7 +20,7 @@ from app.runtime.session import open_runtime
 def rounded_bundle(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of the exporter that we use on purpose
-        return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "rounded", item_vectors="int8")
+        return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "rounded", stored="int8")
 
 
 @pytest.fixture
