@@ -96,10 +96,9 @@ def measure_compression(
     timed: list[Timed] = []
     first: npt.NDArray[np.float64] | None = None
     with tempfile.TemporaryDirectory() as place:
-        for run, (checkpoint, task) in zip(runs, tasks, strict=True):
+        for number, (run, (checkpoint, task)) in enumerate(zip(runs, tasks, strict=True)):
             for variant in VARIANTS if not measured else OTHERS:
-                folder = Path(place) / str(len(measured))
-                opened, sizes = _export(checkpoint, task, variant, folder)
+                opened, sizes = _export(checkpoint, task, variant, Path(place) / str(number))
                 lists = opened.lists(task, asked)
                 values = np.asarray(ndcg(lists, asked, k), np.float64)
                 first = values if first is None else first
@@ -158,9 +157,11 @@ def _task(dataset: Dataset, run: Path) -> tuple[Checkpoint, Task]:
 
 def _export(checkpoint: Checkpoint, task: Task, variant: Variant, place: Path) -> tuple[Opened, dict[str, int]]:
     """The bundle as it is published, with its files' sizes; quantised graphs take the place of its own."""
-    folder = publish_task(
-        checkpoint, task, task.split.train_end, place, [], item_vectors=variant.item_vectors, weights=variant.weights
-    ).folder
+    stored = variant.item_vectors, variant.weights
+    place = place / "-".join(stored)
+    if not place.exists():
+        publish_task(checkpoint, task, task.split.train_end, place, [], None, *stored)
+    folder = (place / "current").resolve()
     sizes = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*")) if file.is_file()}
     replaced = {}
     if variant.dynamic:
