@@ -1,19 +1,24 @@
-"""Truncated back-propagation that never forgets: lanes carry a user's state from chunk to chunk, as the live service does.
+"""Truncated back-propagation that never forgets: a user's state is carried from chunk to chunk, as the live service does.
 
-Each of B lanes works through whole users, chunk by chunk; the detached state goes on to the user's next chunk, and a lane
-that has finished a user starts the next one from the initial state. Every batch has a random length, so that the cuts fall
-elsewhere in every epoch, and a row is padded only where its user ends: no state behind padding is ever carried on.
+Users are worked through whole, chunk by chunk: the detached state goes on to the user's next chunk, and a user begins from the
+initial state. Every batch has a random length, so that the cuts fall elsewhere in every epoch, and a row is padded only where
+its user ends: no state behind padding is ever carried on. In training, more users than a batch has lanes are under way, and the
+one that has waited longest goes on together with those whose next chunk is about as long: hardly anything is padding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import compress, islice
 
 import numpy as np
 import numpy.typing as npt
 
 from model.data.sequences import Queries
+
+UNDER_WAY = 4
+"""Users in training that are under way at a time, as a multiple of the lanes."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class LaneBatch:
 
     Attributes:
         rows: (B, T) event rows, any row where not valid. valid: (B, T), padding at the end.
-        user: (B,) user of each lane. fresh: (B,) whether the lane begins a user here.
+        user: (B,) user of each lane. fresh, last: (B,) whether the lane begins its user here, and whether it ends it.
         positions: (B, P) moments within the chunk, -1 is padding. query: (B, P) index of the query, -1 is padding.
     """
 
@@ -30,6 +35,7 @@ class LaneBatch:
     valid: npt.NDArray[np.bool_]
     user: npt.NDArray[np.int64]
     fresh: npt.NDArray[np.bool_]
+    last: npt.NDArray[np.bool_]
     positions: npt.NDArray[np.int64]
     query: npt.NDArray[np.int64]
 
@@ -41,8 +47,8 @@ class LaneBatch:
     def part(self, rank: int, size: int) -> LaneBatch:
         """What one of `size` processes takes of it: whole users, the same ones in every batch."""
         own = self.user % size == rank
-        rows, valid, user, fresh = self.rows[own], self.valid[own], self.user[own], self.fresh[own]
-        return LaneBatch(rows, valid, user, fresh, self.positions[own], self.query[own])
+        rows, valid, user = self.rows[own], self.valid[own], self.user[own]
+        return LaneBatch(rows, valid, user, self.fresh[own], self.last[own], self.positions[own], self.query[own])
 
 
 def lane_batches(
@@ -72,35 +78,38 @@ def lane_batches(
     if rng is None:
         order = np.argsort(-chunks, kind="stable")
     else:
-        # A user of n chunks starts within the first 1 - n / steps of the epoch: random, and no lane is left alone at the end.
-        share = np.minimum(1.0, chunks * lanes / max(1.0, chunks.sum()))
+        # A user of n chunks is in every `UNDER_WAY`-th batch, and so starts within the first 1 - n * UNDER_WAY / steps of the
+        # epoch: random, and none is left alone at the end.
+        share = np.minimum(1.0, chunks * lanes * UNDER_WAY / max(1.0, chunks.sum()))
         order = np.argsort(rng.random(len(users)) * (1 - share), kind="stable")
-    queue = iter(order)
-    work = [_Lane() for _ in range(min(lanes, len(users)))]
+    queue = iter(order.tolist())
+    most = lanes if rng is None else lanes * UNDER_WAY
+    under_way: list[_Lane] = []  # who has waited longest comes first
     while True:
-        batch = []
-        for lane in work:
-            if lane.done:
-                index = next(queue, None)
-                if index is None:
-                    continue
-                user = int(users[index])
-                chosen = by_user[bounds[index] : bounds[index + 1]]
-                lane.begin(user, int(begin[user]), int(stop[index]), queries.position[chosen], chosen)
-            batch.append(lane)
-        work = batch
-        if not work:
+        for index in islice(queue, most - len(under_way)):
+            user, chosen = int(users[index]), by_user[bounds[index] : bounds[index + 1]]
+            under_way.append(_Lane(user, int(begin[user]), int(stop[index]), queries.position[chosen], chosen))
+        if not under_way:
             return
-        yield _batch(work, length if rng is None else int(rng.integers(length // 2, length + 1)))
+        longest = length if rng is None else int(rng.integers(length // 2, length + 1))
+        takes = np.array([min(lane.stop - lane.at, longest) for lane in under_way])
+        alike = np.argsort(np.abs(takes - takes[0]), kind="stable")
+        if rng is None:
+            alike = alike[:lanes]
+        else:  # as many as fill the batch: each has about as many queries, and so each query the same weight
+            cells = np.maximum.accumulate(takes[alike]) * np.arange(1, len(alike) + 1)
+            alike = alike[: max(1, int(np.searchsorted(cells, lanes * length * 3 // 4, side="right")))]
+        together = np.zeros(len(under_way), bool)
+        together[alike] = True
+        work = list(compress(under_way, together))
+        yield _batch(work, longest)
+        under_way = [*compress(under_way, ~together), *(lane for lane in work if not lane.done)]
 
 
 class _Lane:
-    """Where one lane stands: the rest of its user's rows and queries."""
+    """Where one user stands: the rest of their rows and queries."""
 
-    def __init__(self) -> None:
-        self.done = True
-
-    def begin(
+    def __init__(
         self,
         user: int,
         start: int,
@@ -142,4 +151,5 @@ def _batch(work: list[_Lane], length: int) -> LaneBatch:
     for index, (positions, query) in enumerate(asked):
         positions_out[index, : len(query)] = positions
         query_out[index, : len(query)] = query
-    return LaneBatch(rows[:, :width], valid[:, :width], user, fresh, positions_out, query_out)
+    last = np.array([lane.done for lane in work])
+    return LaneBatch(rows[:, :width], valid[:, :width], user, fresh, last, positions_out, query_out)

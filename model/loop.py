@@ -28,7 +28,7 @@ from model.distributed import group
 from model.errors import TrainerError
 from model.precision import factors
 from model.seen import Seen, seen_of
-from model.settings import TrainSettings, with_defaults
+from model.settings import TrainSettings, that_decide
 from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -211,8 +211,10 @@ class Loop(ABC, Generic[Net, Kept]):
             return False
         with torch.random.fork_rng(devices=[]):  # building the stored net draws numbers that a run of its own must not miss
             stored = self._load(path)
-        same = with_defaults(stored.settings, self.described) == self.described
-        if not same or stored.data["fingerprint"] != self.task.data["fingerprint"]:
+        if (
+            that_decide(stored.settings) != that_decide(self.described)
+            or stored.data["fingerprint"] != self.task.data["fingerprint"]
+        ):
             raise CheckpointError(f"{path}: of other data or settings; train into another folder, or give --overwrite")
         if not stored.training:
             self.finished = stored

@@ -12,6 +12,9 @@ from model.seen import Seen
 BLOCK = 512
 """Queries that are scored at a time: their scores stay in the processor's cache, and all of them never exist at once."""
 
+NO_ANSWER = -1e30
+"""Added to the score of what is no answer: its share of the softmax is exactly 0."""
+
 
 class Soft(NamedTuple):
     """What teachers say: for each of n queries k different items, rows (n, k) int64, and their shares (n, k), which add up to 1.
@@ -153,16 +156,17 @@ class _BlockedSoftmax(torch.autograd.Function):
             even: float | Tensor = smoothing / len(item_matrix)
             if seen is not None:
                 mask = seen.mask(part)
-                mask[place] = False
+                mask[place] = 0
                 if smoothing:
-                    even = torch.where(mask, 0.0, smoothing / (~mask).sum(1, keepdim=True))
+                    others = (1 - mask).to(scores.dtype)
+                    even = others * (smoothing / others.sum(1, keepdim=True))
             if smoothing:
                 loss -= (scores * even).sum()
             if soft is not None:
                 said = soft.rows[part], told * soft.share[part]
                 loss -= (scores.gather(1, said[0]) * said[1]).sum()
             if seen is not None:
-                scores.masked_fill_(mask, -torch.inf)
+                scores.add_(mask.to(scores.dtype), alpha=NO_ANSWER)  # (masked_fill_ takes as long as the product)
             most = scores.amax(1)
             loss -= (scores[place] * share[own]).sum()
             # From here on `scores` is the gradient: the softmax minus what should have been.

@@ -28,10 +28,11 @@ BLOCK = 128
 
 
 class Carried:
-    """The detached states of the lanes between two chunks."""
+    """The detached states of the users under way, between two chunks of each."""
 
     def __init__(self) -> None:
         self.state: dict[int, State] = {}
+        self.ended: list[int] = []
 
     def enter(self, net: Longwave, inputs: Inputs, batch: LaneBatch) -> State:
         """States of the batch's lanes: the initial one for a fresh user, else what its last chunk left."""
@@ -45,9 +46,12 @@ class Carried:
         return state | {n: state[n].index_copy(0, chosen, torch.stack([user[n] for user in left])) for n in left[0]}
 
     def leave(self, batch: LaneBatch, state: State) -> None:
-        """Keep what the chunk left; the users that it finished are forgotten with the next call."""
+        """Keep what the chunk left; the users that it ended are forgotten with the next call."""
+        for user in self.ended:
+            del self.state[user]
         kept = {n: (t.float() if t.is_floating_point() else t).detach() for n, t in state.items()}
-        self.state = {int(user): {n: t[index] for n, t in kept.items()} for index, user in enumerate(batch.user)}
+        self.state |= {int(user): {n: t[index] for n, t in kept.items()} for index, user in enumerate(batch.user)}
+        self.ended = batch.user[batch.last].tolist()
 
 
 def logits(

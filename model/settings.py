@@ -222,6 +222,9 @@ class Settings:
         return {"data": dataclasses.asdict(self.data), "train": dataclasses.asdict(self.train), "model": dict(self.model)}
 
 
+BASELINES = {"sasrec": SasrecSettings, "gru4rec": Gru4recSettings}
+
+
 def load_settings(source: str | Path) -> Settings:
     """Settings from a TOML file, or from a preset by name; what is not set keeps its default.
 
@@ -262,15 +265,22 @@ def with_refresh(settings: UpdateSettings, refresh: str | None) -> UpdateSetting
     return dataclasses.replace(settings, refresh=refresh)
 
 
-def with_defaults(stored: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a stored run, to be compared with `described`; what a trainer of before did not know yet had its default."""
-    defaults = {key: value for key, value in _defaults(TrainSettings).items() if key in described["train"]}
-    return stored | {"train": defaults | stored["train"]}
-
-
 def model_defaults() -> dict[str, Any]:
     """The fields of `ModelConfig` that a configuration may set, with their defaults."""
     return {name: value for name, value in _defaults(ModelConfig).items() if name not in FROM_DATA}
+
+
+def that_decide(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a run's settings, as a checkpoint keeps them, what decides its result: two runs with equal ones are the same run.
+
+    A key that a run of an older version does not have stands at its default, and on how many threads it ran decides nothing.
+    """
+    net = settings.get("architecture", "longwave")
+    known = {"data": _defaults(DataSettings), "train": _defaults(TrainSettings), "model": model_defaults()}
+    if net in BASELINES:
+        known["model"] = _defaults(BASELINES[net])
+    whole = {table: defaults | settings[table] for table, defaults in known.items()}
+    return {**settings, **whole, "train": {key: value for key, value in whole["train"].items() if key != "threads"}}
 
 
 def _defaults(kind: type) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _mean_softmax(blocks: Sequence[Tensor], task: Task, part: slice, temperature
     """(n, N); what lists leave out has no share, so that a student who leaves it out of its softmax is asked nothing of it."""
     mask = None
     if task.split.filter_seen:
-        mask = seen_of(task.seq, select(task.train_queries, np.arange(part.start, part.stop))).mask(slice(None))
+        mask = seen_of(task.seq, select(task.train_queries, np.arange(part.start, part.stop))).mask(slice(None)).bool()
         mask &= ~mask.all(1, keepdim=True)  # who has had everything is told of everything
     shares = []
     for scores in blocks:

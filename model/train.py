@@ -148,7 +148,9 @@ class Trainer(Loop[Longwave, Checkpoint]):
             item_matrix = nn.functional.embedding(candidates.chosen, item_matrix)
             item_bias = item_bias[candidates.chosen] - candidates.log_chance
         seen = self._seen(questions.queries)
-        known = readout.interests[:, 0], item_matrix, item_bias
+        # Of an item's own transition only q is matched: p meets zeros, which no product need be made with.
+        scored = net.config.width + net.config.transition
+        known = readout.interests[:, 0, :scored], item_matrix[:, :scored], item_bias
         return basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
 
     def _validate(self) -> npt.NDArray[np.floating]:

@@ -24,7 +24,7 @@ from model.files import write_whole
 from model.interests import InterestReport, interest_report
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import describe_commit, describe_machine
-from model.settings import Settings, model_defaults, with_defaults
+from model.settings import Settings, model_defaults, that_decide
 from model.task import Task
 from model.train import Trainer
 
@@ -138,7 +138,7 @@ def _finished(folder: Path, task: Task, settings: dict[str, Any], load: Callable
     if not (folder / CHECKPOINT).exists():
         return None
     checkpoint = load(folder / CHECKPOINT)
-    if with_defaults(checkpoint.settings, settings) != settings or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
+    if that_decide(checkpoint.settings) != that_decide(settings) or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
         raise CheckpointError(f"{folder}: of other data or settings; name another --work, or give --overwrite")
     return None if checkpoint.training else checkpoint
 

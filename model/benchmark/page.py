@@ -148,9 +148,9 @@ def _lines(comparison: Comparison) -> list[str]:
 def _speed(result: dict[str, Any]) -> list[str]:
     """A table of training speeds: a line for each net and precision, a column for each length, and how ours compares."""
     measured = result["measured"]
-    lengths = list(dict.fromkeys(each["length"] for each in measured))
-    found = {(each["model"], each["precision"], each["length"]): each for each in measured}
-    head = ["model", "parameters", "factors", *(f"length {length}" for length in lengths)]
+    lengths = list(dict.fromkeys((each["length"], each["histories"]) for each in measured))
+    found = {(each["model"], each["precision"], (each["length"], each["histories"])): each for each in measured}
+    head = ["model", "parameters", "factors", *(f"length {length:,}, histories {histories}" for length, histories in lengths)]
     rows = []
     for model, precision in dict.fromkeys((each["model"], each["precision"]) for each in measured):
         cells = []
@@ -163,7 +163,8 @@ def _speed(result: dict[str, Any]) -> list[str]:
         f"### {result['name']}, training speed, preset {result['preset']}",
         "",
         f"Training targets a second, medians of {result['steps']} steps of each net by turns in one process, full softmax. The "
-        "length is how far an encoder looks back; ours folds whole histories, in chunks that hand on the state. "
+        "length is how far an encoder looks back; ours folds whole histories, in chunks that hand on the state. Histories are as "
+        "they are, or all events in a row, cut into histories of that very length. "
         f"{_machine(result['machine'])}; commit {_commit(result['commit'])}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),

@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
+
+import polars as pl
 
 from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.baselines.nets.train import EncoderTrainer
 from model.benchmark.names import as_asked, find
 from model.benchmark.run import to_text
+from model.data.build import Dataset, build_dataset
+from model.data.errors import DataError
 from model.files import check_folder, write_whole
 from model.loop import Batch, Loop
 from model.machine import describe_commit, describe_machine
@@ -29,6 +34,8 @@ FORMAT = 1
 SPEED = "speed"
 """The folder of these results, within that of all."""
 WARM_UP = 3
+AS_THEY_ARE, JOINED = "as they are", "joined"
+"""The users' histories: of whatever length each has, or all events in a row, cut into histories that are all of one length."""
 
 
 @dataclass
@@ -38,6 +45,7 @@ class Pace:
     model: str
     precision: str
     length: int
+    histories: str
     parameters: int
     steps: Iterator[Callable[[], int]]
     targets: list[int] = dataclasses.field(default_factory=list)
@@ -57,6 +65,7 @@ class Pace:
             "model": self.model,
             "precision": self.precision,
             "length": self.length,
+            "histories": self.histories,
             "parameters": self.parameters,
             "targets_per_second": round(1 / statistics.median(each)),
             "between": [round(1 / quarters[2]), round(1 / quarters[0])],
@@ -76,6 +85,7 @@ def measure_speed(
     """Time training steps of ours and of the neural baselines; writes `out/speed/NAME-PRESET.json`.
 
     The length is how far an encoder looks back. Ours folds whole histories, in chunks of the preset's length: the state goes on.
+    What a length costs is seen on histories that have it, and so all are timed on such ones too.
 
     Args:
         lengths: of the encoders, each beside ours. steps: of each net, after the warm-up.
@@ -84,15 +94,18 @@ def measure_speed(
         TrainerError: bad input, or a place that cannot be written.
     """
     settings = load_settings(preset)
-    check_folder(out / SPEED)
     called, dataset, protocols = find(name, data, offline)
     asked = as_asked(settings, protocols[0] if protocols else protocol_of(settings.data, dataset.manifest), None)
-    task = make_task(dataset, asked.data)
+    joined = as_asked(settings, "loo", None)
+    tasks = {(length, JOINED): make_task(joined_histories(dataset, length), joined.data) for length in lengths}
+    as_they_are = make_task(dataset, asked.data)
+    check_folder(out / SPEED)
     measured = []
-    for length in lengths:
+    for length, histories in product(lengths, (AS_THEY_ARE, JOINED)):
+        task, chosen = tasks.get((length, histories), as_they_are), joined if histories == JOINED else asked
         with tempfile.TemporaryDirectory() as folder:
             paces = [
-                _pace(model, precision, task, asked, length, Path(folder) / model / precision)
+                _pace(model, precision, task, chosen, length, histories, Path(folder) / model / precision)
                 for precision in ("float32", "bfloat16")
                 for model in (OURS, *ARCHITECTURES)
             ]
@@ -101,7 +114,8 @@ def measure_speed(
                     pace.step()
         measured += [pace.describe() for pace in paces]
         for line in measured[-len(paces) :]:
-            say(f"{line['model']}, {line['precision']}, length {line['length']}: {line['targets_per_second']:,} targets a second")
+            where = f"{line['model']}, {line['precision']}, length {line['length']}, histories {line['histories']}"
+            say(f"{where}: {line['targets_per_second']:,} targets a second")
     result = {
         "format": FORMAT,
         "name": called,
@@ -117,7 +131,39 @@ def measure_speed(
     return path
 
 
-def _pace(model: str, precision: str, task: Task, settings: Settings, length: int, folder: Path) -> Pace:
+def joined_histories(dataset: Dataset, length: int) -> Dataset:
+    """What all users bought (or watched, ...) in a row, cut into users who each have `length` such events to learn from.
+
+    Leave-one-out holds out two more of each.
+
+    Raises:
+        DataError: there are not enough of them for one such user.
+    """
+    each = length + 2
+    positive = [known.name for known in dataset.manifest.event_types if known.polarity == "positive"]
+    events = dataset.events.filter(pl.col("type").is_in(positive) & pl.col("item_id").is_not_null())
+    users = events.height // each
+    if not users:
+        raise DataError(f"{dataset.manifest.name}: has {events.height:,} positive events, not one history of {each:,}")
+    number = pl.int_range(users * each)
+    events = events.sort("user_id", maintain_order=True).head(users * each)
+    events = events.with_columns(
+        (number // each).cast(pl.String).alias("user_id"), (number % each * 1000 + dataset.manifest.first_ms).alias("timestamp")
+    )
+    known = dataset.manifest
+    return build_dataset(
+        events.drop("basket_id"),
+        dataset.cleaning,
+        name=known.name,
+        source=known.source,
+        licence=known.licence,
+        event_types=known.event_types,
+        items=dataset.items,
+        repeats=known.repeats,
+    )
+
+
+def _pace(model: str, precision: str, task: Task, settings: Settings, length: int, histories: str, folder: Path) -> Pace:
     train = dataclasses.replace(settings.train, precision=precision)
     run: Loop[Any, Any]
     if model == OURS:
@@ -126,7 +172,7 @@ def _pace(model: str, precision: str, task: Task, settings: Settings, length: in
         chosen = dataclasses.replace(getattr(settings, model), length=length)
         run = EncoderTrainer(model, task, dataclasses.replace(settings, train=train, **{model: chosen}), folder)
     parameters = sum(parameter.numel() for parameter in run.net.parameters())
-    return Pace(model, precision, length, parameters, _steps(run))
+    return Pace(model, precision, length, histories, parameters, _steps(run))
 
 
 def _steps(run: Loop[Any, Any]) -> Iterator[Callable[[], int]]:

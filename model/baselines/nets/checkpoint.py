@@ -14,9 +14,9 @@ from model.baselines.nets.encoder import Encoder
 from model.baselines.nets.gru4rec import GRU4Rec
 from model.baselines.nets.sasrec import SASRec
 from model.checkpoint import CheckpointError, first_line
-from model.settings import Gru4recSettings, SasrecSettings, Settings, TrainSettings
+from model.settings import BASELINES, Gru4recSettings, SasrecSettings, Settings, TrainSettings
 
-ARCHITECTURES = ("sasrec", "gru4rec")
+ARCHITECTURES = tuple(BASELINES)
 SHARED = (
     "epochs",
     "warmup_steps",

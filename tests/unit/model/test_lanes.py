@@ -48,9 +48,10 @@ def test_every_query_is_asked_once_right_after_the_event_before_it(every_moment,
 @examples
 def test_each_user_is_read_once_from_the_first_event_to_the_last_query_without_a_gap(every_moment, world):
     seq, queries, batches = drawn(every_moment, world)
-    rows, fresh, ended = defaultdict(list), defaultdict(list), set()
+    rows, fresh, last, ended = defaultdict(list), defaultdict(list), defaultdict(list), set()
     for batch in batches:
-        assert len(set(batch.user.tolist())) == len(batch.user) <= world[1]
+        assert len(set(batch.user.tolist())) == len(batch.user)
+        assert batch.valid.size <= world[1] * world[2]
         for lane, user in enumerate(batch.user.tolist()):
             count = int(batch.valid[lane].sum())
             assert batch.valid[lane, :count].all()
@@ -60,11 +61,23 @@ def test_each_user_is_read_once_from_the_first_event_to_the_last_query_without_a
                 ended.add(user)
             rows[user] += batch.rows[lane, :count].tolist()
             fresh[user].append(bool(batch.fresh[lane]))
+            last[user].append(bool(batch.last[lane]))
     assert rows.keys() == set(queries.user.tolist())
     for user, read in rows.items():
-        last = int(queries.position[queries.user == user].max())
-        assert read == list(range(int(seq.offsets[user]), last))
+        assert read == list(range(int(seq.offsets[user]), int(queries.position[queries.user == user].max())))
         assert fresh[user] == [True] + [False] * (len(fresh[user]) - 1)
+        assert last[user] == [False] * (len(last[user]) - 1) + [True]
+
+
+def test_in_training_hardly_anything_is_padding_and_batches_ask_alike(every_moment):
+    rng = np.random.default_rng(0)
+    lengths = np.minimum(400, rng.pareto(1.2, 600) * 30 + 5).astype(int)
+    seq = build([(user, event % 12, 0, event * 1000, event) for user, n in enumerate(lengths) for event in range(n)], items=12)
+    batches = list(lane_batches(seq.offsets, seq.offsets[1:], every_moment(seq), 16, 100, rng))
+    assert sum(batch.valid.sum() for batch in batches) > 0.75 * sum(batch.valid.size for batch in batches)
+    asked = [batch.asked for batch in batches[:-2]]  # the last ones are what is left
+    assert min(asked) > 0.2 * max(asked)
+    assert all(batch.valid.size <= 1600 for batch in batches)
 
 
 def test_no_row_after_the_end_that_is_given_is_read(every_moment):

@@ -85,9 +85,9 @@ def test_items_that_were_seen_play_no_part_but_for_targets(smoothing, monkeypatc
     rng = torch.Generator().manual_seed(0)
     known, matrix, bias = (torch.randn(s, generator=rng, dtype=torch.float64, requires_grad=True) for s in [(5, 4), (6, 4), (6,)])
     owner, target = torch.tensor([0, 1, 1, 2, 3, 4]), torch.tensor([0, 2, 5, 1, 4, 3])
-    first = torch.full((2, 6), NEVER)
-    first[0, [1, 3]], first[1, [0, 4]] = torch.tensor([10, 12]), torch.tensor([100, 102])
-    seen = Seen(first, torch.tensor([0, 0, 1, 1, 1]), torch.tensor([11, 13, 100, 102, 103]))
+    first = torch.full((2, 6), NEVER, dtype=torch.int32)
+    first[0, [1, 3]], first[1, [0, 4]] = torch.tensor([10, 12]).int(), torch.tensor([0, 2]).int()
+    seen = Seen(first, torch.tensor([0, 0, 1, 1, 1]), torch.tensor([11, 13, 0, 2, 3]).int())
     had = [[1], [1, 3], [], [0], [0, 4]]  # what is first had at a query's own row is not seen yet
     losses_ = []
     for query, items in enumerate(had):

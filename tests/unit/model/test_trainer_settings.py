@@ -1,10 +1,12 @@
 """The trainer's configuration files."""
 
+import copy
 import dataclasses
 import tomllib
 
 import pytest
 
+from model.baselines.nets.checkpoint import described
 from model.nets import ModelConfig
 from model.settings import (
     ALLOWED,
@@ -17,6 +19,7 @@ from model.settings import (
     UpdateSettings,
     load_settings,
     model_defaults,
+    that_decide,
 )
 
 
@@ -178,3 +181,18 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
 def test_an_unknown_name_lists_the_presets():
     with pytest.raises(ConfigError, match=r"enormous: neither .* preset \(.*demo, .*small\)"):
         load_settings("enormous")
+
+
+def test_what_decides_a_run_is_neither_its_threads_nor_the_age_of_its_checkpoint():
+    settings = load_settings("base")
+    ours, sasrec = settings.as_dict(), described("sasrec", settings)
+    for now in (ours, sasrec):
+        older = copy.deepcopy(now)
+        older["train"]["threads"] = 7
+        del older["train"]["average"]
+        assert that_decide(older) == that_decide(now)
+        for table, key, value in (("train", "average", 0.9), ("data", "test_quantile", 0.5), ("model", "dropout", 0.7)):
+            other = copy.deepcopy(older)
+            other[table][key] = value
+            assert that_decide(other) != that_decide(now)
+    assert that_decide(sasrec | {"architecture": "gru4rec", "model": {}}) != that_decide(sasrec)
