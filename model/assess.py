@@ -22,17 +22,20 @@ OURS = "longwave"
 K = 20
 
 
-def assess(run: Path, data: Path, limit: int = 0, item_vectors: str = "float32", weights: str = "float32") -> EvaluationReport:
+def assess(
+    run: Path, data: Path, limit: int = 0, platform: str = "", item_vectors: str = "float32", weights: str = "float32"
+) -> EvaluationReport:
     """Our lists come from `forward()` in torch; ours and the baselines meet every event in the order of one live schedule.
 
     Args:
         limit: ask only the first so many test queries in live order; 0 asks all.
+        platform: ask only what was answered there; "" asks wherever the run was trained for.
         item_vectors, weights: as what the bundle stores them, float32 or int8.
 
     Raises:
         TrainerError: run or data cannot be used, or do not belong together.
     """
-    checkpoint, task = load_run(run, data)
+    checkpoint, task = load_run(run, data, platform)
     checkpoint = replace(checkpoint, net=with_stored_weights(checkpoint.net, weights))
     split = task.split
     if limit:
@@ -60,8 +63,8 @@ def own_lists(checkpoint: Checkpoint, task: Task, split: Split, item_vectors: st
     return live_lists(checkpoint, *asked, item_vectors=item_vectors)
 
 
-def load_run(run: Path, data: Path) -> tuple[Checkpoint, Task]:
-    """A finished run and the task it was trained for.
+def load_run(run: Path, data: Path, platform: str = "") -> tuple[Checkpoint, Task]:
+    """A finished run and the task it was trained for, or that task on one platform.
 
     Raises:
         TrainerError: either is missing or damaged, the run has not finished, or the data are not those it was trained on.
@@ -70,6 +73,8 @@ def load_run(run: Path, data: Path) -> tuple[Checkpoint, Task]:
     if checkpoint.training:
         raise CheckpointError(f"{run / CHECKPOINT}: training has not finished; go on with `longwave-train train --resume`")
     settings = DataSettings(**checkpoint.settings["data"])
+    if platform:
+        settings = replace(settings, platform=platform)
     task = load_task(data, settings, None if checkpoint.item_text is None else checkpoint.item_text.numpy())
     if task.data["fingerprint"] != checkpoint.data["fingerprint"]:
         raise CheckpointError(

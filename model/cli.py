@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,6 +71,10 @@ def train(
     config: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run in the folder.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin anew where the folder holds a run already.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(help="A bundle, its checkpoint beside it: begin with its weights, in its shape.")
+    ] = None,
+    platform: Annotated[str, typer.Option(help="Learn to answer on this platform alone; all that users did is read.")] = "",
 ) -> None:
     """Train a model on a prepared data set; a killed run goes on with --resume.
 
@@ -80,10 +85,14 @@ def train(
         from model.settings import load_settings
         from model.task import load_task
         from model.train import Trainer
+        from model.update.origin import read_origin
 
         settings = load_settings(config)
+        if platform:
+            settings = replace(settings, data=replace(settings.data, platform=platform))
         check_free(out, resume, overwrite)
-        trainer = Trainer(load_task(data, settings.data), settings, out)
+        origin = None if init_from is None else read_origin(init_from)
+        trainer = Trainer(load_task(data, settings.data), settings, out, origin)
         group.wait()
         if overwrite and group.first:
             remove_run(out)
@@ -125,6 +134,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
     out: Annotated[Path | None, typer.Option(help="Where the report goes; default: `report` in the run's folder.")] = None,
     limit: Annotated[int, typer.Option(help="Ask only the first so many test queries; 0 asks all.")] = 0,
+    platform: Annotated[str, typer.Option(help="Ask only what was answered on this platform.")] = "",
     ledger: Annotated[
         Path | None,
         typer.Option(help="Where this look at the test part is noted; default: longwave/ledger.jsonl in $XDG_STATE_HOME."),
@@ -146,7 +156,7 @@ def evaluate(
                 raise
             # Nobody asked for it: a home that cannot be written to is no reason to measure nothing.
             errors.print(f"not noted: {error}", markup=False, highlight=False, soft_wrap=True)
-        report = assess(run, data, limit, item_vectors, weights)
+        report = assess(run, data, limit, platform, item_vectors, weights)
         if noted.exists():
             note(noted, "evaluate", report, str(run))
         folder = out or run / "report"

@@ -36,6 +36,7 @@ class DataSettings:
     min_item_events: int = 1
     text_encoder: str = ""
     items_only: bool = False
+    platform: str = ""
 
 
 @dataclass(frozen=True)

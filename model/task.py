@@ -13,7 +13,7 @@ from model.data.build import Dataset
 from model.data.dataset import read_dataset, to_sequences
 from model.data.schema import DatasetManifest
 from model.data.sequences import NUMBERS, Queries, Sequences, Split
-from model.data.splits import by_time, leave_one_out, next_basket, training_queries
+from model.data.splits import by_time, leave_one_out, next_basket, select, training_queries
 from model.inputs import Inputs
 from model.labels import Labels, item_labels
 from model.nets import ModelConfig
@@ -94,12 +94,18 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         if item_text is None:
             item_text = encoder.embed([title or "" for title in items.get_column("title").to_list()])
         said = event_text(seq, encoder)
+    train_queries = training_queries(seq, split)
+    if settings.platform:
+        split = replace(
+            split, valid=asked_on(seq, split.valid, settings.platform), test=asked_on(seq, split.test, settings.platform)
+        )
+        train_queries = asked_on(seq, train_queries, settings.platform)
     names = [name for name in items.columns if name.startswith("feature_") and not settings.items_only]
     features = items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32) if names else None
     return Task(
         seq,
         split,
-        training_queries(seq, split),
+        train_queries,
         Inputs.of(seq, item_text, said, features),
         items,
         # The same order as the sequences: users sorted, each one's events as they came.
@@ -143,6 +149,18 @@ def _split(seq: Sequences, protocol: str, settings: DataSettings, repeats: bool)
         return cut(seq, settings.test_quantile, settings.valid_quantile, filter_seen=not repeats)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from None
+
+
+def asked_on(seq: Sequences, queries: Queries, platform: str) -> Queries:
+    """The queries whose answers happened on a platform.
+
+    Raises:
+        ConfigError: the data set has no such platform.
+    """
+    if platform not in seq.platforms:
+        known = ", ".join(seq.platforms) or "none"
+        raise ConfigError(f"data.platform must be one of the data set's platforms ({known}), got {platform!r}")
+    return select(queries, seq.platform[queries.position] == seq.platforms.index(platform) + 1)
 
 
 def _items_alone(seq: Sequences) -> Sequences:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from model.begin import begun
 from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpoint
 from model.data.sequences import Queries
 from model.data.splits import select
@@ -29,6 +30,7 @@ from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings
 from model.task import Task
 from model.teacher import Teacher
+from model.update.origin import Origin
 
 DIRECT = ("repeats.", "item.bias", "readout.popularity.")
 """Parameters that score without a learned representation: few, well determined, and slow to move at the net's own rate."""
@@ -53,8 +55,15 @@ class Questions(NamedTuple):
 class Trainer(Loop[Longwave, Checkpoint]):
     """A run of the fusion model."""
 
-    def __init__(self, task: Task, settings: Settings, folder: Path) -> None:
-        """Arguments and errors as of `Loop`."""
+    def __init__(self, task: Task, settings: Settings, folder: Path, origin: Origin | None = None) -> None:
+        """Arguments and errors as of `Loop`.
+
+        Args:
+            origin: begin with the weights of this bundle, in its shape, instead of random ones.
+
+        Raises:
+            OriginError: the bundle's model does not fit the data.
+        """
         train = settings.train
 
         def groups(net: Longwave) -> list[dict[str, Any]]:
@@ -65,7 +74,13 @@ class Trainer(Loop[Longwave, Checkpoint]):
                 {"params": direct, "lr": train.direct_learning_rate, "weight_decay": train.weight_decay / 10},
             ]
 
-        super().__init__(task, train, settings.as_dict(), folder, lambda: Longwave(task.model_config(settings)), groups)
+        def build() -> Longwave:
+            return Longwave(task.model_config(settings)) if origin is None else begun(origin, task)
+
+        described = settings.as_dict()
+        if origin is not None:
+            described |= {"model": origin.checkpoint.settings["model"], "init_from": origin.model_id}
+        super().__init__(task, train, described, folder, build, groups)
         self.table = popularity_of(task.seq, task.split, self.net.config.popularity_half_lives_s)
         self.logs = torch.log(self.table.table + RARE)
         self.memories = self._memories(self.queries)

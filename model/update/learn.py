@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from model.begin import extended
 from model.checkpoint import Checkpoint
 from model.data.sequences import Queries
 from model.data.splits import together
@@ -131,26 +131,6 @@ def learn(task: UpdateTask, checkpoint: Checkpoint, train: TrainSettings, refres
         None if updater.memories is None else updater.memories.since(len(windows.queries)),
         {"stretches": prepared - began, "learning": time.monotonic() - prepared},
     )
-
-
-@torch.no_grad()
-def extended(before: Longwave, into: Longwave) -> dict[str, Tensor]:
-    """The weights of a net, for one with more items: rows behind the old ones start as those of an item that nobody has used.
-
-    With content, that is the ID and the bias of an unseen item (so the vector comes from the text alone); without it, the mean
-    of all IDs and the median bias. The direct transition starts with nothing.
-    """
-    weights = {name: tensor.clone() for name, tensor in before.state_dict().items()}
-    fresh = into.config.items - before.config.items
-    item = before.item
-    by_content = item.gate is not None
-    vector = item.no_id if by_content else item.id.weight.mean(0)
-    bias = item.no_bias if by_content else item.bias.median()[None]
-    weights["item.id.weight"] = torch.cat([item.id.weight, vector.expand(fresh, -1)])
-    weights["item.bias"] = torch.cat([item.bias, bias.expand(fresh)])
-    if item.beside is not None:
-        weights["item.beside.weight"] = torch.nn.functional.pad(item.beside.weight, (0, 0, 0, fresh))
-    return weights
 
 
 def _free(net: Longwave, refresh: str, old_items: int) -> int:

@@ -1,0 +1,75 @@
+"""A training that begins where another ended: `longwave-train train --init-from BUNDLE`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import names_of
+from model.nets import Longwave
+from model.task import Task
+from model.update.origin import Origin, OriginError
+
+ROWS = ("event_types", "platforms", "attribute_names", "attribute_values")
+"""What has rows of its own in the net, by name; items have too, and theirs are found by id."""
+
+
+@torch.no_grad()
+def begun(origin: Origin, task: Task) -> Longwave:
+    """A bundle's net for a task: its weights, with the task's items in the task's order.
+
+    An item that the bundle does not know begins as in an update; one that the task does not know is left behind.
+
+    Raises:
+        OriginError: the data have other event types, platforms, attributes, texts or features than the bundle.
+    """
+    checkpoint = origin.checkpoint
+    found = names_of(task.seq)
+    for name in ROWS:
+        if found[name] != checkpoint.names[name]:
+            raise OriginError(
+                f"{origin.folder}: its {name} are {checkpoint.names[name]}, those of the data {found[name]}; "
+                "the same are needed to go on from its weights"
+            )
+    config = checkpoint.net.config
+    widths = 0 if task.item_text is None else task.item_text.shape[1], len(task.feature_names)
+    if widths != (config.text_width, config.feature_width):
+        raise OriginError(
+            f"{origin.folder}: has texts of {config.text_width} numbers and {config.feature_width} features, the data and the "
+            f"configuration {widths[0]} and {widths[1]}"
+        )
+    row_of = {item: row for row, item in enumerate(checkpoint.item_ids)}
+    ids = task.seq.item_ids
+    new = [item for item in ids if item not in row_of]
+    row_of |= {item: row for row, item in enumerate(new, len(checkpoint.item_ids))}
+    whole = Longwave(dataclasses.replace(config, items=len(row_of)))
+    rows = torch.tensor([row_of[item] for item in ids], dtype=torch.int64)
+    weights = extended(checkpoint.net, whole)
+    for name in ("item.id.weight", "item.bias", "item.beside.weight"):
+        if name in weights:
+            weights[name] = weights[name][rows]
+    net = Longwave(dataclasses.replace(config, items=len(ids)))
+    net.load_state_dict(weights)
+    return net
+
+
+@torch.no_grad()
+def extended(before: Longwave, into: Longwave) -> dict[str, Tensor]:
+    """The weights of a net, for one with more items: rows behind the old ones start as those of an item that nobody has used.
+
+    With content, that is the ID and the bias of an unseen item (so the vector comes from the text alone); without it, the mean
+    of all IDs and the median bias. The direct transition starts with nothing.
+    """
+    weights = {name: tensor.clone() for name, tensor in before.state_dict().items()}
+    fresh = into.config.items - before.config.items
+    item = before.item
+    by_content = item.gate is not None
+    vector = item.no_id if by_content else item.id.weight.mean(0)
+    bias = item.no_bias if by_content else item.bias.median()[None]
+    weights["item.id.weight"] = torch.cat([item.id.weight, vector.expand(fresh, -1)])
+    weights["item.bias"] = torch.cat([item.bias, bias.expand(fresh)])
+    if item.beside is not None:
+        weights["item.beside.weight"] = torch.nn.functional.pad(item.beside.weight, (0, 0, 0, fresh))
+    return weights

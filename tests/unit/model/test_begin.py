@@ -1,0 +1,126 @@
+"""Training that begins with a bundle's weights, and learns to answer on one platform."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from tiny_run import tiny_settings
+from typer.testing import CliRunner
+
+from model.assess import load_run
+from model.begin import begun
+from model.checkpoint import load_checkpoint
+from model.cli import app
+from model.data.build import build_dataset
+from model.data.dataset import read_dataset
+from model.loop import CHECKPOINT
+from model.predict import read_out
+from model.settings import ConfigError
+from model.task import load_task, make_task
+from model.update.origin import OriginError, read_origin
+
+
+def settings_of(tiny_run, **data):
+    settings = tiny_settings(tiny_run.encoder)
+    return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **data))
+
+
+def rebuilt(dataset, events, items):
+    known = dataset.manifest
+    return build_dataset(
+        events,
+        dataset.cleaning,
+        name=known.name,
+        source=known.source,
+        licence=known.licence,
+        event_types=known.event_types,
+        items=items,
+        users=dataset.users,
+        baskets=known.baskets,
+        repeats=known.repeats,
+    )
+
+
+def test_the_same_data_begin_with_the_very_answers_of_the_bundle(tiny_run, trained_bundle):
+    origin = read_origin(trained_bundle)
+    task = load_task(tiny_run.data, settings_of(tiny_run).data)
+    first, second = (
+        read_out(net.eval(), task.inputs, task.seq, task.split.valid) for net in (origin.checkpoint.net, begun(origin, task))
+    )
+    torch.testing.assert_close(first.readout, second.readout, rtol=0, atol=0)
+    torch.testing.assert_close(first.item_matrix, second.item_matrix, rtol=0, atol=0)
+
+
+def test_items_are_found_by_id_and_unknown_ones_begin_like_unseen_ones(tiny_run, trained_bundle):
+    origin = read_origin(trained_bundle)
+    dataset = read_dataset(tiny_run.data)
+    known = origin.checkpoint.item_ids
+    gone, renamed = known[0], known[1]
+    events = dataset.events.filter((dataset.events["item_id"] != gone).fill_null(True))
+    events = events.with_columns(events["item_id"].replace({renamed: "zz-new"}))
+    items = dataset.items.filter(dataset.items["item_id"] != gone)
+    items = items.with_columns(items["item_id"].replace({renamed: "zz-new"}))
+    task = make_task(rebuilt(dataset, events, items), settings_of(tiny_run).data)
+    net, before = begun(origin, task), origin.checkpoint.net
+    assert gone not in task.seq.item_ids
+    for row, item in enumerate(task.seq.item_ids):
+        vector = before.item.no_id if item == "zz-new" else before.item.id.weight[known.index(item)]
+        assert torch.equal(net.item.id.weight[row], vector)
+    assert "zz-new" in task.seq.item_ids
+
+
+def test_other_event_types_are_refused_by_name(tiny_run, trained_bundle):
+    dataset = read_dataset(tiny_run.data)
+    types = dataset.manifest.event_types
+    types = [*types, types[0].model_copy(update={"name": "zap"})]
+    manifest = dataset.manifest.model_copy(update={"event_types": types})
+    task = make_task(dataclasses.replace(dataset, manifest=manifest), settings_of(tiny_run).data)
+    with pytest.raises(OriginError, match=r"event_types.*zap"):
+        begun(read_origin(trained_bundle), task)
+
+
+def test_one_platform_is_asked_and_every_event_is_read(tiny_run):
+    whole = load_task(tiny_run.data, settings_of(tiny_run).data)
+    web = load_task(tiny_run.data, settings_of(tiny_run, platform="web").data)
+    assert len(web.seq.item) == len(whole.seq.item)
+    row = web.seq.platforms.index("web") + 1
+    for part in ("valid", "test"):
+        every, chosen = getattr(whole.split, part), getattr(web.split, part)
+        on_web = every.position[whole.seq.platform[every.position] == row]
+        assert 0 < len(chosen) < len(every)
+        assert np.array_equal(chosen.position, on_web)
+    assert (web.seq.platform[web.train_queries.position] == row).all()
+    with pytest.raises(ConfigError, match=r"platform must be one of .*web.*, got 'fax'"):
+        load_task(tiny_run.data, settings_of(tiny_run, platform="fax").data)
+
+
+def test_the_command_fine_tunes_and_evaluate_asks_per_platform(tiny_run, trained_bundle, tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        f'[data]\ntext_encoder = "{tiny_run.encoder}"\n[train]\nepochs = 1\nlanes = 16\nchunk = 32\nthreads = 1\n'
+        "learning_rate = 1e-5\ndirect_learning_rate = 1e-5\nwarmup_steps = 0\n[model]\nwidth = 64\n"
+    )
+    run = tmp_path / "run"
+
+    def call(*words):
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    words = ["train", tiny_run.data, "--out", run, "--config", config, "--init-from", trained_bundle, "--platform", "web"]
+    result = call(*words)
+    assert result.exit_code == 0, result.output
+    checkpoint = load_checkpoint(run / CHECKPOINT)
+    assert checkpoint.settings["init_from"] == trained_bundle.name
+    assert checkpoint.settings["data"]["platform"] == "web"
+    before = read_origin(trained_bundle).checkpoint.net
+    assert checkpoint.net.config.width == before.config.width  # the shape is the bundle's, whatever the configuration says
+    moved = (checkpoint.net.item.id.weight - before.item.id.weight).abs().max()
+    assert 0 < moved < 0.01  # a step of training away from the bundle, and nowhere near a new beginning
+    # A run that began elsewhere is another run.
+    assert "other" in call(*words[:-4], "--platform", "web", "--resume").output
+    _, app_task = load_run(run, tiny_run.data, "app")
+    assert app_task.seq.platforms.index("app") + 1 == set(app_task.seq.platform[app_task.split.test.position].tolist()).pop()
+    said = call("evaluate", run, "--data", tiny_run.data, "--platform", "fax", "--out", tmp_path / "report")
+    assert said.exit_code == 2
+    assert "fax" in said.output
+    assert not (tmp_path / "report").exists()
