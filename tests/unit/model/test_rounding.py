@@ -40,6 +40,8 @@ def test_rounding_what_is_rounded_changes_nothing(vectors):
     again = rounded(once.rows())
     assert torch.equal(once.codes, again.codes)
     assert torch.equal(once.scales, again.scales)
+    # Because a code times its scale is exact.
+    assert torch.equal(once.rows().double(), once.codes.double() * once.scales.double()[:, None])
 
 
 @pytest.mark.parametrize("number", [0.0, 1e-45])
