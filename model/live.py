@@ -31,6 +31,7 @@ def live_lists(
     filter_seen: bool = False,
     live: bool = True,
     memories: Memories | None = None,
+    item_vectors: str = "float32",
 ) -> npt.NDArray[np.int32]:
     """The net's lists (Q, k), -1 from where a list ends.
 
@@ -38,9 +39,10 @@ def live_lists(
         known: (U,) row after each user's last event that is known before the replay starts.
         live: whether popularity goes on with the replay; False keeps it as known, at every moment the same (leave-one-out).
         memories: of the queries, where they have been folded already.
+        item_vectors: how the bundle stores them, "float32" or "int8".
     """
     net = checkpoint.net
-    predictions = read_out(net, inputs, seq, queries)
+    predictions = read_out(net, inputs, seq, queries, item_vectors=item_vectors)
     if net.repeats is not None and memories is None:
         memories = fold_memories(net, seq, queries)
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)

@@ -29,6 +29,7 @@ from model.replay import seen_items
 from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings
 from model.task import Task
+from model.teacher import Teacher
 from model.update.origin import Origin
 
 DIRECT = ("repeats.", "item.bias", "readout.popularity.")
@@ -89,6 +90,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         if train.negatives:
             counts = np.bincount(self.queries.target, minlength=task.seq.items)
             self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives)
+        self.teacher = Teacher(Path(train.teacher), task) if train.teacher else None
         self._plan()
 
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
@@ -143,9 +145,10 @@ class Trainer(Loop[Longwave, Checkpoint]):
         """The loss of a step over all items, or over the candidates (matrix and bias are then of the items that it needs)."""
         net, asked, as_of, owner, target = self.net, questions.asked, questions.as_of, questions.owner, questions.target
         smoothing = self.train.smoothing
+        soft = self.teacher.at(asked, self.train.distil) if self.teacher else None
         if net.config.interests > 1:
             scores = logits(net, readout, item_matrix, item_bias, self.table.at(as_of), as_of, self.memories, asked)
-            return basket_cross_entropy(scores, owner, target, smoothing)
+            return basket_cross_entropy(scores, owner, target, smoothing, soft)
         popularity = Popularity(readout.popularity_weight, self.logs, self.table.slot(as_of))
         repeats = None
         if self.memories is not None:
@@ -163,7 +166,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         # Of an item's own transition only q is matched: p meets zeros, which no product need be made with.
         scored = net.config.width + net.config.transition
         known = readout.interests[:, 0, :scored], item_matrix[:, :scored], item_bias
-        return basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen)
+        return basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
 
     def _validate(self) -> npt.NDArray[np.floating]:
         """As of `Loop`."""

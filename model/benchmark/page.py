@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.benchmark.plots import plot_comparison
-from model.benchmark.results import Comparison, ResultError, read_results, read_speeds
+from model.benchmark.results import Comparison, ResultError, read_compressions, read_results, read_speeds
 from model.endurance import EVENTS, LAST, LONG
+from model.export.bundle import SCALES, VECTORS
 from model.files import check_folder, write_whole
 from model.interests import RECENT
 from model.plots import PROTOCOLS
@@ -31,12 +33,12 @@ def write_page(results: Path, page: Path, figures: Path) -> list[Path]:
     Raises:
         TrainerError: a result cannot be read, the page has not both marks, or something cannot be written.
     """
-    found, speeds = read_results(results), read_speeds(results)
+    found, speeds, compressions = read_results(results), read_speeds(results), read_compressions(results)
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise ResultError(f"{page}: cannot be read: {error.strerror}") from None
-    new = replaced(text, section(found, figures.name, speeds), page)
+    new = replaced(text, section(found, figures.name, speeds, compressions), page)
     check_folder(figures)
     written = []
     for comparison in found:
@@ -59,7 +61,9 @@ def replaced(text: str, between: str, page: Path) -> str:
     return f"{before}{BEGIN}\n\n{between}\n{END}{after}"
 
 
-def section(found: list[Comparison], figures: str, speeds: list[dict[str, Any]]) -> str:
+def section(
+    found: list[Comparison], figures: str, speeds: list[dict[str, Any]], compressions: Sequence[dict[str, Any]] = ()
+) -> str:
     """The text between the marks; `figures` is the folder of the plots, as the page calls it."""
     lines = [
         "Means over the seeds. ± is the standard error by bootstrap over users (queries of one user are not independent), the",
@@ -72,6 +76,8 @@ def section(found: list[Comparison], figures: str, speeds: list[dict[str, Any]])
         lines += [*_table(comparison), "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
     for speed in speeds:
         lines += [*_speed(speed), ""]
+    for compression in compressions:
+        lines += [*_compression(compression), ""]
     return "\n".join(lines)
 
 
@@ -162,6 +168,43 @@ def _speed(result: dict[str, Any]) -> list[str]:
         f"{_machine(result['machine'])}; commit {_commit(result['commit'])}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
+    ]
+
+
+def _compression(result: dict[str, Any]) -> list[str]:
+    """A table of exported bundles: a line for each run and way of exporting, held to the first."""
+    k, first = result["k"], result["measured"][0]
+    head = ["run", "item vectors", "weights", "bundle", "graphs", "vectors", f"ndcg@{k}", f"recall@{k}", "against the first"]
+    head += ["step", "interest", "score"]
+    rows = []
+    for each in result["measured"]:
+        sizes, against, times = each["bytes"], each["against_first"], each["microseconds"]
+        graphs = sum(size for file, size in sizes.items() if file.endswith(".onnx"))
+        weights = f"dynamic: {', '.join(each['dynamic'])} (not offered)" if each["dynamic"] else each["weights"]
+        said = "" if each is first else f"{against['mean']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})"
+        rows.append(
+            [
+                each["run"],
+                each["item_vectors"],
+                weights,
+                f"{sum(sizes.values()) / 1e6:.2f} MB",
+                f"{graphs / 1e6:.2f}",
+                f"{sum(size for file, size in sizes.items() if file in (VECTORS, SCALES)) / 1e6:.2f}",
+                _figure(each[f"ndcg@{k}"]),
+                _figure(each[f"recall@{k}"]),
+                said,
+                *(f"{times[graph]['median']:.1f}" for graph in ("step", "interest", "score")),
+            ]
+        )
+    return [
+        f"### {result['name']}, compressed bundles, run {result['preset']}",
+        "",
+        f"{result['queries']:,} validation questions ({PROTOCOLS[result['protocol']]}), asked of the exported graphs in ONNX "
+        f"Runtime; {result['items']:,} items. Against the first: difference of ndcg, 95% interval, paired by user. Times: "
+        f"microseconds a user of a call for {result['users']} users on one thread, medians of {result['rounds']} by turns. "
+        f"{_machine(result['machine'])}; commit {_commit(result['commit'])}.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * 3 + ["---:"] * (len(head) - 3), *rows)),
     ]
 
 

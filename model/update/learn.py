@@ -109,6 +109,7 @@ def train_settings(checkpoint: Checkpoint, settings: UpdateSettings) -> TrainSet
         direct_learning_rate=settings.direct_learning_rate,
         weight_decay=0.0,  # it would pull at rows that nothing new speaks for
         warmup_steps=settings.warmup_steps,
+        teacher="",  # was asked other questions
         average=0.0,  # passes are too short to average over
         valid_queries=1,  # nothing is chosen on validation: the gate judges the last pass
     )
