@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model.benchmark.page import BEGIN, END, replaced, section
-from model.benchmark.results import read_results, read_speeds
+from model.benchmark.results import read_results, read_speeds, read_updates
 from model.cli import app
 from model.data.splits import next_basket
 from model.evaluate import baseline_lists, evaluate
@@ -166,9 +166,8 @@ def test_the_page_of_this_repository_says_what_its_results_say():
     page = ROOT / "docs" / "benchmarks.md"
     text = page.read_text(encoding="utf-8")
     found = read_results(ROOT / "benchmarks")
-    assert replaced(text, section(found, "figures", read_speeds(ROOT / "benchmarks")), page) == text, (
-        "run `longwave-train report`"
-    )
+    others = read_speeds(ROOT / "benchmarks"), read_updates(ROOT / "benchmarks")
+    assert replaced(text, section(found, "figures", *others), page) == text, "run `longwave-train report`"
     for line in text.splitlines():
         if line.startswith("!["):
             assert (page.parent / line.rpartition("(")[2].rstrip(")")).is_file(), line
