@@ -288,6 +288,45 @@ def compression(
 
 
 @app.command()
+def measure_update(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have times.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="As of `benchmark`.")] = 0,
+    part: Annotated[
+        str, typer.Option(help="Whose questions are asked: valid, to choose settings by, or test, which is noted in the ledger.")
+    ] = "valid",
+    new: Annotated[float, typer.Option(help="The share of the events before the questions that is new.")] = 0.01,
+    out: Annotated[
+        Path, typer.Option(help="The folder of results: OUT/update/NAME-PRESET-PART-SEED.json, and OUT/ledger.jsonl.")
+    ] = Path("benchmarks"),
+    work: Annotated[Path, typer.Option(help="The folder of trained runs; a finished one of the same settings is kept.")] = Path(
+        "runs/update"
+    ),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """What an update on a few new events costs and is worth, beside the model before and a training from scratch."""
+    with _one_line_errors():
+        from model.benchmark.update import measure_update as run
+
+        with _training_bar() as report:
+            path = run(
+                name,
+                preset,
+                seed,
+                part,
+                out,
+                work,
+                data,
+                new,
+                offline,
+                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                report=report,
+            )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+@app.command()
 def report(
     results: Annotated[Path, typer.Option(help="The folder of results that `benchmark` wrote.")] = Path("benchmarks"),
     page: Annotated[Path, typer.Option(help="The page: what is between its two marks is replaced.")] = Path("docs/benchmarks.md"),

@@ -97,7 +97,7 @@ class SasrecSettings:
 class UpdateSettings:
     """How `longwave-train update` refreshes a model. Meanings and units: presets/small.toml."""
 
-    refresh: str = "items+heads"
+    refresh: str = "items"
     passes: int = 2
     learning_rate: float = 3e-4
     direct_learning_rate: float = 1e-3

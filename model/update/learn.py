@@ -89,7 +89,7 @@ class Updater(Trainer):
         return lane_batches(self.start, task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng)
 
     def _memories(self, queries: Queries) -> Memories | None:
-        """One fold for what is learned and what the gate asks, by far the slowest part; nothing is validated in between."""
+        """One fold for what is learned and what the gate asks; nothing is validated in between."""
         if self.net.repeats is None or queries is not self.queries:
             return None
         return fold_memories(self.net, self.task.seq, together(queries, self.task.split.test))

@@ -46,7 +46,7 @@ def test_every_way_of_exporting_is_measured_beside_the_plain_one(tiny_run, tmp_p
     for line in found["measured"]:
         assert abs(line["ndcg@20"] - plain["ndcg@20"]) < 0.05
         assert all(0 < spread["low"] <= spread["median"] <= spread["high"] for spread in line["microseconds"].values())
-    text = section([], "figures", [], [found])
+    text = section([], "figures", [], compressions=[found])
     assert "### data, compressed bundles, run run" in text
     assert "| run | float32 | dynamic: step, encode (not offered) |" in text
     assert text.count("| run | ") == 4  # the head, too
