@@ -3,7 +3,9 @@
 Users are worked through whole, chunk by chunk: the detached state goes on to the user's next chunk, and a user begins from the
 initial state. Every batch has a random length, so that the cuts fall elsewhere in every epoch, and a row is padded only where
 its user ends: no state behind padding is ever carried on. In training, more users than a batch has lanes are under way, and the
-one that has waited longest goes on together with those whose next chunk is about as long: hardly anything is padding.
+one that has waited longest goes on together with those whose next chunk is about as long: hardly anything is padding. But where
+the longest history takes about as many steps as an epoch has, it must be in every batch, or the epoch would end with it alone,
+step after step: then each lane goes on with its user until they are through.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from model.data.sequences import Queries
 
 UNDER_WAY = 4
 """Users in training that are under way at a time, as a multiple of the lanes."""
+MOST_OF_EPOCH = 0.7
+"""Of an epoch's steps, if the longest history needs so many, each lane goes on with its user."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,18 @@ def lane_batches(
     last = queries.position[by_user[bounds[1:] - 1]]
     stop = np.minimum(end[users], last)
     chunks = (stop - begin[users]) / length
+    share = chunks * lanes / max(1.0, chunks.sum())  # of an epoch's steps, for each user
+    times = 1
     if rng is None:
         order = np.argsort(-chunks, kind="stable")
     else:
-        # A user of n chunks is in every `UNDER_WAY`-th batch, and so starts within the first 1 - n * UNDER_WAY / steps of the
-        # epoch: random, and none is left alone at the end.
-        share = np.minimum(1.0, chunks * lanes * UNDER_WAY / max(1.0, chunks.sum()))
-        order = np.argsort(rng.random(len(users)) * (1 - share), kind="stable")
+        if share.max(initial=0.0) * UNDER_WAY < MOST_OF_EPOCH:
+            times = UNDER_WAY
+        # A user of n chunks is in every `times`-th batch, and so starts within the first 1 - n * times / steps of the epoch:
+        # random, and none is left alone at the end.
+        order = np.argsort(rng.random(len(users)) * (1 - np.minimum(1.0, share * times)), kind="stable")
     queue = iter(order.tolist())
-    most = lanes if rng is None else lanes * UNDER_WAY
+    most = lanes * times
     under_way: list[_Lane] = []  # who has waited longest comes first
     while True:
         for index in islice(queue, most - len(under_way)):
@@ -94,9 +101,7 @@ def lane_batches(
         longest = length if rng is None else int(rng.integers(length // 2, length + 1))
         takes = np.array([min(lane.stop - lane.at, longest) for lane in under_way])
         alike = np.argsort(np.abs(takes - takes[0]), kind="stable")
-        if rng is None:
-            alike = alike[:lanes]
-        else:  # as many as fill the batch: each has about as many queries, and so each query the same weight
+        if times > 1:  # as many as fill the batch: each has about as many queries, and so each query the same weight
             cells = np.maximum.accumulate(takes[alike]) * np.arange(1, len(alike) + 1)
             alike = alike[: max(1, int(np.searchsorted(cells, lanes * length * 3 // 4, side="right")))]
         together = np.zeros(len(under_way), bool)

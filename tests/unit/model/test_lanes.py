@@ -80,6 +80,15 @@ def test_in_training_hardly_anything_is_padding_and_batches_ask_alike(every_mome
     assert all(batch.valid.size <= 1600 for batch in batches)
 
 
+def test_nobody_is_left_alone_for_half_of_an_epoch(every_moment):
+    """One history as long as all others together: alone at the end of an epoch, it undid what had been learned (Online Retail)."""
+    lengths = [3000, *[60] * 50]
+    seq = build([(user, event % 12, 0, event * 1000, event) for user, n in enumerate(lengths) for event in range(n)], items=12)
+    batches = list(lane_batches(seq.offsets, seq.offsets[1:], every_moment(seq), 8, 50, np.random.default_rng(0)))
+    assert all(0 in batch.user for batch in batches)
+    assert len(batches) < 3000 / 50 * 1.5
+
+
 def test_no_row_after_the_end_that_is_given_is_read(every_moment):
     seq = random_world(2)
     queries = every_moment(seq)
