@@ -81,7 +81,7 @@ def test_in_training_hardly_anything_is_padding_and_batches_ask_alike(every_mome
 
 
 def test_nobody_is_left_alone_for_half_of_an_epoch(every_moment):
-    """One history as long as all others together: alone at the end of an epoch, it undid what had been learned (Online Retail)."""
+    """One history as long as all others together: alone at the end of an epoch, it undid what had been learned (Retail)."""
     lengths = [3000, *[60] * 50]
     seq = build([(user, event % 12, 0, event * 1000, event) for user, n in enumerate(lengths) for event in range(n)], items=12)
     batches = list(lane_batches(seq.offsets, seq.offsets[1:], every_moment(seq), 8, 50, np.random.default_rng(0)))
