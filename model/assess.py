@@ -50,11 +50,11 @@ def assess(run: Path, data: Path, limit: int = 0, platform: str = "") -> Evaluat
     )
 
 
-def own_lists(checkpoint: Checkpoint, task: Task, split: Split) -> npt.NDArray[np.int32]:
-    """(Q, K) lists of a trained net for the test queries of `split`, live but for leave-one-out."""
+def own_lists(checkpoint: Checkpoint, task: Task, split: Split, last: int | None = None) -> npt.NDArray[np.int32]:
+    """(Q, K) lists of a trained net for the test queries of `split`, live but for leave-one-out; `last` as in `live_lists`."""
     live = split.protocol != "loo"
     known = known_before(task, split.cut_ms) if live else split.train_end
-    return live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live)
+    return live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live, last)
 
 
 def load_run(run: Path, data: Path, platform: str = "") -> tuple[Checkpoint, Task]:

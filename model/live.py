@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from model.checkpoint import Checkpoint
+from model.data.newcomers import last_events
 from model.data.sequences import Queries, Sequences
 from model.inputs import Inputs
 from model.memory import Memories, fold_memories
@@ -31,6 +32,7 @@ def live_lists(
     filter_seen: bool = False,
     live: bool = True,
     memories: Memories | None = None,
+    last: int | None = None,
 ) -> npt.NDArray[np.int32]:
     """The net's lists (Q, k), -1 from where a list ends.
 
@@ -38,11 +40,16 @@ def live_lists(
         known: (U,) row after each user's last event that is known before the replay starts.
         live: whether popularity goes on with the replay; False keeps it as known, at every moment the same (leave-one-out).
         memories: of the queries, where they have been folded already.
+        last: fold only so many events before each query, as if its user had come then; None is all. Popularity knows everyone's.
     """
     net = checkpoint.net
-    predictions = read_out(net, inputs, seq, queries)
+    own, asked = seq, queries
+    if last is not None:
+        own, asked, rows = last_events(seq, queries, last)
+        inputs = inputs.of_rows(rows, queries.user)
+    predictions = read_out(net, inputs, own, asked)
     if net.repeats is not None and memories is None:
-        memories = fold_memories(net, seq, queries)
+        memories = fold_memories(net, own, asked)
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)
     out = np.full((len(queries), k), -1, np.int32)
     weight = seq.weight[seq.type]
@@ -55,7 +62,7 @@ def live_lists(
             return
         forbidden = None
         if filter_seen:
-            forbidden = [seen_items(seq, int(queries.user[q]), int(queries.position[q])) for q in waiting]
+            forbidden = [seen_items(own, int(asked.user[q]), int(asked.position[q])) for q in waiting]
         table = torch.as_tensor(np.stack(tables))
         lists = rank(net, predictions, queries, table, memories, k, torch.as_tensor(waiting), forbidden)
         for q, ranked in zip(waiting, lists, strict=True):
@@ -64,7 +71,7 @@ def live_lists(
         tables.clear()
 
     for step in live_schedule(seq, queries, known):
-        if step[0] == "query" and queries.position[step[1]] == seq.offsets[queries.user[step[1]]]:
+        if step[0] == "query" and asked.position[step[1]] == own.offsets[asked.user[step[1]]]:
             best = popularity.top(k)
             out[step[1], : len(best)] = best
         elif step[0] == "query":
