@@ -7,6 +7,7 @@ from typing import Any
 
 from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
+from model.benchmark.page_cold import cold_items, cold_users
 from model.benchmark.plots import plot_comparison
 from model.benchmark.results import Comparison, ResultError, read_results, read_speeds
 from model.endurance import EVENTS, LAST, LONG
@@ -69,7 +70,8 @@ def section(found: list[Comparison], figures: str, speeds: list[dict[str, Any]])
         "",
     ]
     for comparison in found:
-        lines += [*_table(comparison), "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
+        beside = [*cold_users(comparison), *cold_items(comparison)]
+        lines += [*_table(comparison), *beside, "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
     for speed in speeds:
         lines += [*_speed(speed), ""]
     return "\n".join(lines)
