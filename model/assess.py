@@ -54,7 +54,7 @@ def own_lists(checkpoint: Checkpoint, task: Task, split: Split, last: int | None
     """(Q, K) lists of a trained net for the test queries of `split`, live but for leave-one-out; `last` as in `live_lists`."""
     live = split.protocol != "loo"
     known = known_before(task, split.cut_ms) if live else split.train_end
-    return live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live, last)
+    return live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live, last=last)
 
 
 def load_run(run: Path, data: Path, platform: str = "") -> tuple[Checkpoint, Task]:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from model.assess import OURS, K
 from model.baselines.own_frequency import OwnFrequency
+from model.baselines.protocol import Baseline
 from model.baselines.purchases import Purchases
 from model.baselines.recent_popularity import RecentPopularity
 from model.data.sequences import Int64, Queries, Sequences
@@ -74,7 +75,7 @@ def measure_cold_users(task: Task, ours: Lists, chosen: dict[str, dict[str, floa
     asked = dataclasses.replace(task, split=split)
     found: dict[str, Any] = {"queries": len(queries), "users": len(np.unique(queries.user)), "after": {}}
     for last in EVENTS:
-        baselines = [
+        baselines: list[Baseline] = [
             RecentPopularity(**chosen["recent popularity"]),
             OwnFrequencyOfLast(last, **chosen["own frequency"]),
         ]

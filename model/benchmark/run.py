@@ -110,7 +110,7 @@ def benchmark(
             say(f"{title}, {protocol}: asking {len(task.split.test):,} test queries")
             measured = _measure(task, trained, asked)
             note(places.ledger, "benchmark", measured.report, title)
-            found = {
+            part: dict[str, Any] = {
                 "tuned_on_validation": measured.tuned,
                 "seconds": measured.seconds,
                 "report": dataclasses.asdict(measured.report),
@@ -121,11 +121,11 @@ def benchmark(
         else:
             cold = cold_task(held_out, task, asked.data.text_encoder)
             say(f"{title}, {protocol}: asking {len(cold.task.split.test):,} test queries for {len(held_out.cold)} cold items")
-            found = _measure_cold(cold, trained)
-            note(places.ledger, "benchmark", found["report"], title)
-            note(places.ledger, "benchmark", found["shelf"], f"{title}, cold items alone")
-            found = found | {view: dataclasses.asdict(found[view]) for view in ("report", "shelf")}
-        result["protocols"][protocol] = {"trained": {each.name: each.describe() for each in trained}} | found
+            part = _measure_cold(cold, trained)
+            note(places.ledger, "benchmark", part["report"], title)
+            note(places.ledger, "benchmark", part["shelf"], f"{title}, cold items alone")
+            part |= {view: dataclasses.asdict(part[view]) for view in ("report", "shelf")}
+        result["protocols"][protocol] = {"trained": {each.name: each.describe() for each in trained}} | part
     path = places.out / f"{title}.json"
     if not group().first:
         return path
