@@ -10,25 +10,21 @@ import torch
 from torch import Tensor
 
 from model.memory import Memories
-from model.nets.repeats import seconds
+
+NEAREST = 5
+WEIGHT = 2.0  # of likeness beside interests; chosen on validation (docs/benchmarks.md)
 
 
-def profiles(memories: Memories, queries: Tensor, as_of: Tensor, text: Tensor, rate: float) -> Tensor:
-    """(n, W) unit mean of the texts in the memories of n queries, each with its count at `as_of` (n) ms; zeros for an empty one.
-
-    Args:
-        text: (N, W) unit vectors. rate: by how much a second the counts fade.
-    """
-    slots, rows = memories.at(queries)
-    now = seconds(torch.maximum(as_of, memories.clock[queries]))[:, None]
-    # The second to last channel is the longest half-life of what was wanted.
-    weight = slots.count[..., -2] * torch.exp((now - slots.time).clamp(min=0).to(torch.float32) * -rate)
-    weight = torch.where(rows >= 0, weight, 0.0)
-    mean = torch.matmul(weight[:, None], text[rows.clamp(min=0)])[:, 0]
-    return torch.nn.functional.normalize(mean, dim=1)
+def likeness(memories: Memories, queries: Tensor, text: Tensor, nearest: int = NEAREST) -> Tensor:
+    """(n, N) sum of the cosines of each item's text with the `nearest` texts in the memories of n queries; `text`: (N, W) unit."""
+    _, rows = memories.at(queries)
+    cosine = torch.matmul(text[rows.clamp(min=0)], text.t())
+    # An empty place is like nothing.
+    cosine = torch.where((rows >= 0)[..., None], cosine, 0.0)
+    return cosine.topk(min(nearest, rows.shape[1]), dim=1).values.sum(1)
 
 
-def blended(scores: Tensor, likeness: Tensor, weight: float = 1.0) -> Tensor:
+def blended(scores: Tensor, likeness: Tensor, weight: float = WEIGHT) -> Tensor:
     """Two kinds of scores (n, N) of the same items, each brought to mean 0 and deviation 1 over them, and added up."""
     return _standard(scores) + weight * _standard(likeness)
 

@@ -1,6 +1,7 @@
 """Cold items: nothing of them is in training, and only their texts rank them."""
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 from model.baselines.content_knn import ContentKnn
 from model.benchmark import names
-from model.benchmark.cold_items import by_text, cold_task, measure_cold_items
+from model.benchmark.cold_items import HALF_LIVES, NEAREST, best_content_knns, by_text, cold_task, measure_cold_items
 from model.benchmark.page import BEGIN, END
 from model.cli import app
 from model.data.cold import hold_out
@@ -229,7 +230,45 @@ def test_content_knn_is_the_cosine_with_the_decayed_mean_of_what_was_bought(cold
         expected = unit @ mean / np.linalg.norm(mean)
         if novel:
             expected[sorted({int(seq.item[row]) for row in rows})] -= 2
-        np.testing.assert_allclose(knn.score(user, position, 0), expected, atol=1e-6)
+        np.testing.assert_allclose(knn.score(user, position, 0), expected, atol=1e-5)
+
+
+def test_content_knn_with_neighbours_sums_the_cosines_with_the_nearest_purchases(cold):
+    task, text = cold.task, cold.text
+    seq, queries = task.seq, task.split.test
+    knn = ContentKnn(text, 2.0, nearest=3)
+    knn.fit(seq, task.split.train_end)
+    unit = text / np.linalg.norm(text, axis=1, keepdims=True)
+    for q in range(0, len(queries), 7):
+        user, position = int(queries.user[q]), int(queries.position[q])
+        weight, baskets = {}, []
+        for row in reversed(range(seq.offsets[user], position)):
+            if seq.positive[row]:
+                if not baskets or baskets[-1] != seq.basket[row]:
+                    baskets.append(seq.basket[row])
+                weight.setdefault(int(seq.item[row]), 0.5 ** ((len(baskets) - 1) / 2))  # of an item, its last purchase
+        if not weight:
+            continue
+        cosines = np.array([unit[item] @ unit.T * each for item, each in weight.items()])
+        expected = np.sort(cosines, axis=0)[-3:].sum(0)
+        np.testing.assert_allclose(knn.score(user, position, 0), expected, atol=1e-5)
+
+
+def test_the_content_knn_of_each_view_is_the_best_of_those_that_validation_was_asked_of(cold):
+    task, queries = cold.task, cold.task.split.valid
+    best = best_content_knns(task.seq, task.split, cold.text, cold.first)
+    for view, first in (("report", 0), ("shelf", cold.first)):
+        knn, mean = best[view]
+        for half_life, nearest, novel in itertools.product(HALF_LIVES, NEAREST, (False, True)):
+            other = ContentKnn(cold.text, half_life, novel, nearest)
+            other.fit(task.seq, task.split.train_end)
+            lists = []
+            for q in range(len(queries)):
+                scores = other.score(int(queries.user[q]), int(queries.position[q]), 0)
+                scores[:first] = -np.inf
+                lists.append(np.argsort(-scores, kind="stable")[:20])
+            assert np.nanmean(recall(np.array(lists), queries, 20)) <= mean + 1e-9
+        assert knn.parameters()["nearest"] in NEAREST
 
 
 def test_content_knn_of_a_user_without_a_purchase_is_popularity(cold):
