@@ -16,7 +16,7 @@ WEIGHT = 2.0  # of likeness beside interests; chosen on validation (docs/benchma
 
 
 def likeness(memories: Memories, queries: Tensor, text: Tensor, nearest: int = NEAREST) -> Tensor:
-    """(n, N) sum of the cosines of each item's text with the `nearest` texts in the memories of n queries; `text`: (N, W) unit."""
+    """(n, N) sum of the cosines of each text (N, W), of unit length, with the `nearest` ones in the memories of n queries."""
     _, rows = memories.at(queries)
     cosine = torch.matmul(text[rows.clamp(min=0)], text.t())
     # An empty place is like nothing.
