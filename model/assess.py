@@ -14,6 +14,7 @@ from model.data.splits import select
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.live import live_lists
 from model.loop import CHECKPOINT
+from model.rounding import with_stored_weights
 from model.settings import DataSettings
 from model.task import Task, load_task
 
@@ -21,21 +22,25 @@ OURS = "longwave"
 K = 20
 
 
-def assess(run: Path, data: Path, limit: int = 0, platform: str = "") -> EvaluationReport:
+def assess(
+    run: Path, data: Path, limit: int = 0, platform: str = "", item_vectors: str = "float32", weights: str = "float32"
+) -> EvaluationReport:
     """Our lists come from `forward()` in torch; ours and the baselines meet every event in the order of one live schedule.
 
     Args:
         limit: ask only the first so many test queries in live order; 0 asks all.
         platform: ask only what was answered there; "" asks wherever the run was trained for.
+        item_vectors, weights: as what the bundle stores them, float32 or int8.
 
     Raises:
         TrainerError: run or data cannot be used, or do not belong together.
     """
     checkpoint, task = load_run(run, data, platform)
+    checkpoint = replace(checkpoint, net=with_stored_weights(checkpoint.net, weights))
     split = task.split
     if limit:
         split = replace(split, test=select(split.test, np.argsort(split.test.as_of, kind="stable")[:limit]))
-    ours = own_lists(checkpoint, task, split)
+    ours = own_lists(checkpoint, task, split, item_vectors)
     ranked, settings, _ = baseline_lists(task.seq, split, k=K)
     vectors, _ = checkpoint.net.item(task.inputs.item_text, task.inputs.item_features)
     return evaluate(
@@ -50,11 +55,14 @@ def assess(run: Path, data: Path, limit: int = 0, platform: str = "") -> Evaluat
     )
 
 
-def own_lists(checkpoint: Checkpoint, task: Task, split: Split, last: int | None = None) -> npt.NDArray[np.int32]:
+def own_lists(
+    checkpoint: Checkpoint, task: Task, split: Split, item_vectors: str = "float32", last: int | None = None
+) -> npt.NDArray[np.int32]:
     """(Q, K) lists of a trained net for the test queries of `split`, live but for leave-one-out; `last` as in `live_lists`."""
     live = split.protocol != "loo"
     known = known_before(task, split.cut_ms) if live else split.train_end
-    return live_lists(checkpoint, task.seq, task.inputs, split.test, K, known, split.filter_seen, live, last=last)
+    asked = task.seq, task.inputs, split.test, K, known, split.filter_seen, live
+    return live_lists(checkpoint, *asked, last=last, item_vectors=item_vectors)
 
 
 def load_run(run: Path, data: Path, platform: str = "") -> tuple[Checkpoint, Task]:

@@ -111,6 +111,24 @@ def train(
 
 
 @app.command()
+def teach(
+    data: Annotated[Path, typer.Argument(help="A folder that `prepare` wrote.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of neural baselines, finished or not: the teachers.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, for the setting train.teacher.")],
+    top: Annotated[int, typer.Option(help="How many items of each answer are kept.")] = 100,
+    temperature: Annotated[float, typer.Option(help="What the teachers' scores are divided by.")] = 1.0,
+) -> None:
+    """Ask trained models every training question and keep the best of their mean answers, for a student to learn from."""
+    with _one_line_errors():
+        from model.teach import teach as run
+
+        run(
+            data, runs, out, top, temperature, say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
+        )
+    console.print(f"-> {out}", soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
@@ -121,6 +139,8 @@ def evaluate(
         Path | None,
         typer.Option(help="Where this look at the test part is noted; default: longwave/ledger.jsonl in $XDG_STATE_HOME."),
     ] = None,
+    item_vectors: Annotated[str, typer.Option(help="As what the bundle stores item vectors: float32 or int8.")] = "float32",
+    weights: Annotated[str, typer.Option(help="As what the bundle stores weights: float32 or int8.")] = "float32",
 ) -> None:
     """Measure a trained model on its test part, the baselines beside it; writes report.md, report.json and plots."""
     with _one_line_errors():
@@ -136,7 +156,7 @@ def evaluate(
                 raise
             # Nobody asked for it: a home that cannot be written to is no reason to measure nothing.
             errors.print(f"not noted: {error}", markup=False, highlight=False, soft_wrap=True)
-        report = assess(run, data, limit, platform)
+        report = assess(run, data, limit, platform, item_vectors, weights)
         if noted.exists():
             note(noted, "evaluate", report, str(run))
         folder = out or run / "report"
@@ -242,6 +262,72 @@ def speed(
 
 
 @app.command()
+def compression(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not; the first one is what all are held to.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Validation questions to ask.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=4, help="How often each graph is timed.")] = 200,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/compression/NAME-RUN.json.")] = Path("benchmarks"),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Export a run in every way, others beside it, and measure size, quality on validation, and speed of each."""
+    with _one_line_errors():
+        from model.benchmark.compression import measure_compression
+
+        path = measure_compression(
+            name,
+            runs,
+            out,
+            data,
+            queries,
+            rounds,
+            offline,
+            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+        )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+@app.command()
+def measure_update(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have times.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="As of `benchmark`.")] = 0,
+    part: Annotated[
+        str, typer.Option(help="Whose questions are asked: valid, to choose settings by, or test, which is noted in the ledger.")
+    ] = "valid",
+    new: Annotated[float, typer.Option(help="The share of the events before the questions that is new.")] = 0.01,
+    out: Annotated[
+        Path, typer.Option(help="The folder of results: OUT/update/NAME-PRESET-PART-SEED.json, and OUT/ledger.jsonl.")
+    ] = Path("benchmarks"),
+    work: Annotated[Path, typer.Option(help="The folder of trained runs; a finished one of the same settings is kept.")] = Path(
+        "runs/update"
+    ),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """What an update on a few new events costs and is worth, beside the model before and a training from scratch."""
+    with _one_line_errors():
+        from model.benchmark.update import measure_update as run
+
+        with _training_bar() as report:
+            path = run(
+                name,
+                preset,
+                seed,
+                part,
+                out,
+                work,
+                data,
+                new,
+                offline,
+                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                report=report,
+            )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+@app.command()
 def report(
     results: Annotated[Path, typer.Option(help="The folder of results that `benchmark` wrote.")] = Path("benchmarks"),
     page: Annotated[Path, typer.Option(help="The page: what is between its two marks is replaced.")] = Path("docs/benchmarks.md"),
@@ -265,12 +351,18 @@ def export(
     everything: Annotated[
         bool, typer.Option("--everything", help="Start popularity from all events, the held-out test part included.")
     ] = False,
+    item_vectors: Annotated[
+        str, typer.Option(help="How item vectors are stored: float32, or int8 with a scale for each item, a quarter of the size.")
+    ] = "float32",
+    weights: Annotated[
+        str, typer.Option(help="How the graphs' weights are stored: float32, or int8 with a scale for each row.")
+    ] = "float32",
 ) -> None:
     """Export a trained model as a bundle, after proving that torch, ONNX and the event-by-event fold agree."""
     with _one_line_errors():
         from model.publish import publish
 
-        exported = publish(run, data, out, everything)
+        exported = publish(run, data, out, everything, item_vectors, weights)
     proof = exported.verification
     console.print(
         f"verified over {proof.vectors:,} events: state within {proof.incremental:.1e}, interests within {proof.interests:.1e}, "

@@ -54,7 +54,7 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     Raises:
         CheckpointError: a run is missing or damaged, or of other data, or cut in another way than the first.
     """
-    loaded = [_load(run) for run in runs]
+    loaded = [load_best(run) for run in runs]
     first = loaded[0]
     tasks: dict[str, Task] = {}
     task = _task(dataset, first, tasks)
@@ -112,7 +112,8 @@ def to_table(compared: list[Compared]) -> Table:
     return table
 
 
-def _load(run: Path) -> Checkpoint | EncoderCheckpoint:
+def load_best(run: Path) -> Checkpoint | EncoderCheckpoint:
+    """A run of our net or of a neural baseline, finished or not, with its best weights so far. Raises CheckpointError."""
     path = run / CHECKPOINT
     try:
         found: Checkpoint | EncoderCheckpoint = load_checkpoint(path)

@@ -12,16 +12,12 @@ from model.checkpoint import Checkpoint
 from model.data.sequences import Queries
 from model.data.splits import select
 from model.intervals import Difference, Estimate, UserBootstrap
-from model.memory import fold_memories
-from model.nets import Readout
 from model.nets.portrait import label_weights
-from model.popularity import popularity_of
-from model.predict import logits, read_out
+from model.predict import score_blocks
 from model.task import Task
 
 Float64 = npt.NDArray[np.float64]
 
-BLOCK = 128
 TOP = 3
 RECENT = 30
 
@@ -71,18 +67,9 @@ def interest_report(checkpoint: Checkpoint, task: Task, queries: Queries, seed: 
 def _expected(checkpoint: Checkpoint, task: Task, queries: Queries) -> npt.NDArray[np.float32]:
     """(Q, C) what the net expects, as profile.onnx says it."""
     assert task.labels is not None
-    net, share = checkpoint.net, torch.as_tensor(task.labels.share)
-    table = popularity_of(task.seq, task.split, net.config.popularity_half_lives_s)
-    predictions = read_out(net, task.inputs, task.seq, queries)
-    memories = fold_memories(net, task.seq, queries) if net.repeats is not None else None
-    as_of, found = torch.as_tensor(queries.as_of), []
-    for start in range(0, len(queries), BLOCK):
-        chosen = torch.arange(start, min(start + BLOCK, len(queries)))
-        readout = Readout(*(field[chosen] for field in predictions.readout))
-        popularity = table.at(as_of[chosen])
-        known = predictions.item_matrix, predictions.item_bias, popularity, as_of[chosen]
-        found.append(label_weights(logits(net, readout, *known, memories, chosen), share))
-    expected: npt.NDArray[np.float32] = torch.cat(found).numpy()
+    share = torch.as_tensor(task.labels.share)
+    blocks = score_blocks(checkpoint.net, task.inputs, task.seq, task.split, queries)
+    expected: npt.NDArray[np.float32] = torch.cat([label_weights(scores, share) for scores in blocks]).numpy()
     return expected
 
 

@@ -51,6 +51,20 @@ class Difference:
     p: float
 
 
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as good one model is as another on the same queries.
+
+    Attributes:
+        mean: mean of the first over mean of the second; NaN if that is 0.
+        low, high: 2.5% and 97.5% quantile of the resampled ratios, in which both means come from the same users.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
 class UserBootstrap:
     """Resamples of users with replacement, all queries of a user together; the same resamples for every metric and model.
 
@@ -104,6 +118,23 @@ class UserBootstrap:
             high=float(high),
             p=min(1.0, 2 * (1 + min(int((means <= 0).sum()), int((means >= 0).sum()))) / (1 + len(means))),
         )
+
+    def ratio(self, first: Float64, second: Float64) -> Ratio:
+        """As `difference`, of the ratio of the means; resamples in which the second is 0 are left out.
+
+        Raises:
+            ValueError: no query has both values.
+        """
+        both = ~np.isnan(first - second)
+        if not both.any():
+            raise ValueError("no query has a value for both models")
+        above = self._means(*self._sums(np.where(both, first, np.nan)))
+        below = self._means(*self._sums(np.where(both, second, np.nan)))
+        baseline = float(second[both].mean())
+        if not baseline:
+            return Ratio(float("nan"), float("nan"), float("nan"))
+        low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
+        return Ratio(float(first[both].mean()) / baseline, float(low), float(high))
 
     def _sums(self, values: Float64) -> tuple[Float64, Float64]:
         """(U,) sum and number of each user's values."""

@@ -33,6 +33,7 @@ def live_lists(
     live: bool = True,
     memories: Memories | None = None,
     last: int | None = None,
+    item_vectors: str = "float32",
 ) -> npt.NDArray[np.int32]:
     """The net's lists (Q, k), -1 from where a list ends.
 
@@ -41,13 +42,14 @@ def live_lists(
         live: whether popularity goes on with the replay; False keeps it as known, at every moment the same (leave-one-out).
         memories: of the queries, where they have been folded already.
         last: fold only so many events before each query, as if its user had come then; None is all. Popularity knows everyone's.
+        item_vectors: how the bundle stores them, "float32" or "int8".
     """
     net = checkpoint.net
     own, asked = seq, queries
     if last is not None:
         own, asked, rows = last_events(seq, queries, last)
         inputs = inputs.of_rows(rows, queries.user)
-    predictions = read_out(net, inputs, own, asked)
+    predictions = read_out(net, inputs, own, asked, item_vectors=item_vectors)
     if net.repeats is not None and memories is None:
         memories = fold_memories(net, own, asked)
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)

@@ -16,12 +16,25 @@ NO_ANSWER = -1e30
 """Added to the score of what is no answer: its share of the softmax is exactly 0."""
 
 
-def basket_cross_entropy(logits: Tensor, owner: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+class Soft(NamedTuple):
+    """What teachers say: for each of n queries k different items, rows (n, k) int64, and their shares (n, k), which add up to 1.
+
+    The loss is `weight` times the cross-entropy against these, and 1 - weight times the one against what came.
+    """
+
+    rows: Tensor
+    share: Tensor
+    weight: float
+
+
+def basket_cross_entropy(
+    logits: Tensor, owner: Tensor, target: Tensor, smoothing: float = 0.0, soft: Soft | None = None
+) -> Tensor:
     """Mean over n queries of the mean negative log-likelihood of their targets, normalised over all N items.
 
     Args:
         logits: (n, N). owner: (t) query of each target, ascending; target: (t) its item row. Every query has a target.
-        smoothing: probability mass spread over all items.
+        smoothing: probability mass spread over all items. soft: what teachers say.
 
     With one target a query this is cross-entropy; with more, each item of the basket is an equally likely next item.
     """
@@ -30,6 +43,8 @@ def basket_cross_entropy(logits: Tensor, owner: Tensor, target: Tensor, smoothin
     picked = torch.zeros_like(log_z).scatter_add(0, owner, logits[owner, target]) / count
     if smoothing:
         picked = (1 - smoothing) * picked + smoothing * logits.mean(1)
+    if soft is not None:
+        picked = (1 - soft.weight) * picked + soft.weight * (logits.gather(1, soft.rows) * soft.share).sum(1)
     return (log_z - picked).mean()
 
 
@@ -63,6 +78,7 @@ def basket_softmax(
     additions: Additions | None = None,
     factor: torch.dtype | None = None,
     seen: Seen | None = None,
+    soft: Soft | None = None,
 ) -> Tensor:
     """`basket_cross_entropy` of the scores known (n, D) @ item_matrix (N, D)^T + item_bias (N) + ..., without keeping the scores.
 
@@ -70,6 +86,7 @@ def basket_softmax(
 
     Args:
         seen: items that are no answers, for each query, and play no part (a target plays it all the same).
+        soft: what teachers say, of items that are not `seen`.
         factor: type of the factors of the products, and of each score as such; that of `known` by default. Sums have the latter.
     """
     weight = known.new_zeros(len(known), 0) if popularity is None else popularity.weight
@@ -87,6 +104,7 @@ def basket_softmax(
         additions,
         factor or known.dtype,
         seen,
+        soft,
     )
     return loss
 
@@ -107,9 +125,12 @@ class _BlockedSoftmax(torch.autograd.Function):
         additions: Additions | None,
         factor: torch.dtype,
         seen: Seen | None,
+        soft: Soft | None,
     ) -> Tensor:
         count = torch.bincount(owner, minlength=len(known))
-        share = (1 - smoothing) / count[owner].to(known.dtype)
+        told = 0.0 if soft is None else soft.weight
+        smoothing = (1 - told) * smoothing
+        share = (1 - told - smoothing) / count[owner].to(known.dtype)
         ends = torch.cumsum(count, 0).tolist()
         loss = known.new_zeros(())
         # One product does it all: [known, weight, 1] @ [item_matrix, log popularity, bias]^T. (Where every query has a popularity
@@ -141,6 +162,9 @@ class _BlockedSoftmax(torch.autograd.Function):
                     even = others * (smoothing / others.sum(1, keepdim=True))
             if smoothing:
                 loss -= (scores * even).sum()
+            if soft is not None:
+                said = soft.rows[part], told * soft.share[part]
+                loss -= (scores.gather(1, said[0]) * said[1]).sum()
             if seen is not None:
                 scores.add_(mask.to(scores.dtype), alpha=NO_ANSWER)  # (masked_fill_ takes as long as the product)
             most = scores.amax(1)
@@ -150,6 +174,8 @@ class _BlockedSoftmax(torch.autograd.Function):
             loss += (most - scores.amax(1).log()).sum()
             if smoothing:
                 scores -= even
+            if soft is not None:
+                scores.scatter_add_(1, said[0], -said[1])
             scores.index_put_(place, -share[own], accumulate=True)
             rounded = scores.to(factor)
             to_left[part] = torch.mm(rounded, right)
@@ -167,4 +193,4 @@ class _BlockedSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out = [grads[0] * grad for grad in ctx.saved_tensors]
-        return *out, *(None for _ in range(12 - len(out)))
+        return *out, *(None for _ in range(13 - len(out)))

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from model.data.sequences import Int64, Queries, Sequences
 from model.nets import Longwave
-from model.nets.repeats import seconds, touch
+from model.nets.block import BLOCK
+from model.nets.repeats import remember_all, seconds, touch
 from model.nets.slots import Moment, RepeatState
+
+FEW = 16
+"""So few users, with so many events each until one of them is asked, take those at once: a long life is then no long loop."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Memories:
 
 @torch.no_grad()
 def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 | None = None) -> Memories:
-    """Step all users' memories at once, longest first, and keep what the queries find. Uses the net's own `visit`.
+    """Step all users' memories at once, longest first, and keep what the queries find. Uses the net's own `touch`.
 
     `begin` (U,) is the row from which on each user's events count; None: all.
     """
@@ -108,23 +112,43 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
     visit_number = torch.zeros(len(queries), dtype=torch.int64)
     taken = int(np.searchsorted(depth, 0, side="right"))  # queries before any event find nothing
     shorter = -length
-    for t in range(int(length[0]) if len(length) else 0):
+    t = 0
+    while t < (int(length[0]) if len(length) else 0):
         active = int(np.searchsorted(shorter, -t, side="left"))  # users with more than t events
-        rows = starts[:active] + t
-        now = torch.maximum(clock[:active], time[rows])
-        elapsed = now - clock[:active] if t else torch.zeros_like(now)
-        new = elapsed > 0 if t else torch.ones_like(now, dtype=torch.bool)
-        visits[:active] = net.repeats.faded(visits[:active], elapsed[:, None]) + new[:, None]
-        visit[:active] += new
-        clock[:active] = now
-        # After t events at most t slots are filled, from the first on: looking at the others would be wasted.
-        view = RepeatState(*(part[:active, : t + 1] for part in state))
-        moment = Moment(seconds(now)[:, None], torch.full((active, 1), t + 1), visit[:active, None])
-        slot, *values = touch(view, key[rows][:, None], add[rows][:, None], moment, net.repeats.rates)
-        user = torch.arange(active)[:, None]
-        for part, value in zip(view, values, strict=True):
-            part[user, slot] = value
-        until = int(np.searchsorted(depth, t + 1, side="right"))
+        # Nobody is asked, and nobody's events end, before so many.
+        free = min(int(length[active - 1]), int(depth[taken])) - t
+        if t and active <= FEW <= free:
+            events = min(free, BLOCK)
+            rows = starts[:active, None] + torch.arange(t, t + events)
+            now = torch.maximum(clock[:active, None], torch.cummax(time[rows], 1).values)
+            new = torch.diff(now, dim=1, prepend=clock[:active, None]) > 0
+            end = now[:, -1:]
+            number = torch.arange(t + 1, t + events + 1).expand_as(rows)
+            moment = Moment(seconds(now), number, visit[:active, None] + new.cumsum(1))
+            after = remember_all(RepeatState(*(part[:active] for part in state)), key[rows], add[rows], moment, net.repeats.rates)
+            for part, value in zip(state, after, strict=True):
+                part[:active] = value
+            faded = net.repeats.faded(new[..., None].to(visits.dtype), (end - now)[..., None])
+            visits[:active] = net.repeats.faded(visits[:active], end - clock[:active, None]) + faded.sum(1)
+            visit[:active], clock[:active] = moment.visit[:, -1], end[:, 0]
+            t += events
+        else:
+            rows = starts[:active] + t
+            now = torch.maximum(clock[:active], time[rows])
+            elapsed = now - clock[:active] if t else torch.zeros_like(now)
+            new = elapsed > 0 if t else torch.ones_like(now, dtype=torch.bool)
+            visits[:active] = net.repeats.faded(visits[:active], elapsed[:, None]) + new[:, None]
+            visit[:active] += new
+            clock[:active] = now
+            # After t events at most t slots are filled, from the first on: looking at the others would be wasted.
+            view = RepeatState(*(part[:active, : t + 1] for part in state))
+            moment = Moment(seconds(now)[:, None], torch.full((active, 1), t + 1), visit[:active, None])
+            slot, *values = touch(view, key[rows][:, None], add[rows][:, None], moment, net.repeats.rates)
+            user = torch.arange(active)[:, None]
+            for part, value in zip(view, values, strict=True):
+                part[user, slot] = value
+            t += 1
+        until = int(np.searchsorted(depth, t, side="right"))
         if until > taken:
             lanes = torch.as_tensor(row_of_user[queries.user[by_depth[taken:until]]])
             asked = torch.as_tensor(by_depth[taken:until])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from model.nets.repeats import seconds
 from model.nets.slots import Moment
 from model.popularity import popularity_of
 from model.replay import seen_items
+from model.rounding import as_stored
 
 BLOCK = 128
 """Queries that are ranked at a time."""
@@ -106,11 +108,21 @@ class Predictions:
 
 @torch.no_grad()
 def read_out(
-    net: Longwave, inputs: Inputs, seq: Sequences, queries: Queries, lanes: int = 64, begin: Int64 | None = None
+    net: Longwave,
+    inputs: Inputs,
+    seq: Sequences,
+    queries: Queries,
+    lanes: int = 64,
+    begin: Int64 | None = None,
+    item_vectors: str = "float32",
 ) -> Predictions:
-    """Fold every user from the beginning, or from row `begin` (U,) on, with `forward()`, and read out at every query."""
+    """Fold every user from the beginning, or from row `begin` (U,) on, with `forward()`, and read out at every query.
+
+    With `item_vectors` as the bundle stores them ("int8" or "float32"), which is how they are folded, and will be scored.
+    """
     net.eval()
     item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features)
+    item_matrix = as_stored(item_matrix, item_vectors)
     parts: list[Readout] = []
     order: list[Tensor] = []
     carried = Carried()
@@ -171,15 +183,35 @@ def rank(
     return top_k(scores, k)
 
 
+@torch.no_grad()
+def score_blocks(net: Longwave, inputs: Inputs, seq: Sequences, split: Split, queries: Queries) -> Iterator[Tensor]:
+    """Scores (n, N) of all items for the queries of a split, `BLOCK` at a time, in their order; nothing is left out."""
+    table = popularity_of(seq, split, net.config.popularity_half_lives_s)
+    predictions = read_out(net, inputs, seq, queries)
+    memories = fold_memories(net, seq, queries) if net.repeats is not None else None
+    as_of = torch.as_tensor(queries.as_of)
+    for start in range(0, len(queries), BLOCK):
+        chosen = torch.arange(start, min(start + BLOCK, len(queries)))
+        readout = Readout(*(field[chosen] for field in predictions.readout))
+        items = predictions.item_matrix, predictions.item_bias, table.at(as_of[chosen])
+        yield logits(net, readout, *items, as_of[chosen], memories, chosen)
+
+
 def ranked_lists(
-    net: Longwave, inputs: Inputs, seq: Sequences, split: Split, queries: Queries, begin: Int64 | None = None
+    net: Longwave,
+    inputs: Inputs,
+    seq: Sequences,
+    split: Split,
+    queries: Queries,
+    begin: Int64 | None = None,
+    item_vectors: str = "float32",
 ) -> npt.NDArray[np.int32]:
-    """The net's lists (Q, k) for any queries of a split, k being the split's; `begin` as of `read_out`.
+    """The net's lists (Q, k) for any queries of a split, k being the split's; `begin` and `item_vectors` as of `read_out`.
 
     What a user has seen before `begin` stays seen.
     """
     table = popularity_of(seq, split, net.config.popularity_half_lives_s)
-    predictions = read_out(net, inputs, seq, queries, begin=begin)
+    predictions = read_out(net, inputs, seq, queries, begin=begin, item_vectors=item_vectors)
     memories = fold_memories(net, seq, queries, begin) if net.repeats is not None else None
     as_of, lists = torch.as_tensor(queries.as_of), []
     for start in range(0, len(queries), BLOCK):

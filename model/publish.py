@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,20 @@ from model.data.sequences import Int64
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
 from model.export.verify import ExportError
 from model.popularity import known_popularity
+from model.rounding import as_stored, with_stored_weights
 from model.task import Task
 from model.text import TextEncoder
 
 
-def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Exported:
+def publish(
+    run: Path, data: Path, out: Path, everything: bool = False, item_vectors: str = "float32", weights: str = "float32"
+) -> Exported:
     """Export, verify and publish `out/<model_id>`.
 
     Args:
         everything: popularity starts from all events; by default from those before the held-out test part, so that the
             bundle can be measured on it.
+        item_vectors, weights: how those of the items and those of the graphs are stored, float32 or int8.
 
     Raises:
         TrainerError: run or data cannot be used, or the verification failed; nothing was published.
@@ -40,7 +45,7 @@ def publish(run: Path, data: Path, out: Path, everything: bool = False) -> Expor
     metrics = []
     if best is not None:
         metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
-    return publish_task(checkpoint, task, ends, out, metrics)
+    return publish_task(checkpoint, task, ends, out, metrics, item_vectors=item_vectors, weights=weights)
 
 
 def publish_task(
@@ -50,15 +55,18 @@ def publish_task(
     out: Path,
     metrics: Sequence[dict[str, Any]],
     encoder: TextEncoder | None = None,
+    item_vectors: str = "float32",
+    weights: str = "float32",
 ) -> Exported:
     """Export, verify and publish a net with the items of its task, popularity from each user's events before row `ends[u]`.
 
     Args:
-        encoder: the model's, where it is loaded already.
+        encoder: the model's, where it is loaded already. item_vectors, weights: as of `publish`.
 
     Raises:
         ExportError: the verification failed; nothing was published.
     """
+    checkpoint = replace(checkpoint, net=with_stored_weights(checkpoint.net, weights))
     seq, net = task.seq, checkpoint.net
     known = np.arange(len(seq.item)) < ends[seq.user]
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, ends)
@@ -83,11 +91,13 @@ def publish_task(
     return export_bundle(
         checkpoint,
         catalogue,
-        longest_sequences(task.inputs, seq.offsets, matrix),
+        longest_sequences(task.inputs, seq.offsets, as_stored(matrix, item_vectors)),
         out,
         encoder,
         metrics,
         "exclude" if task.split.filter_seen else "recommend",
+        item_vectors,
+        weights,
     )
 
 

@@ -57,6 +57,8 @@ class TrainSettings:
     mask_seen: bool = False
     unseen_items: float = 0.0
     content_weight: float = 0.0
+    teacher: str = ""
+    distil: float = 0.5
     patience: int = 2
     valid_queries: int = 2000
     seed: int = 0
@@ -97,7 +99,7 @@ class SasrecSettings:
 class UpdateSettings:
     """How `longwave-train update` refreshes a model. Meanings and units: presets/small.toml."""
 
-    refresh: str = "items+heads"
+    refresh: str = "items"
     passes: int = 2
     learning_rate: float = 3e-4
     direct_learning_rate: float = 1e-3
@@ -156,6 +158,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "negatives": _whole(0),
         "unseen_items": BELOW_ONE,
         "content_weight": NOT_NEGATIVE,
+        "distil": SHARE,
         "patience": _whole(1),
         "valid_queries": _whole(1),
         "seed": _whole(0, 2**32 - 1),
@@ -332,6 +335,8 @@ def _check_together(path: Path, settings: Settings) -> None:
     for key in ("unseen_items", "content_weight"):
         if getattr(settings.train, key) and (settings.train.negatives or model["interests"] > 1):
             raise ConfigError(f"{path}: train.{key} must be 0 with train.negatives, and where model.interests is above 1")
+    if settings.train.teacher and settings.train.negatives:
+        raise ConfigError(f'{path}: train.teacher must be "" where train.negatives is above 0: teachers speak of all items')
     groups = len(model["transition_decays"])
     if model["transition"] % groups:
         raise ConfigError(

@@ -31,6 +31,7 @@ from model.replay import seen_items
 from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings
 from model.task import Task
+from model.teacher import Teacher
 from model.update.origin import Origin
 
 DIRECT = ("repeats.", "item.bias", "readout.popularity.")
@@ -92,6 +93,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
             counts = np.bincount(self.queries.target, minlength=task.seq.items)
             self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives)
         self.first = FirstTimes(task.seq) if train.content_weight and self.net.item.gate is not None else None
+        self.teacher = Teacher(Path(train.teacher), task) if train.teacher else None
         self._plan()
 
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
@@ -157,9 +159,10 @@ class Trainer(Loop[Longwave, Checkpoint]):
         """
         net, asked, as_of, owner, target = self.net, questions.asked, questions.as_of, questions.owner, questions.target
         smoothing = self.train.smoothing
+        soft = self.teacher.at(asked, self.train.distil) if self.teacher else None
         if net.config.interests > 1:
             scores = logits(net, readout, item_matrix, item_bias, self.table.at(as_of), as_of, self.memories, asked)
-            return basket_cross_entropy(scores, owner, target, smoothing)
+            return basket_cross_entropy(scores, owner, target, smoothing, soft)
         logs, slot = self.logs, self.table.slot(as_of)
         if unseen is not None:
             slots, slot = torch.unique(slot, return_inverse=True)
@@ -183,7 +186,8 @@ class Trainer(Loop[Longwave, Checkpoint]):
         scored = net.config.width + net.config.transition
         interest = readout.interests[:, 0, :scored]
         known = interest, item_matrix[:, :scored], item_bias
-        loss = basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, self._seen(questions.queries))
+        seen = self._seen(questions.queries)
+        loss = basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
         if self.first is None:
             return loss
         content, _ = net.item.unseen(self.task.inputs.item_text, self.task.inputs.item_features)

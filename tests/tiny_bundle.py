@@ -12,6 +12,7 @@ from model.checkpoint import Checkpoint
 from model.export.bundle import Catalogue, export_bundle
 from model.labels import Labels
 from model.nets import Longwave, ModelConfig
+from model.rounding import with_stored_weights
 
 ITEMS = 60
 DAY_S = 86_400.0
@@ -28,7 +29,7 @@ def item_id(row: int) -> str:
 LABELS = ["books", "cups", "lamps"]
 
 
-def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend") -> Path:
+def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend", stored: str = "float32") -> Path:
     """Write a bundle of ITEMS items (`item_id(row)`, titled "Thing <row>") as `folder` and return it."""
     torch.manual_seed(seed)
     config = ModelConfig(
@@ -52,7 +53,7 @@ def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend"
     torch.nn.init.normal_(net.item.id.weight)
     torch.nn.init.normal_(net.item.bias, std=0.1)
     checkpoint = Checkpoint(
-        net=net,
+        net=with_stored_weights(net, stored),
         settings={"train": {"chunk": 64}},
         item_ids=[item_id(row) for row in range(ITEMS)],
         data={"name": "tiny", "fingerprint": "test"},
@@ -82,4 +83,5 @@ def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend"
     )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as out:
-        return export_bundle(checkpoint, catalogue, [], Path(out), seen_items=seen_items).folder.rename(folder)
+        bundle = export_bundle(checkpoint, catalogue, [], Path(out), seen_items=seen_items, item_vectors=stored, weights=stored)
+        return bundle.folder.rename(folder)

@@ -36,7 +36,8 @@ class Bundle:
 
     Attributes:
         path: its folder.
-        vectors: (N, D) float32, memory-mapped: workers share the pages.
+        vectors: (N, D) float32, memory-mapped: workers share the pages. Those that are stored as int8 are multiplied out, and
+            each worker has its own.
         bias: (N,) float32.
         popularity: (N, P) float64 decayed counts at `manifest.popularity.as_of_ms`.
         items: N records. labels: (N, C) float32, None where nothing says what items are about.
@@ -63,11 +64,11 @@ def read_bundle(path: Path) -> Bundle:
     manifest = read_manifest(path)
     _verify_files(path, manifest)
     labels = manifest.labels
-    n, width, half_lives = manifest.items.count, manifest.width, len(manifest.popularity.half_lives_s)
+    n, half_lives = manifest.items.count, len(manifest.popularity.half_lives_s)
     return Bundle(
         path=path,
         manifest=manifest,
-        vectors=_array(path, manifest.items.vectors, np.float32, (n, width)),
+        vectors=_vectors(path, manifest),
         bias=_array(path, manifest.items.bias, np.float32, (n,)),
         popularity=_array(path, manifest.items.popularity, np.float64, (n, half_lives)),
         items=_items(path, manifest.items.metadata, n),
@@ -125,6 +126,8 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
         named |= {manifest.text.encoder, manifest.text.tokenizer}
     if manifest.labels is not None:
         named.add(manifest.labels.weights)
+    if manifest.items.scales is not None:
+        named.add(manifest.items.scales)
     for name in sorted(named - manifest.files.keys()):
         raise BundleError(f"{path / MANIFEST}: field files: no checksum for {name}, which the manifest uses")
     for name, expected in manifest.files.items():
@@ -138,6 +141,17 @@ def _verify_files(path: Path, manifest: Manifest) -> None:
             raise BundleError(f"{path / relative}: {error.strerror or error}") from None
         if found != expected:
             raise BundleError(f"{path / relative}: damaged: sha256 is {found[:16]}…, the manifest says {expected[:16]}…")
+
+
+def _vectors(path: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
+    items, shape = manifest.items, (manifest.items.count, manifest.width)
+    if items.scales is None:
+        return _array(path, items.vectors, np.float32, shape)
+    codes = _array(path, items.vectors, np.int8, shape)
+    scales = _array(path, items.scales, np.float32, shape[:1])
+    # In float32, as the trainer does it: the model was verified with these very numbers.
+    vectors: npt.NDArray[np.float32] = np.multiply(codes, scales[:, np.newaxis], dtype=np.float32)
+    return vectors
 
 
 def _array(path: Path, name: str, dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:

@@ -73,11 +73,15 @@ class Popularity(_Strict):
 
 
 class Items(_Strict):
-    """`items.jsonl` holds one object per row (id, title, categories); the arrays have one row per item in the same order."""
+    """`items.jsonl` holds one object per row (id, title, categories); the arrays have one row per item in the same order.
+
+    With `scales`, (N,) float32, `vectors` are int8, and an item's vector is its row times its scale; without, they are float32.
+    """
 
     count: Annotated[int, Field(gt=0)]
     metadata: Name = "items/items.jsonl"
     vectors: Name = "items/vectors.npy"
+    scales: Name | None = None
     bias: Name = "items/bias.npy"
     popularity: Name = "items/popularity.npy"
 
@@ -142,6 +146,9 @@ class Manifest(_Strict):
     platforms: list[str] = Field(description="index 0 is missing or unseen, platform i of the list is index i + 1")
     numbers: list[str] = Field(description="numeric fields of an event, in the order of the `numbers` input; NaN is missing")
     user_attributes: Annotated[list[UserAttribute], AfterValidator(_distinct)]
+    weights: Literal["float32", "int8"] = Field(
+        default="float32", description="for people, and the next update: graphs with rounded weights multiply them out themselves"
+    )
     item_features: list[str] = Field(default=[], description="names of the dense item features that item.onnx takes")
     labels: Labels | None = None
     bucket_edges: dict[str, list[float]] = Field(description="for people: the edges live inside the graphs")

@@ -109,7 +109,7 @@ def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bo
         return own_lists(checkpoint, asked, asked.split)
 
     def lists_after(asked: Task, last: int) -> npt.NDArray[np.int32]:
-        return own_lists(checkpoint, asked, asked.split, last)
+        return own_lists(checkpoint, asked, asked.split, last=last)
 
     whole = checkpoint.settings | {"model": model_defaults() | checkpoint.settings["model"]}
     return Contender(

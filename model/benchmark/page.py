@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,10 @@ from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.benchmark.page_cold import cold_items, cold_users
 from model.benchmark.plots import plot_comparison
-from model.benchmark.results import Comparison, ResultError, read_results, read_speeds
+from model.benchmark.results import Comparison, ResultError, read_compressions, read_results, read_speeds, read_updates
+from model.benchmark.update import OLD, RETRAINED, UPDATED
 from model.endurance import EVENTS, LAST, LONG
+from model.export.bundle import SCALES, VECTORS
 from model.files import check_folder, write_whole
 from model.interests import RECENT
 from model.plots import PROTOCOLS
@@ -32,15 +37,15 @@ def write_page(results: Path, page: Path, figures: Path) -> list[Path]:
     Raises:
         TrainerError: a result cannot be read, the page has not both marks, or something cannot be written.
     """
-    found, speeds = read_results(results), read_speeds(results)
+    between = everything(results, figures.name)
     try:
         text = page.read_text(encoding="utf-8")
     except OSError as error:
         raise ResultError(f"{page}: cannot be read: {error.strerror}") from None
-    new = replaced(text, section(found, figures.name, speeds), page)
+    new = replaced(text, between, page)
     check_folder(figures)
     written = []
-    for comparison in found:
+    for comparison in read_results(results):
         written.append(figures / figure_name(comparison))
         plot_comparison(comparison, written[-1])
     write_whole(page, new)
@@ -60,7 +65,19 @@ def replaced(text: str, between: str, page: Path) -> str:
     return f"{before}{BEGIN}\n\n{between}\n{END}{after}"
 
 
-def section(found: list[Comparison], figures: str, speeds: list[dict[str, Any]]) -> str:
+def everything(results: Path, figures: str) -> str:
+    """The text between the marks of all that a folder of results has. Raises ResultError."""
+    others = read_speeds(results), read_compressions(results), read_updates(results)
+    return section(read_results(results), figures, *others)
+
+
+def section(
+    found: list[Comparison],
+    figures: str,
+    speeds: list[dict[str, Any]],
+    compressions: Sequence[dict[str, Any]] = (),
+    updates: Sequence[dict[str, Any]] = (),
+) -> str:
     """The text between the marks; `figures` is the folder of the plots, as the page calls it."""
     lines = [
         "Means over the seeds. ± is the standard error by bootstrap over users (queries of one user are not independent), the",
@@ -74,6 +91,10 @@ def section(found: list[Comparison], figures: str, speeds: list[dict[str, Any]])
         lines += [*_table(comparison), *beside, "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
     for speed in speeds:
         lines += [*_speed(speed), ""]
+    for compression in compressions:
+        lines += [*_compression(compression), ""]
+    for _, same in groupby(updates, key=lambda result: (result["name"], result["preset"], result["part"], result["new"])):
+        lines += [*_updates(list(same)), ""]
     return "\n".join(lines)
 
 
@@ -165,6 +186,103 @@ def _speed(result: dict[str, Any]) -> list[str]:
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
     ]
+
+
+def _compression(result: dict[str, Any]) -> list[str]:
+    """A table of exported bundles: a line for each run and way of exporting, held to the first."""
+    k, first = result["k"], result["measured"][0]
+    head = ["run", "item vectors", "weights", "bundle", "graphs", "vectors", f"ndcg@{k}", f"recall@{k}", "against the first"]
+    head += ["step", "interest", "score"]
+    rows = []
+    for each in result["measured"]:
+        sizes, against, times = each["bytes"], each["against_first"], each["microseconds"]
+        graphs = sum(size for file, size in sizes.items() if file.endswith(".onnx"))
+        weights = f"dynamic: {', '.join(each['dynamic'])} (not offered)" if each["dynamic"] else each["weights"]
+        said = "" if each is first else f"{against['mean']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})"
+        rows.append(
+            [
+                each["run"],
+                each["item_vectors"],
+                weights,
+                f"{sum(sizes.values()) / 1e6:.2f} MB",
+                f"{graphs / 1e6:.2f}",
+                f"{sum(size for file, size in sizes.items() if file in (VECTORS, SCALES)) / 1e6:.2f}",
+                _figure(each[f"ndcg@{k}"]),
+                _figure(each[f"recall@{k}"]),
+                said,
+                *(f"{times[graph]['median']:.1f}" for graph in ("step", "interest", "score")),
+            ]
+        )
+    return [
+        f"### {result['name']}, compressed bundles, run {result['preset']}",
+        "",
+        f"{result['queries']:,} validation questions ({PROTOCOLS[result['protocol']]}), asked of the exported graphs in ONNX "
+        f"Runtime; {result['items']:,} items. Against the first: difference of ndcg, 95% interval, paired by user. Times: "
+        f"microseconds a user of a call for {result['users']} users on one thread, medians of {result['rounds']} by turns. "
+        f"{_machine(result['machine'])}; commit {_commit(result['commit'])}.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * 3 + ["---:"] * (len(head) - 3), *rows)),
+    ]
+
+
+def _updates(results: list[dict[str, Any]]) -> list[str]:
+    """A line for each seed, and their means: quality of the three models and of what is served, and what the update costs."""
+    first, k = results[0], results[0]["asked"]["k"]
+    head = ["seed", OLD, UPDATED, RETRAINED, f"{UPDATED} / {RETRAINED}", "the gate", f"served / {RETRAINED}"]
+    head += ["update", "full training", "share", f"share of {RETRAINED}"]
+    rows = []
+    for result in results:
+        asked, seconds, share = result["asked"], result["seconds"], result["share"]
+        times = asked["times_retrained"]
+        rows.append(
+            [
+                str(result["seed"]),
+                *(_figure(figure["mean"], figure["standard_error"]) for figure in _ndcg(result)),
+                _interval(times[UPDATED]),
+                "lets it pass" if result["served"] == UPDATED else "refuses it",
+                _interval(times[result["served"]]),
+                *(f"{seconds[what]['cpu']:.1f} s ({seconds[what]['wall']:.0f} s)" for what in ("update", "full_training")),
+                *(f"{share[what]['cpu']:.1%} ({share[what]['wall']:.1%})" for what in ("of_full_training", "of_retraining")),
+            ]
+        )
+    if len(results) > 1:
+        means = [statistics.fmean(column) for column in zip(*([f["mean"] for f in _ndcg(r)] for r in results), strict=True)]
+        served = [_served(result) for result in results]
+        cpu = [statistics.fmean(r["share"][of]["cpu"] for r in results) for of in ("of_full_training", "of_retraining")]
+        ratios = [f"{statistics.fmean(r['asked']['times_retrained'][UPDATED]['mean'] for r in results):.4f}", ""]
+        ratios.append(f"{statistics.fmean(served):.4f}")
+        rows.append(["mean", *map(_figure, means), *ratios, "", "", *(f"{share:.1%}" for share in cpu)])
+    update, epochs = first["update"], first["epochs"]
+    return [
+        f"### {first['name']}, an update on {first['new']:.0%} new events, preset {first['preset']}, {first['part']} part",
+        "",
+        f"ndcg@{k} ± standard error on {first['asked']['queries']:,} later questions of {first['asked']['users']:,} users, live, "
+        f"the same for all three: *{OLD}* knows nothing new, *{UPDATED}* is what `longwave-train update` makes of it, and "
+        f"*{RETRAINED}* is trained from scratch on everything before the questions, for as many epochs as the old one kept. In "
+        "brackets: 95% by paired bootstrap over users. What the gate refuses is not served: the old model is. Seconds are of the "
+        "processor (of the clock), from reading the events to the end of the gate or of the last epoch; a full training is what "
+        f"`train` does for the old model, choice of the epoch included ({epochs['full_training']} epochs, {epochs['kept']} kept, "
+        f"with seed {first['seed']}). {update['events']['new']:,} of {sum(update['events'].values()):,} events are new, and "
+        f"{update['items']['new']:,} items; {_machine(first['machine'])}; commit {_commit(first['commit'])}.",
+        "",
+        *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
+    ]
+
+
+def _ndcg(result: dict[str, Any]) -> list[dict[str, Any]]:
+    asked = result["asked"]
+    return [asked["models"][model][f"ndcg@{asked['k']}"] for model in (OLD, UPDATED, RETRAINED)]
+
+
+def _served(result: dict[str, Any]) -> float:
+    mean: float = result["asked"]["times_retrained"][result["served"]]["mean"]
+    return mean
+
+
+def _interval(ratio: dict[str, Any]) -> str:
+    if ratio["mean"] is None:
+        return "–"
+    return f"{ratio['mean']:.4f} [{ratio['low']:.4f}, {ratio['high']:.4f}]"
 
 
 def _called(comparison: Comparison, model: str) -> str:

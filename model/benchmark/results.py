@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.benchmark import run, speed
+from model.benchmark import compression, run, speed, update
+from model.benchmark.compression import COMPRESSION
 from model.benchmark.speed import SPEED
+from model.benchmark.update import UPDATE
 from model.data.sequences import headline_k
 from model.errors import TrainerError
 
@@ -28,7 +30,11 @@ class Kind(NamedTuple):
 
 _COMMON = ("name", "preset", "date", "commit", "machine")
 BENCHMARKS = Kind("benchmark", run.FORMAT, frozenset({*_COMMON, "seed", "data", "protocols"}))
+COMPRESSIONS = Kind("compression", compression.FORMAT, frozenset({*_COMMON, "protocol", "k", "queries", "rounds", "measured"}))
 SPEEDS = Kind("speed", speed.FORMAT, frozenset({*_COMMON, "steps", "measured"}))
+UPDATES = Kind(
+    "measure-update", update.FORMAT, frozenset({*_COMMON, "seed", "part", "new", "seconds", "share", "served", "asked"})
+)
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,24 @@ def read_speeds(folder: Path) -> list[dict[str, Any]]:
         ResultError: a file is not one.
     """
     return [_read(path, SPEEDS) for path in sorted((folder / SPEED).glob("*.json"))]
+
+
+def read_compressions(folder: Path) -> list[dict[str, Any]]:
+    """The results of `longwave-train compression` in a folder of results; there need not be any.
+
+    Raises:
+        ResultError: a file is not one.
+    """
+    return [_read(path, COMPRESSIONS) for path in sorted((folder / COMPRESSION).glob("*.json"))]
+
+
+def read_updates(folder: Path) -> list[dict[str, Any]]:
+    """The results of `longwave-train measure-update` in a folder of results; there need not be any.
+
+    Raises:
+        ResultError: a file is not one.
+    """
+    return [_read(path, UPDATES) for path in sorted((folder / UPDATE).glob("*.json"))]
 
 
 def _read(path: Path, kind: Kind) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,17 @@ import torch
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.export.golden import golden_vectors
 from model.export.graphs import OPSET, ExportedGraph, export_graphs
+from model.export.narrow import narrow
 from model.export.text import export_text
 from model.export.verify import ExportError, Verification, verify
 from model.inputs import Inputs
 from model.labels import Labels
 from model.nets import EventBatch
+from model.rounding import as_stored, rounded
 from model.text import TextEncoder
 
 MANIFEST = "manifest.json"
+VECTORS, SCALES = "items/vectors.npy", "items/scales.npy"
 SCHEMA = Path(__file__).parents[2] / "schema" / "manifest.schema.json"
 
 
@@ -70,10 +73,16 @@ def export_bundle(
     encoder: TextEncoder | None = None,
     metrics: Sequence[dict[str, Any]] = (),
     seen_items: str = "recommend",
+    item_vectors: str = "float32",
+    weights: str = "float32",
 ) -> Exported:
     """Export, verify and publish `out/<model_id>`, and point `out/current` at it.
 
     The checkpoint is kept beside, for `longwave-train update` to go on from (docs/adr/0015-update.md); no service reads it.
+
+    Args:
+        checkpoint: its net is already `with_stored_weights`. sequences: with the item vectors as they are stored.
+        item_vectors, weights: how those of the items and those of the graphs are stored.
 
     Raises:
         ExportError: verification failed or the manifest does not fit its schema; `out` is as it was.
@@ -81,8 +90,12 @@ def export_bundle(
     net = checkpoint.net.eval()
     text = None if catalogue.text is None else torch.as_tensor(catalogue.text)
     features = None if catalogue.features is None else torch.as_tensor(catalogue.features)
-    matrix, bias = net.item(text, features)
+    exact, bias = net.item(text, features)
+    # Everything from here on, golden vectors and verification too, has the numbers that the service will have.
+    matrix = as_stored(exact, item_vectors)
     graphs = export_graphs(net)
+    if weights == "int8":
+        graphs = {name: replace(graph, proto=narrow(graph.proto)) for name, graph in graphs.items()}
     golden = golden_vectors(net, matrix, bias, graphs)
     proof = verify(net, graphs, golden, sequences, matrix, bias)
 
@@ -92,7 +105,10 @@ def export_bundle(
         json.dumps({"id": i, "title": t, "categories": list(c)}, ensure_ascii=False).encode() + b"\n"
         for i, t, c in zip(catalogue.ids, catalogue.titles, catalogue.categories, strict=True)
     )
-    files["items/vectors.npy"] = _npy(matrix.numpy())
+    files[VECTORS] = _npy(matrix.numpy())
+    if item_vectors == "int8":
+        codes, scales = rounded(exact)
+        files |= {VECTORS: _npy(codes.numpy()), SCALES: _npy(scales.numpy())}
     files["items/bias.npy"] = _npy(bias.numpy())
     files["items/popularity.npy"] = _npy(catalogue.popularity.astype(np.float64))
     if catalogue.labels is not None:
@@ -101,6 +117,8 @@ def export_bundle(
         files |= export_text(encoder)
     checksums = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())}
     manifest = _manifest(checkpoint, catalogue, graphs, checksums, encoder, metrics, seen_items)
+    if weights != "float32":
+        manifest["weights"] = weights
     model_id = _content_id(manifest)
     manifest = {"model_id": model_id} | manifest
     _validate(manifest)
@@ -159,7 +177,7 @@ def _manifest(
             "gap_s": list(config.gap_edges_s),
         },
         "popularity": {"half_lives_s": list(config.popularity_half_lives_s), "as_of_ms": catalogue.as_of_ms},
-        "items": {"count": len(catalogue.ids)},
+        "items": {"count": len(catalogue.ids)} | ({"scales": SCALES} if SCALES in checksums else {}),
         "text": None if encoder is None else {"width": encoder.width, "max_tokens": encoder.max_tokens},
         "seen_items": seen_items,
         "training_window": checkpoint.settings["train"]["chunk"],

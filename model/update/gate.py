@@ -52,21 +52,26 @@ class Judgement:
 
 
 def judge(
-    newer: Newer, before: tuple[Checkpoint, Inputs], after: tuple[Checkpoint, Inputs], memories: Memories | None
+    newer: Newer,
+    before: tuple[Checkpoint, Inputs],
+    after: tuple[Checkpoint, Inputs],
+    memories: Memories | None,
+    item_vectors: str = "float32",
 ) -> Judgement:
     """Ask both, live: whoever asks has been folded up to the question, and popularity follows everybody.
 
     Args:
         before, after: each model with the inputs of its own vocabulary.
-        memories: what is remembered at the questions, in rows of the new vocabulary.
+        memories: what is remembered at the questions, in rows of the new vocabulary. item_vectors: how both bundles store them.
     """
     queries, split = newer.split.test, newer.split
     k, known, seen = split.k, split.train_end, split.filter_seen
     remembered = None
     if memories is not None:
         remembered = replace(memories, item=torch.where(memories.item < newer.old_items, memories.item, -1))
-    old_lists = live_lists(before[0], known_by_old(newer), before[1], queries, k, known, seen, memories=remembered)
-    new_lists = live_lists(after[0], newer.seq, after[1], queries, k, known, seen, memories=memories)
+    stored = item_vectors
+    old_lists = live_lists(before[0], known_by_old(newer), before[1], queries, k, known, seen, True, remembered, stored)
+    new_lists = live_lists(after[0], newer.seq, after[1], queries, k, known, seen, True, memories, stored)
     old, new = ndcg(old_lists, queries, k), ndcg(new_lists, queries, k)
     first = newer.seq.offsets[:-1][queries.user]
     returning = newer.seq.time[first] < newer.since_ms

@@ -89,7 +89,7 @@ class Updater(Trainer):
         return lane_batches(self.start, task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng)
 
     def _memories(self, queries: Queries) -> Memories | None:
-        """One fold for what is learned and what the gate asks, by far the slowest part; nothing is validated in between."""
+        """One fold for what is learned and what the gate asks; nothing is validated in between."""
         if self.net.repeats is None or queries is not self.queries:
             return None
         return fold_memories(self.net, self.task.seq, together(queries, self.task.split.test))
@@ -109,6 +109,7 @@ def train_settings(checkpoint: Checkpoint, settings: UpdateSettings) -> TrainSet
         direct_learning_rate=settings.direct_learning_rate,
         weight_decay=0.0,  # it would pull at rows that nothing new speaks for
         warmup_steps=settings.warmup_steps,
+        teacher="",  # was asked other questions
         average=0.0,  # passes are too short to average over
         valid_queries=1,  # nothing is chosen on validation: the gate judges the last pass
     )

@@ -34,6 +34,7 @@ class Origin:
     Attributes:
         folder: of the bundle, links followed. model_id: its name.
         titles, categories: N each. repeats: whether seen items are recommended again.
+        item_vectors, weights: how the bundle stores them, "float32" or "int8".
     """
 
     folder: Path
@@ -42,6 +43,8 @@ class Origin:
     titles: list[str | None]
     categories: list[list[str]]
     repeats: bool
+    item_vectors: str = "float32"
+    weights: str = "float32"
 
 
 def read_origin(bundle: Path, run: Path | None = None) -> Origin:
@@ -77,13 +80,18 @@ def read_origin(bundle: Path, run: Path | None = None) -> Origin:
         raise OriginError(f"{folder}: damaged, or of another version: {error}") from None
     if not same:
         raise OriginError(f"{bundle}: was not exported from {path}: a bundle of another run, or a run that was trained anew")
-    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, manifest["seen_items"] == "recommend")
+    stored = "int8" if manifest["items"].get("scales") else "float32", manifest.get("weights", "float32")
+    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, manifest["seen_items"] == "recommend", *stored)
 
 
 def _manifest(bundle: Path, folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if isinstance(manifest["model_id"], str) and isinstance(manifest["seen_items"], str):
+        if (
+            isinstance(manifest["model_id"], str)
+            and isinstance(manifest["seen_items"], str)
+            and isinstance(manifest["items"], dict)
+        ):
             return dict(manifest)
     except (OSError, ValueError, KeyError, TypeError):
         pass

@@ -15,6 +15,7 @@ from model.export.bundle import Exported
 from model.inputs import Inputs
 from model.labels import item_labels
 from model.publish import check_destination, publish_task
+from model.rounding import with_stored_weights
 from model.settings import UpdateSettings
 from model.task import event_text
 from model.text import TextEncoder
@@ -93,7 +94,8 @@ def update(
         {"protocol": protocol, "name": f"ndcg@{judgement.k}", "value": judgement.after},
         {"protocol": protocol, "name": f"ndcg@{judgement.k}", "value": judgement.before, "model": origin.model_id},
     ]
-    exported = publish_task(checkpoint, refreshed.task, refreshed.newer.seq.offsets[1:], out, metrics, refreshed.encoder)
+    ends, stored = refreshed.newer.seq.offsets[1:], (origin.item_vectors, origin.weights)
+    exported = publish_task(checkpoint, refreshed.task, ends, out, metrics, refreshed.encoder, *stored)
     seconds["export"] = time.monotonic() - began
     return Updated(
         exported,
@@ -137,7 +139,7 @@ def refresh(
     learned = learn(task, origin.checkpoint, train, settings.refresh, windows)
     checkpoint = replace(
         origin.checkpoint,
-        net=learned.net,
+        net=with_stored_weights(learned.net, origin.weights),
         item_ids=found.seq.item_ids,
         data=origin.checkpoint.data | {"fingerprint": found.fingerprint},
         item_text=None if task.item_text is None else torch.as_tensor(task.item_text),
@@ -158,7 +160,8 @@ def judged(refreshed: Refreshed) -> Judgement:
         item_text=None if inputs.item_text is None else inputs.item_text[rows],
         item_features=None if inputs.item_features is None else inputs.item_features[rows],
     )
-    return judge(refreshed.newer, (origin.checkpoint, before), (refreshed.checkpoint, inputs), refreshed.learned.memories)
+    after = refreshed.checkpoint, inputs
+    return judge(refreshed.newer, (origin.checkpoint, before), after, refreshed.learned.memories, origin.item_vectors)
 
 
 def _task(found: Newer, origin: Origin, windows: Windows) -> tuple[UpdateTask, TextEncoder | None]:

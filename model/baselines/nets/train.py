@@ -20,12 +20,10 @@ from model.loop import Loop
 from model.losses import basket_softmax
 from model.metrics import ndcg
 from model.precision import mixed
-from model.predict import top_k
+from model.predict import BLOCK, top_k
 from model.replay import seen_items
 from model.settings import Settings
 from model.task import Task
-
-BLOCK = 256
 
 
 class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
@@ -77,6 +75,26 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
 
 
 @torch.no_grad()
+def encoder_scores(
+    net: Encoder,
+    seq: Sequences,
+    queries: Queries,
+    length: int,
+    streams: Streams | None = None,
+    most_tokens: int = 20_000,
+) -> Iterator[Tensor]:
+    """Scores (n, N) of all items, `BLOCK` queries at a time, in order; each sees the user's last `length` tokens before it."""
+    net.eval()
+    streams = streams or Streams(seq)
+    known = torch.zeros(len(queries), net.item.embedding_dim)
+    windows = streams.asking_windows(queries, length)
+    for batch in streams.batches(windows, queries, most_tokens, None, ends_alone=True):
+        after = net(torch.as_tensor(batch.tokens))
+        known[torch.as_tensor(batch.query)] = after[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
+    for start in range(0, len(queries), BLOCK):
+        yield net.item_scores(known[start : start + BLOCK])
+
+
 def encoder_lists(
     net: Encoder,
     seq: Sequences,
@@ -85,19 +103,10 @@ def encoder_lists(
     k: int,
     filter_seen: bool,
     streams: Streams | None = None,
-    most_tokens: int = 20_000,
 ) -> npt.NDArray[np.int32]:
-    """Ranked lists (Q, k), -1 from where a list ends; each query sees the user's last `length` tokens before it."""
-    net.eval()
-    streams = streams or Streams(seq)
-    known = torch.zeros(len(queries), net.item.embedding_dim)
-    windows = streams.asking_windows(queries, length)
-    for batch in streams.batches(windows, queries, most_tokens, None, ends_alone=True):
-        after = net(torch.as_tensor(batch.tokens))
-        known[torch.as_tensor(batch.query)] = after[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
+    """Ranked lists (Q, k), -1 from where a list ends."""
     lists = np.full((len(queries), k), -1, np.int32)
-    for start in range(0, len(queries), BLOCK):
-        scores = net.item_scores(known[start : start + BLOCK])
+    for start, scores in zip(range(0, len(queries), BLOCK), encoder_scores(net, seq, queries, length, streams), strict=True):
         for index in range(len(scores) if filter_seen else 0):
             seen = seen_items(seq, int(queries.user[start + index]), int(queries.position[start + index]))
             scores[index, torch.as_tensor(seen, dtype=torch.int64)] = -torch.inf

@@ -1,5 +1,6 @@
 """The proof of the whole path: the service over HTTP gives the lists that the trainer's `forward()` gives, query by query."""
 
+import dataclasses
 import json
 
 import httpx
@@ -12,7 +13,9 @@ from app.settings import load_settings
 from app.state.redis import RedisStore
 from model.assess import known_before, load_run
 from model.live import live_lists
+from model.publish import publish
 from model.rehearsal import K, write_rehearsal
+from model.rounding import with_stored_weights
 
 TENANT = "default"
 GAP = 2e-4
@@ -38,19 +41,32 @@ async def load_histories(redis_url, rehearsal, event_types):
     await store.close()
 
 
-@pytest.mark.parametrize("background_fold", [True, False])
+@pytest.fixture(scope="session")
+def bundle_of(tmp_path_factory, tiny_run, trained_bundle):
+    """A function from how numbers are stored to the bundle of `tiny_run`."""
+
+    def bundle(stored):
+        if stored == "float32":
+            return trained_bundle
+        return publish(tiny_run.run, tiny_run.data, tmp_path_factory.mktemp("rounded"), False, stored, stored).folder
+
+    return bundle
+
+
+@pytest.mark.parametrize(("background_fold", "stored"), [(True, "float32"), (False, "float32"), (True, "int8")])
 async def test_every_list_of_a_replay_over_http_is_that_of_the_offline_evaluation(
-    tiny_run: TinyRun, trained_bundle, redis_url, tmp_path, background_fold
+    tiny_run: TinyRun, bundle_of, redis_url, tmp_path, background_fold, stored
 ):
     meta = write_rehearsal(tiny_run.run, tiny_run.data, tmp_path)
     checkpoint, task = load_run(tiny_run.run, tiny_run.data)
+    checkpoint = dataclasses.replace(checkpoint, net=with_stored_weights(checkpoint.net, stored))
     seq, split = task.seq, task.split
     known = known_before(task, split.cut_ms)
-    expected = live_lists(checkpoint, seq, task.inputs, split.test, K, known, split.filter_seen)
+    expected = live_lists(checkpoint, seq, task.inputs, split.test, K, known, split.filter_seen, item_vectors=stored)
     steps = lines(tmp_path / "steps.jsonl")
     await load_histories(redis_url, tmp_path, seq.event_types)
 
-    service = create_app(load_settings(bundle_dir=trained_bundle, redis_url=redis_url, background_fold=background_fold))
+    service = create_app(load_settings(bundle_dir=bundle_of(stored), redis_url=redis_url, background_fold=background_fold))
     transport = httpx.ASGITransport(service)
     moments = zip(split.test.user.tolist(), split.test.as_of.tolist(), strict=True)
     query_of = {(seq.user_ids[user], moment): q for q, (user, moment) in enumerate(moments)}

@@ -14,6 +14,7 @@ from app.models.shelf import Shelf, load_model
 from app.runtime.bundle import read_bundle
 from model.cli import app
 from model.data.dataset import write_dataset
+from model.publish import publish
 from model.settings import UpdateSettings
 from model.update.newer import NothingNewError
 from model.update.origin import read_origin
@@ -69,3 +70,15 @@ def test_the_next_update_goes_on_from_it(updated, tmp_path: Path):
     with pytest.raises(NothingNewError, match="too little is new"):
         update(folder / "bundles" / "current", folder / "data", tmp_path, UpdateSettings(holdout=0.01))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_update_stores_numbers_as_the_bundle_before_did(updated, tiny_run: TinyRun, tmp_path: Path):
+    folder, _ = updated
+    before = publish(tiny_run.run, tiny_run.data, tmp_path, item_vectors="int8", weights="int8").folder
+    assert (read_origin(before).item_vectors, read_origin(before).weights) == ("int8", "int8")
+    settings = UpdateSettings(learning_rate=0.003, direct_learning_rate=0.003)
+    after = update(before, folder / "data", None, settings).exported.folder
+    manifest = read_bundle(after).manifest
+    assert (manifest.items.scales, manifest.weights) == ("items/scales.npy", "int8")
+    assert (after / "encode.onnx").stat().st_size == (before / "encode.onnx").stat().st_size
+    assert read_origin(folder / "bundles" / "current").item_vectors == "float32"

@@ -3,15 +3,24 @@
 import json
 import math
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 from bundle_edit import edit_manifest, replace_file
+from tiny_bundle import write_tiny_bundle
 
 from app.errors import BundleError
 from app.runtime.bundle import content_id, read_bundle, read_manifest
 from app.runtime.golden import replay_golden
 from app.runtime.session import open_runtime
+
+
+@pytest.fixture(scope="module")
+def rounded_bundle(tmp_path_factory):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, of the exporter that we use on purpose
+        return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "rounded", stored="int8")
 
 
 @pytest.fixture
@@ -27,6 +36,33 @@ def test_a_sound_bundle_opens_and_replays_every_golden_output(tiny_bundle):
 
 def test_vectors_are_memory_mapped_so_that_workers_share_them(tiny_bundle):
     assert isinstance(read_bundle(tiny_bundle).vectors.base, np.memmap)
+
+
+def test_vectors_of_8_bits_are_multiplied_out_and_the_graphs_were_verified_with_them(rounded_bundle, tiny_bundle):
+    runtime = open_runtime(read_bundle(rounded_bundle), "cpu", 1)
+    assert replay_golden(runtime)
+    vectors, exact = runtime.bundle.vectors, read_bundle(tiny_bundle).vectors
+    assert vectors.dtype == np.float32
+    steps = np.load(rounded_bundle / "items/scales.npy")[:, None]
+    assert 0 < (np.abs(vectors - exact) / steps).max() <= 0.5001
+    # What golden vectors score is the beginning of the catalogue, as it is stored.
+    with np.load(rounded_bundle / "golden.npz") as golden:
+        assert golden["score/in/item_matrix"].tobytes() == vectors.tobytes()
+    assert (rounded_bundle / "items/vectors.npy").stat().st_size < 0.4 * (tiny_bundle / "items/vectors.npy").stat().st_size
+
+
+def test_scales_that_do_not_fit_are_refused_by_name(rounded_bundle, tmp_path):
+    folder = shutil.copytree(rounded_bundle, tmp_path / "bundle")
+    np.save(tmp_path / "scales.npy", np.ones(3, np.float32))
+    replace_file(folder, "items/scales.npy", (tmp_path / "scales.npy").read_bytes())
+    with pytest.raises(BundleError, match=r"items/scales\.npy: expected float32 of shape \(60,\), found float32 of shape \(3,\)"):
+        read_bundle(folder)
+    edit_manifest(folder, items={"count": 60})
+    with pytest.raises(BundleError, match=r"items/vectors\.npy: expected float32 of shape \(60, 16\), found int8"):
+        read_bundle(folder)
+    edit_manifest(folder, items={"count": 60, "scales": "items/others.npy"})
+    with pytest.raises(BundleError, match=r"no checksum for items/others\.npy"):
+        read_bundle(folder)
 
 
 def test_one_flipped_byte_in_any_file_is_refused_by_name(bundle_copy):

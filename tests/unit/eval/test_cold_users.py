@@ -51,7 +51,7 @@ def test_a_user_who_has_made_just_so_many_events_gets_the_same_list_as_ever(aske
     lists = own_lists(checkpoint, task, split)
     past = split.test.position - task.seq.offsets[split.test.user]
     shortest = int(past.min())
-    cut = own_lists(checkpoint, task, split, shortest)
+    cut = own_lists(checkpoint, task, split, last=shortest)
     whole = past == shortest
     assert 0 < whole.sum() < len(past)
     np.testing.assert_array_equal(cut[whole], lists[whole])
@@ -60,7 +60,7 @@ def test_a_user_who_has_made_just_so_many_events_gets_the_same_list_as_ever(aske
 
 def test_without_an_event_the_model_says_what_is_popular(asked):
     checkpoint, task = asked
-    lists = own_lists(checkpoint, task, task.split, 0)
+    lists = own_lists(checkpoint, task, task.split, last=0)
     same_moment = task.split.test.as_of == task.split.test.as_of[0]
     assert (lists[same_moment] == lists[0]).all()
 
@@ -87,7 +87,7 @@ def test_own_frequency_of_the_last_events_counts_these_alone(last):
 def test_the_same_queries_are_asked_after_every_number_of_events(asked):
     checkpoint, task = asked
     chosen = {"recent popularity": RecentPopularity().parameters(), "own frequency": OwnFrequency().parameters()}
-    found = measure_cold_users(task, lambda of, last: own_lists(checkpoint, of, of.split, last), chosen, 0)
+    found = measure_cold_users(task, lambda of, last: own_lists(checkpoint, of, of.split, last=last), chosen, 0)
     assert list(found["after"]) == [str(count) for count in EVENTS]
     popular = [after["models"]["recent popularity"]["ndcg@20"]["mean"] for after in found["after"].values()]
     assert len(set(popular)) == 1  # who asks is nothing to it

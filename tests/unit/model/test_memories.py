@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from random_world import random_world
+from random_world import build, random_world
 
+from model import memory
 from model.data.sequences import Queries
+from model.data.splits import select
 from model.inputs import Inputs
 from model.memory import fold_memories
 
@@ -41,6 +43,36 @@ def test_memories_are_the_slots_of_the_stepped_state_at_every_moment(net, every_
             overflowed += len(expected) == net.config.repeats
             state = net.step(events.along(row), state)
     assert overflowed  # else nothing was ever given up
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_long_life_taken_in_blocks_is_what_its_single_steps_leave(net, every_moment, monkeypatch, ended):
+    rng = np.random.default_rng(ended)
+    day, events = 86_400_000, []
+    for user, length in enumerate((700, 431, 300, 9)):
+        now = 0
+        for row in range(length):
+            now += int(rng.integers(-2, 4)) * day  # late events among them
+            events.append((user, int(rng.integers(-1, 12)), int(rng.choice(3, p=[0.7, 0.15, 0.15])), now, row))
+    seq = build(events, 12)
+    every = every_moment(seq)
+    # Asked now and then, never in the first hundred; `ended`: one life goes on when another is over in the midst of a block.
+    depth = every.position - seq.offsets[every.user]
+    queries = select(every, (depth % 97 == 5) & (depth > 100) & ((every.user != 1) | (not ended) | (depth < 300)))
+    taken = []
+    blocks = memory.remember_all
+    monkeypatch.setattr(memory, "remember_all", lambda *given: taken.append(given[1].shape) or blocks(*given))
+    found = fold_memories(net, seq, queries)
+    assert sum(shape[1] for shape in taken) > 500
+    assert max(shape[0] for shape in taken) > 1
+    monkeypatch.setattr(memory, "FEW", 0)
+    taken.clear()
+    expected = fold_memories(net, seq, queries)
+    assert not taken
+    for name in ("offsets", "key", "item", "time", "seen", "visit", "number", "clock", "visit_number"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("count", "visits"):
+        assert torch.allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-6), name
 
 
 def test_queries_of_one_batch_are_padded_with_empty_slots(net, every_moment):

@@ -161,7 +161,9 @@ def test_every_number_of_a_configuration_has_its_bounds():
         "gru4rec": dataclasses.asdict(Gru4recSettings()),
     }
     for table, defaults in kept.items():
-        free = {key for key, value in defaults.items() if key in ("text_encoder", "platform") or isinstance(value, bool)}
+        free = {
+            key for key, value in defaults.items() if key in ("text_encoder", "platform", "teacher") or isinstance(value, bool)
+        }
         assert ALLOWED[table].keys() == defaults.keys() - free
         assert all(allowed.holds(defaults[key]) for key, allowed in ALLOWED[table].items())
 
