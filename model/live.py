@@ -32,8 +32,8 @@ def live_lists(
     filter_seen: bool = False,
     live: bool = True,
     memories: Memories | None = None,
-    last: int | None = None,
     item_vectors: str = "float32",
+    last: int | None = None,
 ) -> npt.NDArray[np.int32]:
     """The net's lists (Q, k), -1 from where a list ends.
 
@@ -41,8 +41,8 @@ def live_lists(
         known: (U,) row after each user's last event that is known before the replay starts.
         live: whether popularity goes on with the replay; False keeps it as known, at every moment the same (leave-one-out).
         memories: of the queries, where they have been folded already.
-        last: fold only so many events before each query, as if its user had come then; None is all. Popularity knows everyone's.
         item_vectors: how the bundle stores them, "float32" or "int8".
+        last: fold only so many events before each query, as if its user had come then; None is all. Popularity knows everyone's.
     """
     net = checkpoint.net
     own, asked = seq, queries

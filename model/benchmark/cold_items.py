@@ -181,12 +181,13 @@ def best_content_knns(
         for q in range(len(queries)):
             user, position = int(queries.user[q]), int(queries.position[q])
             scores = plain.score(user, position, int(queries.as_of[q]))
-            for which, left_out in enumerate((slice(0), plain.bought(user, position), slice(first))):
+            rests: list[slice | npt.NDArray[np.int32]] = [slice(0), plain.bought(user, position), slice(first)]
+            for which, left_out in enumerate(rests):
                 scores[left_out] = -np.inf
                 ranked = best_of(scores, K)
                 lists[which, q, : len(ranked)] = ranked
-        for (view, knn), ranked in zip(asked, lists, strict=True):
-            mean = float(np.nanmean(recall(ranked, queries, K)))
+        for (view, knn), found in zip(asked, lists, strict=True):
+            mean = float(np.nanmean(recall(found, queries, K)))
             if view not in best or mean > best[view][1]:
                 best[view] = knn, mean
     return best
