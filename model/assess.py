@@ -55,12 +55,14 @@ def assess(
     )
 
 
-def own_lists(checkpoint: Checkpoint, task: Task, split: Split, item_vectors: str = "float32") -> npt.NDArray[np.int32]:
-    """(Q, K) lists of a trained net for the test queries of `split`, live but for leave-one-out."""
+def own_lists(
+    checkpoint: Checkpoint, task: Task, split: Split, item_vectors: str = "float32", last: int | None = None
+) -> npt.NDArray[np.int32]:
+    """(Q, K) lists of a trained net for the test queries of `split`, live but for leave-one-out; `last` as in `live_lists`."""
     live = split.protocol != "loo"
     known = known_before(task, split.cut_ms) if live else split.train_end
     asked = task.seq, task.inputs, split.test, K, known, split.filter_seen, live
-    return live_lists(checkpoint, *asked, item_vectors=item_vectors)
+    return live_lists(checkpoint, *asked, last=last, item_vectors=item_vectors)
 
 
 def load_run(run: Path, data: Path, platform: str = "") -> tuple[Checkpoint, Task]:

@@ -170,7 +170,8 @@ def benchmark(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME|FOLDER", help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, or prepared data."
+            metavar="NAME|FOLDER",
+            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, these two with -cold, or prepared data.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,6 +67,21 @@ class Inputs:
             None if item_text is None else tensor(item_text, torch.float32),
             None if item_features is None else tensor(item_features, torch.float32),
             tensor(seq.attributes, torch.int64),
+        )
+
+    def of_rows(self, rows: np.ndarray, users: np.ndarray) -> Inputs:
+        """The events of other sequences: of the E at `rows`, by the U at `users`; any may be there more than once."""
+        at, of = torch.as_tensor(rows), torch.as_tensor(users)
+        return replace(
+            self,
+            item=self.item[at],
+            item_key=self.item_key[at],
+            kind=self.kind[at],
+            platform=self.platform[at],
+            time=self.time[at],
+            numbers=self.numbers[at],
+            text_row=None if self.text_row is None else self.text_row[at],
+            attributes=self.attributes[of],
         )
 
     def events(self, rows: Tensor, item_matrix: Tensor, place: Tensor | None = None) -> EventBatch:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from model.checkpoint import Checkpoint
+from model.data.newcomers import last_events
 from model.data.sequences import Queries, Sequences
 from model.inputs import Inputs
 from model.memory import Memories, fold_memories
@@ -32,6 +33,7 @@ def live_lists(
     live: bool = True,
     memories: Memories | None = None,
     item_vectors: str = "float32",
+    last: int | None = None,
 ) -> npt.NDArray[np.int32]:
     """The net's lists (Q, k), -1 from where a list ends.
 
@@ -40,11 +42,16 @@ def live_lists(
         live: whether popularity goes on with the replay; False keeps it as known, at every moment the same (leave-one-out).
         memories: of the queries, where they have been folded already.
         item_vectors: how the bundle stores them, "float32" or "int8".
+        last: fold only so many events before each query, as if its user had come then; None is all. Popularity knows everyone's.
     """
     net = checkpoint.net
-    predictions = read_out(net, inputs, seq, queries, item_vectors=item_vectors)
+    own, asked = seq, queries
+    if last is not None:
+        own, asked, rows = last_events(seq, queries, last)
+        inputs = inputs.of_rows(rows, queries.user)
+    predictions = read_out(net, inputs, own, asked, item_vectors=item_vectors)
     if net.repeats is not None and memories is None:
-        memories = fold_memories(net, seq, queries)
+        memories = fold_memories(net, own, asked)
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)
     out = np.full((len(queries), k), -1, np.int32)
     weight = seq.weight[seq.type]
@@ -57,7 +64,7 @@ def live_lists(
             return
         forbidden = None
         if filter_seen:
-            forbidden = [seen_items(seq, int(queries.user[q]), int(queries.position[q])) for q in waiting]
+            forbidden = [seen_items(own, int(asked.user[q]), int(asked.position[q])) for q in waiting]
         table = torch.as_tensor(np.stack(tables))
         lists = rank(net, predictions, queries, table, memories, k, torch.as_tensor(waiting), forbidden)
         for q, ranked in zip(waiting, lists, strict=True):
@@ -66,7 +73,7 @@ def live_lists(
         tables.clear()
 
     for step in live_schedule(seq, queries, known):
-        if step[0] == "query" and queries.position[step[1]] == seq.offsets[queries.user[step[1]]]:
+        if step[0] == "query" and asked.position[step[1]] == own.offsets[asked.user[step[1]]]:
             best = popularity.top(k)
             out[step[1], : len(best)] = best
         elif step[0] == "query":

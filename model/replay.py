@@ -77,9 +77,13 @@ def top_k(scores: npt.NDArray[np.floating], k: int) -> Int64:
     return eligible
 
 
-def seen_items(seq: Sequences, user: int, position: int) -> npt.NDArray[np.int32]:
-    """Item rows of all events of the user's past, of whatever type: what `filter_seen` takes out of a ranking."""
-    past = seq.item[seq.offsets[user] : position]
+def seen_items(seq: Sequences, user: int, position: int, last: int | None = None) -> npt.NDArray[np.int32]:
+    """Item rows of all events of the user's past, of whatever type: what `filter_seen` takes out of a ranking.
+
+    `last`: of so many events before `position` alone; None is all.
+    """
+    first = int(seq.offsets[user])
+    past = seq.item[first if last is None else max(first, position - last) : position]
     return past[past >= 0]
 
 
@@ -114,6 +118,7 @@ def replay_each(
     k: int = 20,
     filter_seen: bool = False,
     live: bool = True,
+    last: int | None = None,
 ) -> list[npt.NDArray[np.int32]]:
     """Fit the baselines on what is known and let them answer every query.
 
@@ -126,6 +131,7 @@ def replay_each(
         filter_seen: leave out the items of the user's past.
         live: True: at a query a baseline has met exactly the events that stand before it in `live_schedule`. False
             (leave-one-out): what is common to all users stays as fitted, only the asking user's own past moves on to the query.
+        last: leave out the items of the user's last so many events alone; None is all. (What a baseline reads is its own matter.)
 
     Returns:
         Per baseline (Q, k) item rows in the order of `queries`, -1 from where a list ends.
@@ -143,7 +149,7 @@ def replay_each(
             continue
         q = step[1]
         user, position, as_of = int(queries.user[q]), int(queries.position[q]), int(queries.as_of[q])
-        seen = seen_items(seq, user, position) if filter_seen else None
+        seen = seen_items(seq, user, position, last) if filter_seen else None
         for baseline, ranked in zip(baselines, lists, strict=True):
             scores = baseline.score(user, position, as_of)
             if seen is not None:

@@ -55,6 +55,8 @@ class TrainSettings:
     smoothing: float = 0.0
     negatives: int = 0
     mask_seen: bool = False
+    unseen_items: float = 0.0
+    content_weight: float = 0.0
     teacher: str = ""
     distil: float = 0.5
     patience: int = 2
@@ -154,6 +156,8 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "average": BELOW_ONE,
         "smoothing": BELOW_ONE,
         "negatives": _whole(0),
+        "unseen_items": BELOW_ONE,
+        "content_weight": NOT_NEGATIVE,
         "distil": SHARE,
         "patience": _whole(1),
         "valid_queries": _whole(1),
@@ -328,6 +332,9 @@ def _check_together(path: Path, settings: Settings) -> None:
         raise ConfigError(f"{path}: train.negatives must be 0 where model.interests is above 1, got {settings.train.negatives}")
     if settings.train.mask_seen and (settings.train.negatives or model["interests"] > 1):
         raise ConfigError(f"{path}: train.mask_seen must be false with train.negatives, and where model.interests is above 1")
+    for key in ("unseen_items", "content_weight"):
+        if getattr(settings.train, key) and (settings.train.negatives or model["interests"] > 1):
+            raise ConfigError(f"{path}: train.{key} must be 0 with train.negatives, and where model.interests is above 1")
     if settings.train.teacher and settings.train.negatives:
         raise ConfigError(f'{path}: train.teacher must be "" where train.negatives is above 0: teachers speak of all items')
     groups = len(model["transition_decays"])

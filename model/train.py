@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from model.begin import begun
 from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpoint
+from model.content import FirstTimes, content_loss
 from model.data.sequences import Queries
 from model.data.splits import select
 from model.lanes import LaneBatch, lane_batches
@@ -90,6 +92,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         if train.negatives:
             counts = np.bincount(self.queries.target, minlength=task.seq.items)
             self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives)
+        self.first = FirstTimes(task.seq) if train.content_weight and self.net.item.gate is not None else None
         self.teacher = Teacher(Path(train.teacher), task) if train.teacher else None
         self._plan()
 
@@ -116,7 +119,9 @@ class Trainer(Loop[Longwave, Checkpoint]):
             remembered = [] if self.memories is None else [self.memories.at(asked)[1].flatten()]
             needed = torch.cat([inputs.item[rows].flatten(), *remembered])
             candidates = self.sampler.draw(questions.target, needed, self.drawing)
-        item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features, candidates.needed if candidates else None)
+        unseen = self._unseen()
+        needed_rows = candidates.needed if candidates else None
+        item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features, needed_rows, unseen)
         state = self.carried.enter(net, inputs, batch)
         events = inputs.events(rows, item_matrix, candidates.place if candidates else None)
         moments = torch.as_tensor(batch.valid), state, torch.as_tensor(batch.positions), questions.as_of, questions.platform
@@ -126,7 +131,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         self.carried.leave(batch, state)
         if not len(asked):
             return None
-        return self._softmax(readout, questions, item_matrix, item_bias, candidates)
+        return self._softmax(readout, questions, item_matrix, item_bias, candidates, unseen)
 
     def _questions(self, asked: Tensor) -> Questions:
         chosen = select(self.queries, asked.numpy())
@@ -140,20 +145,35 @@ class Trainer(Loop[Longwave, Checkpoint]):
         )
 
     def _softmax(
-        self, readout: Readout, questions: Questions, item_matrix: Tensor, item_bias: Tensor, candidates: Candidates | None
+        self,
+        readout: Readout,
+        questions: Questions,
+        item_matrix: Tensor,
+        item_bias: Tensor,
+        candidates: Candidates | None,
+        unseen: Tensor | None,
     ) -> Tensor:
-        """The loss of a step over all items, or over the candidates (matrix and bias are then of the items that it needs)."""
+        """The loss of a step over all items, or over the candidates (matrix and bias are then of the items that it needs).
+
+        Items that are taken for new ones, `unseen` (N), have neither popularity nor own repeats.
+        """
         net, asked, as_of, owner, target = self.net, questions.asked, questions.as_of, questions.owner, questions.target
         smoothing = self.train.smoothing
         soft = self.teacher.at(asked, self.train.distil) if self.teacher else None
         if net.config.interests > 1:
             scores = logits(net, readout, item_matrix, item_bias, self.table.at(as_of), as_of, self.memories, asked)
             return basket_cross_entropy(scores, owner, target, smoothing, soft)
-        popularity = Popularity(readout.popularity_weight, self.logs, self.table.slot(as_of))
+        logs, slot = self.logs, self.table.slot(as_of)
+        if unseen is not None:
+            slots, slot = torch.unique(slot, return_inverse=True)
+            logs = logs[slots].masked_fill(unseen[:, None], math.log(RARE))
+        popularity = Popularity(readout.popularity_weight, logs, slot)
         repeats = None
         if self.memories is not None:
             place = candidates.place if candidates else None
             repeats = Additions(*repeats_at(net, readout, item_matrix, as_of, self.memories, asked, place))
+            if unseen is not None:
+                repeats = Additions(repeats.rows, torch.where(unseen[repeats.rows], 0.0, repeats.amount))
         if candidates:
             popularity = candidates.popularity(*popularity)
             own = candidates.own(owner, target, len(asked))
@@ -162,11 +182,23 @@ class Trainer(Loop[Longwave, Checkpoint]):
             target, _ = candidates.among(target)
             item_matrix = nn.functional.embedding(candidates.chosen, item_matrix)
             item_bias = item_bias[candidates.chosen] - candidates.log_chance
-        seen = self._seen(questions.queries)
         # Of an item's own transition only q is matched: p meets zeros, which no product need be made with.
         scored = net.config.width + net.config.transition
-        known = readout.interests[:, 0, :scored], item_matrix[:, :scored], item_bias
-        return basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
+        interest = readout.interests[:, 0, :scored]
+        known = interest, item_matrix[:, :scored], item_bias
+        seen = self._seen(questions.queries)
+        loss = basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
+        if self.first is None:
+            return loss
+        content, _ = net.item.unseen(self.task.inputs.item_text, self.task.inputs.item_features)
+        beside = content_loss(interest, content[:, :scored], questions.queries, self.first, smoothing, self.factor)
+        return loss + self.train.content_weight * beside
+
+    def _unseen(self) -> Tensor | None:
+        """(N) bool: the items that this step takes for new ones, of which nothing but their content is known; None for none."""
+        if not self.train.unseen_items or self.net.item.gate is None:
+            return None
+        return torch.rand(self.task.seq.items) < self.train.unseen_items
 
     def _validate(self) -> npt.NDArray[np.floating]:
         """As of `Loop`."""

@@ -24,6 +24,7 @@ from model.files import write_whole
 from model.interests import InterestReport, interest_report
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import describe_commit, describe_machine
+from model.nets import Longwave
 from model.settings import Settings, model_defaults, that_decide
 from model.task import Task
 from model.train import Trainer
@@ -43,7 +44,8 @@ class Contender:
         history: of each epoch loss, valid_ndcg and seconds.
         started: date, commit and machine of its training.
         lists: (Q, K) item rows for the test queries of a task.
-        item_vectors: (N, D), or None.
+        lists_after: the same from only so many events before each query; None for a model that is not asked so.
+        item_vectors: (N, D), or None. net: ours.
         interests: of a task, how true the named interests are on the test part; None where there are none.
         endurance: of a task, what a long life does to the state; None where there is no state.
     """
@@ -57,6 +59,8 @@ class Contender:
     item_vectors: npt.NDArray[np.float32] | None
     endurance: Callable[[Task], Endurance] | None = None
     interests: Callable[[Task], InterestReport | None] | None = None
+    lists_after: Callable[[Task, int], npt.NDArray[np.int32]] | None = None
+    net: Longwave | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a result says of the training."""
@@ -104,6 +108,9 @@ def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bo
     def lists(asked: Task) -> npt.NDArray[np.int32]:
         return own_lists(checkpoint, asked, asked.split)
 
+    def lists_after(asked: Task, last: int) -> npt.NDArray[np.int32]:
+        return own_lists(checkpoint, asked, asked.split, last=last)
+
     whole = checkpoint.settings | {"model": model_defaults() | checkpoint.settings["model"]}
     return Contender(
         name,
@@ -115,6 +122,8 @@ def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bo
         vectors.detach().numpy(),
         partial(endurance, checkpoint),
         lambda asked: interest_report(checkpoint, asked, asked.split.test),
+        lists_after,
+        net,
     )
 
 

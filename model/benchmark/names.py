@@ -11,14 +11,19 @@ from model.data.dataset import read_dataset
 from model.data.errors import DataError
 from model.data.prepare import import_dataset
 from model.settings import Settings
+from model.text import MINILM
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`source` is a name that `prepare` knows; each protocol is trained for and asked by itself."""
+    """`source` is a name that `prepare` knows; each protocol is trained for and asked by itself.
+
+    `cold`: a tenth of the items is held out of training, and what is asked for are these.
+    """
 
     source: str
     protocols: tuple[str, ...]
+    cold: bool = False
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -27,7 +32,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "ml-100k": Benchmark("ml-100k", ("loo", "time")),
     "beauty": Benchmark("amazon-beauty", ("loo",)),
     "online-retail": Benchmark("online-retail", ("basket",)),
+    "online-retail-cold": Benchmark("online-retail", ("basket",), cold=True),
     "synthetic": Benchmark("synthetic-small", ("basket",)),
+    "synthetic-cold": Benchmark("synthetic-small", ("basket",), cold=True),
 }
 
 
@@ -48,8 +55,8 @@ def find(name: str, data: Path | None, offline: bool = False) -> tuple[str, Data
     return folder.resolve().name, read_dataset(folder), ()
 
 
-def as_asked(settings: Settings, protocol: str, seed: int | None) -> Settings:
-    """A preset's settings for one protocol of a benchmark.
+def as_asked(settings: Settings, protocol: str, seed: int | None, cold: bool = False) -> Settings:
+    """A preset's settings for one protocol of a benchmark; where cold items are asked for, with texts, MiniLM's if none are set.
 
     Leave-one-out is there for comparison with the literature, whose models read items alone. And it never sees the time of
     asking: on tied data that is the time of the answer.
@@ -59,4 +66,6 @@ def as_asked(settings: Settings, protocol: str, seed: int | None) -> Settings:
     if protocol == "loo":
         data = dataclasses.replace(data, items_only=True, text_encoder="")
         model = model | {"query_time": False}
+    elif cold and not data.text_encoder:
+        data = dataclasses.replace(data, text_encoder=MINILM, items_only=False)
     return dataclasses.replace(settings, data=data, train=train, model=model)

@@ -10,6 +10,7 @@ from typing import Any
 
 from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
+from model.benchmark.page_cold import cold_items, cold_users
 from model.benchmark.plots import plot_comparison
 from model.benchmark.results import Comparison, ResultError, read_compressions, read_results, read_speeds, read_updates
 from model.benchmark.update import OLD, RETRAINED, UPDATED
@@ -86,7 +87,8 @@ def section(
         "",
     ]
     for comparison in found:
-        lines += [*_table(comparison), "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
+        beside = [*cold_users(comparison), *cold_items(comparison)]
+        lines += [*_table(comparison), *beside, "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
     for speed in speeds:
         lines += [*_speed(speed), ""]
     for compression in compressions:

@@ -55,7 +55,7 @@ class Comparison:
 
     @property
     def headline(self) -> str:
-        return f"ndcg@{headline_k(self.protocol)}"
+        return self.parts[0].get("headline") or f"ndcg@{headline_k(self.protocol)}"
 
     @property
     def seeds(self) -> list[int]:

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from model.assess import OURS
+from model.benchmark.cold_items import HEADLINE, ColdTask, cold_task, measure_cold_items
+from model.benchmark.cold_users import measure_cold_users
 from model.benchmark.contenders import MODELS, Contender, contender
-from model.benchmark.names import as_asked, find
+from model.benchmark.names import BENCHMARKS, as_asked, find
 from model.data.build import Dataset
+from model.data.cold import hold_out
 from model.distributed import group
 from model.errors import TrainerError
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
@@ -70,6 +73,12 @@ def benchmark(
     check_folder(places.work)
     check_ledger(places.ledger)
     called, dataset, protocols = find(name, places.data, offline)
+    held_out = None
+    if name in BENCHMARKS and BENCHMARKS[name].cold:
+        if unfit := set(models) - {OURS}:
+            raise TrainerError(f"{name}: {sorted(unfit)[0]} knows items by ID alone and cannot rank one that it never saw")
+        held_out = hold_out(dataset)
+        dataset = held_out.warm
     title = f"{called}-{Path(preset).stem}-{seed}"
     result: dict[str, Any] = {
         "format": FORMAT,
@@ -83,7 +92,7 @@ def benchmark(
         "protocols": {},
     }
     for protocol in protocols or (protocol_of(settings.data, dataset.manifest),):
-        asked = as_asked(settings, protocol, seed)
+        asked = as_asked(settings, protocol, seed, held_out is not None)
         task = make_task(dataset, asked.data)
         trained = []
         for model in MODELS:
@@ -97,17 +106,26 @@ def benchmark(
                 say(f"{title}, {protocol}: {model} trained, best validation ndcg@{task.split.k} {best:.4f}")
         if not group().first:
             continue
-        say(f"{title}, {protocol}: asking {len(task.split.test):,} test queries")
-        measured = _measure(task, trained, asked)
-        note(places.ledger, "benchmark", measured.report, title)
-        result["protocols"][protocol] = {
-            "trained": {each.name: each.describe() for each in trained},
-            "tuned_on_validation": measured.tuned,
-            "seconds": measured.seconds,
-            "report": dataclasses.asdict(measured.report),
-            "interests": {each.name: _fields(each.interests(task)) for each in trained if each.interests},
-            "endurance": {each.name: dataclasses.asdict(each.endurance(task)) for each in trained if each.endurance},
-        }
+        if held_out is None:
+            say(f"{title}, {protocol}: asking {len(task.split.test):,} test queries")
+            measured = _measure(task, trained, asked)
+            note(places.ledger, "benchmark", measured.report, title)
+            part: dict[str, Any] = {
+                "tuned_on_validation": measured.tuned,
+                "seconds": measured.seconds,
+                "report": dataclasses.asdict(measured.report),
+                "cold_users": measured.cold_users,
+                "interests": {each.name: _fields(each.interests(task)) for each in trained if each.interests},
+                "endurance": {each.name: dataclasses.asdict(each.endurance(task)) for each in trained if each.endurance},
+            }
+        else:
+            cold = cold_task(held_out, task, asked.data.text_encoder)
+            say(f"{title}, {protocol}: asking {len(cold.task.split.test):,} test queries for {len(held_out.cold)} cold items")
+            part = _measure_cold(cold, trained)
+            note(places.ledger, "benchmark", part["report"], title)
+            note(places.ledger, "benchmark", part["shelf"], f"{title}, cold items alone")
+            part |= {view: dataclasses.asdict(part[view]) for view in ("report", "shelf")}
+        result["protocols"][protocol] = {"trained": {each.name: each.describe() for each in trained}} | part
     path = places.out / f"{title}.json"
     if not group().first:
         return path
@@ -134,6 +152,7 @@ class _Measured:
     report: EvaluationReport
     tuned: dict[str, Any]
     seconds: dict[str, float]
+    cold_users: dict[str, Any] | None
 
 
 def _measure(task: Task, trained: list[Contender], settings: Settings) -> _Measured:
@@ -156,7 +175,25 @@ def _measure(task: Task, trained: list[Contender], settings: Settings) -> _Measu
         settings=chosen,
         item_vectors=None if ours is None else ours.item_vectors,
     )
-    return _Measured(report, {f"ndcg@{task.split.k}": tuned.valid_ndcg, "queries": tuned.queries}, seconds)
+    began = time.monotonic()
+    cold_users = None
+    if ours is not None and ours.lists_after is not None:
+        cold_users = measure_cold_users(task, ours.lists_after, chosen, settings.train.seed)
+    seconds["cold users"] = round(time.monotonic() - began, 1)
+    return _Measured(report, {f"ndcg@{task.split.k}": tuned.valid_ndcg, "queries": tuned.queries}, seconds, cold_users)
+
+
+def _measure_cold(cold: ColdTask, trained: list[Contender]) -> dict[str, Any]:
+    ours = next((each for each in trained if each.name == OURS), None)
+    lists = None if ours is None else ours.lists(cold.task)
+    found = measure_cold_items(cold, lists, None if ours is None else ours.net)
+    return {
+        "headline": HEADLINE,
+        "cold_items": cold.task.seq.items - cold.first,
+        "tuned_on_validation": {HEADLINE: found["tuned"], "queries": len(cold.task.split.valid)},
+        "report": found["report"],
+        "shelf": found["shelf"],
+    }
 
 
 def _fields(report: InterestReport | None) -> dict[str, Any] | None:

@@ -44,22 +44,39 @@ class ItemFusion(nn.Module):
         gate = torch.sigmoid(self.gate(torch.cat([behaviour, content], -1)))
         return gate * behaviour + (1 - gate) * content
 
-    def forward(self, text: Tensor | None, features: Tensor | None, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """All N items of the vocabulary, or some `rows` (n) of it: vectors (N or n, D) and biases (N or n)."""
+    def forward(
+        self, text: Tensor | None, features: Tensor | None, rows: Tensor | None = None, unseen: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All N items of the vocabulary, or some `rows` (n) of it: vectors (N or n, D) and biases (N or n).
+
+        Rows of text and features beyond the vocabulary are items that the trainer never saw; of all items they are the last.
+
+        Args:
+            unseen: (N or n) bool, items to be taken for new ones; in training some are anyway, at random.
+        """
         behaviour: Tensor = self.id.weight
         bias: Tensor = self.bias
         beside: Tensor | None = None if self.beside is None else self.beside.weight
+        new_text, new_features = (None if rows is not None else _rest(part, len(behaviour)) for part in (text, features))
         if rows is not None:
             behaviour, bias = nn.functional.embedding(rows, behaviour), bias[rows]
             beside = None if beside is None else nn.functional.embedding(rows, beside)
-            text, features = (None if known is None else known[rows] for known in (text, features))
+        known = slice(len(behaviour)) if rows is None else rows
+        text, features = (None if part is None else part[known] for part in (text, features))
+        hidden = unseen
         if self.training and self.id_dropout > 0 and self.gate is not None:
-            hidden = torch.rand(behaviour.shape[0], device=behaviour.device) < self.id_dropout
+            drawn = torch.rand(behaviour.shape[0], device=behaviour.device) < self.id_dropout
+            hidden = drawn if unseen is None else drawn | unseen
+        if hidden is not None:
             behaviour = torch.where(hidden[:, None], self.no_id, behaviour)
             bias = torch.where(hidden, self.no_bias, bias)
             beside = beside if beside is None else torch.where(hidden[:, None], 0.0, beside)
         vectors = self.fuse(behaviour, self.content(text, features))
-        return vectors if beside is None else torch.cat([vectors, beside], 1), bias
+        vectors = vectors if beside is None else torch.cat([vectors, beside], 1)
+        if new_text is None and new_features is None:
+            return vectors, bias
+        new_vectors, new_bias = self.unseen(new_text, new_features)
+        return torch.cat([vectors, new_vectors]), torch.cat([bias, new_bias])
 
     def unseen(self, text: Tensor | None, features: Tensor | None) -> tuple[Tensor, Tensor]:
         """Items that the trainer never saw, by content alone: vectors (n, D) and biases (n)."""
@@ -71,3 +88,8 @@ class ItemFusion(nn.Module):
         if self.beside is not None:
             vectors = nn.functional.pad(vectors, (0, self.beside.embedding_dim))
         return vectors, self.no_bias.expand(content.shape[0])
+
+
+def _rest(table: Tensor | None, first: int) -> Tensor | None:
+    """The rows from `first` on; None if there are none."""
+    return None if table is None or len(table) <= first else table[first:]
