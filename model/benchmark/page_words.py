@@ -1,0 +1,31 @@
+"""How figures, machines and commits are written on the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def machine_words(machine: dict[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, torch {machine['torch']}"
+
+
+def commit_words(commit: dict[str, Any]) -> str:
+    if not commit["id"]:
+        return "unknown"
+    return f"{commit['id'][:10]}{' with changes' if commit['dirty'] else ''}"
+
+
+def figure_words(value: float | None, error: float | None = None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def times_words(difference: dict[str, Any]) -> str:
+    """How many times as good, and how sure that is; where the other is 0 there is no ratio."""
+    times = "–" if difference["ratio"] is None else f"{difference['ratio']:.2f}x"
+    return f"{times}, p {p_words(difference['p'])}"
+
+
+def p_words(value: float) -> str:
+    return "< .01" if value < 0.01 else f"{value:.2f}"
