@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -68,6 +68,12 @@ class Inputs:
             None if item_features is None else tensor(item_features, torch.float32),
             tensor(seq.attributes, torch.int64),
         )
+
+    def on(self, device: torch.device) -> Inputs:
+        """The same on a device; nothing is copied where it is there already."""
+        if self.item.device == device:
+            return self
+        return replace(self, **{f.name: tensor.to(device) for f in fields(self) if (tensor := getattr(self, f.name)) is not None})
 
     def events(self, rows: Tensor, item_matrix: Tensor, place: Tensor | None = None) -> EventBatch:
         """The events at `rows` (...) with item vectors from `item_matrix` (N, D), where item i has row i, or `place[i]`."""

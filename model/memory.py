@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -37,6 +38,10 @@ class Memories:
     visits: Tensor
     visit_number: Tensor
 
+    def on(self, device: torch.device) -> Memories:
+        """The same on a device; nothing is copied where it is there already."""
+        return Memories(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
     def since(self, first: int) -> Memories:
         """Those of the queries from row `first` on."""
         return replace(
@@ -55,7 +60,7 @@ class Memories:
         index = start[:, None] + torch.arange(width, device=start.device)
         real = index < end[:, None]
         index = torch.where(real, index, torch.zeros_like(index))
-        zero = torch.zeros((), dtype=torch.int64)
+        zero = start.new_zeros(())
         return (
             RepeatState(
                 torch.where(real, self.key[index], zero),
@@ -72,7 +77,7 @@ class Memories:
 def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 | None = None) -> Memories:
     """Step all users' memories at once, longest first, and keep what the queries find. Uses the net's own `visit`.
 
-    `begin` (U,) is the row from which on each user's events count; None: all.
+    `begin` (U,) is the row from which on each user's events count; None: all. On the net's device.
     """
     if net.repeats is None:
         raise ValueError("this model has no own-repeat memory")
@@ -90,22 +95,24 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
     depth = (queries.position - begin[queries.user])[by_user]
     by_depth = by_user[np.argsort(depth, kind="stable")]
     depth = np.sort(depth, kind="stable")
-    key = torch.as_tensor(seq.item_key)
-    add = net.repeats.additions(net.type_weights[torch.as_tensor(seq.type, dtype=torch.int64)])
+    on = partial(torch.as_tensor, device=net.device)
+    zeros = partial(torch.zeros, device=net.device)
+    key = on(seq.item_key)
+    add = net.repeats.additions(net.type_weights[on(seq.type, dtype=torch.int64)])
     state = RepeatState(
-        torch.zeros(len(users), slots, dtype=torch.int64),
-        torch.zeros(len(users), slots, channels),
-        *(torch.zeros(len(users), slots, dtype=torch.int32) for _ in range(3)),
+        zeros(len(users), slots, dtype=torch.int64),
+        zeros(len(users), slots, channels),
+        *(zeros(len(users), slots, dtype=torch.int32) for _ in range(3)),
     )
-    clock = torch.zeros(len(users), dtype=torch.int64)
-    visits = torch.zeros(len(users), channels - 1)
-    visit = torch.zeros(len(users), dtype=torch.int64)
-    starts = torch.as_tensor(begin[users])
-    time = torch.as_tensor(seq.time)
+    clock = zeros(len(users), dtype=torch.int64)
+    visits = zeros(len(users), channels - 1)
+    visit = zeros(len(users), dtype=torch.int64)
+    starts = on(begin[users])
+    time = on(seq.time)
     kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]] = []
-    clocks = torch.zeros(len(queries), dtype=torch.int64)
-    all_visits = torch.zeros(len(queries), channels - 1)
-    visit_number = torch.zeros(len(queries), dtype=torch.int64)
+    clocks = zeros(len(queries), dtype=torch.int64)
+    all_visits = zeros(len(queries), channels - 1)
+    visit_number = zeros(len(queries), dtype=torch.int64)
     taken = int(np.searchsorted(depth, 0, side="right"))  # queries before any event find nothing
     shorter = -length
     for t in range(int(length[0]) if len(length) else 0):
@@ -119,19 +126,19 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
         clock[:active] = now
         # After t events at most t slots are filled, from the first on: looking at the others would be wasted.
         view = RepeatState(*(part[:active, : t + 1] for part in state))
-        moment = Moment(seconds(now)[:, None], torch.full((active, 1), t + 1), visit[:active, None])
+        moment = Moment(seconds(now)[:, None], torch.full((active, 1), t + 1, device=net.device), visit[:active, None])
         slot, *values = touch(view, key[rows][:, None], add[rows][:, None], moment, net.repeats.rates)
-        user = torch.arange(active)[:, None]
+        user = torch.arange(active, device=net.device)[:, None]
         for part, value in zip(view, values, strict=True):
             part[user, slot] = value
         until = int(np.searchsorted(depth, t + 1, side="right"))
         if until > taken:
-            lanes = torch.as_tensor(row_of_user[queries.user[by_depth[taken:until]]])
-            asked = torch.as_tensor(by_depth[taken:until])
+            lanes = on(row_of_user[queries.user[by_depth[taken:until]]])
+            asked = on(by_depth[taken:until])
             clocks[asked], all_visits[asked], visit_number[asked] = clock[lanes], visits[lanes], visit[lanes]
             kept.append((asked, *_filled(state, lanes)))
             taken = until
-    offsets, slots_found = _gather(len(queries), channels, kept)
+    offsets, slots_found = _gather(len(queries), channels, kept, net.device)
     return Memories(
         offsets,
         slots_found.key,
@@ -140,7 +147,7 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
         slots_found.time,
         slots_found.seen,
         slots_found.visit,
-        torch.as_tensor(queries.position - begin[queries.user]),
+        on(queries.position - begin[queries.user]),
         clocks,
         all_visits,
         visit_number,
@@ -154,18 +161,20 @@ def _filled(state: RepeatState, lanes: Tensor) -> tuple[RepeatState, Tensor, Ten
     return RepeatState(*(part[user, slot] for part in state)), lane, torch.bincount(lane, minlength=len(lanes))
 
 
-def _gather(queries: int, channels: int, kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]]) -> tuple[Tensor, RepeatState]:
+def _gather(
+    queries: int, channels: int, kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]], device: torch.device
+) -> tuple[Tensor, RepeatState]:
     """All kept slots in order of the queries, and the offsets (Q + 1) of each query's."""
-    sizes = torch.zeros(queries, dtype=torch.int64)
-    owner = [torch.zeros(0, dtype=torch.int64)]
-    none = torch.zeros(0, dtype=torch.int32)
-    found = [RepeatState(torch.zeros(0, dtype=torch.int64), torch.zeros(0, channels), none, none, none)]
+    sizes = torch.zeros(queries, dtype=torch.int64, device=device)
+    owner = [sizes[:0]]
+    none = sizes[:0].to(torch.int32)
+    found = [RepeatState(sizes[:0], torch.zeros(0, channels, device=device), none, none, none)]
     for asked, slots, lane, size in kept:
         sizes[asked] = size
         owner.append(asked[lane])
         found.append(slots)
     order = torch.argsort(torch.cat(owner), stable=True)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     return offsets, RepeatState(*(torch.cat(parts)[order] for parts in zip(*found, strict=True)))
 
 
@@ -176,5 +185,6 @@ def _rows(seq: Sequences, key: Tensor) -> Tensor:
     if not len(keys):
         return torch.full_like(key, -1)
     rows = seq.item[known][first].astype(np.int64)
-    place = np.searchsorted(keys, key.numpy()).clip(max=len(keys) - 1)
-    return torch.as_tensor(np.where(keys[place] == key.numpy(), rows[place], -1))
+    asked = key.cpu().numpy()
+    place = np.searchsorted(keys, asked).clip(max=len(keys) - 1)
+    return torch.as_tensor(np.where(keys[place] == asked, rows[place], -1), device=key.device)
