@@ -55,6 +55,7 @@ class TrainSettings:
     average: float = 0.0
     smoothing: float = 0.0
     negatives: int = 0
+    foreign: float = 0.0
     mask_seen: bool = False
     teacher: str = ""
     distil: float = 0.5
@@ -157,6 +158,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "average": BELOW_ONE,
         "smoothing": BELOW_ONE,
         "negatives": _whole(0),
+        "foreign": SHARE,
         "distil": SHARE,
         "patience": _whole(1),
         "valid_queries": _whole(1),

@@ -15,6 +15,7 @@ from model.begin import begun
 from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpoint
 from model.data.sequences import Queries
 from model.data.splits import select
+from model.foreign import Foreign
 from model.lanes import LaneBatch, lane_batches
 from model.loop import Loop
 from model.losses import Additions, Popularity, basket_cross_entropy, basket_softmax
@@ -102,7 +103,9 @@ class Trainer(Loop[Longwave, Checkpoint]):
         return fold_memories(self.net, self.task.seq, queries) if self.net.repeats is not None else None
 
     def begin_epoch(self) -> None:
-        self.carried = Carried()
+        late = 4 * self.epoch >= 3 * self.train.epochs
+        apart = np.random.default_rng((self.train.seed, self.epoch, self.group.rank, 1))
+        self.carried = Foreign(self.train.foreign, apart) if late and self.train.foreign else Carried()
         self.drawing = np.random.default_rng((self.train.seed, self.epoch, self.group.rank))
 
     def _loss(self, batch: LaneBatch) -> Tensor | None:
