@@ -16,7 +16,7 @@ def test_steps_validation_and_checkpoint_of_a_large_catalogue_take_a_few_times_i
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     peak = {each["stage"]: each["peak_gib"] for each in map(json.loads, done.stdout.splitlines())}
-    # Gradient, AdamW's two averages and its arithmetic, and the scores of a block of questions; what folding the own repeats took is
-    # room that is free by then. With popularity tables for 128 questions at a time it was 21 tables.
+    # Gradient, AdamW's two averages and its arithmetic, and the scores of a block of questions; what folding the own repeats
+    # took is room that is free by then. With popularity tables for 128 questions at a time it was 21 tables.
     assert peak["checkpoint"] - peak["trainer"] < 16 * TABLE_GIB
     assert peak["trainer"] - peak["data"] < 3
