@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.data.sequences import Sequences
+from model.device import on_cpu
 from model.errors import TrainerError
 from model.nets import Longwave, ModelConfig
 
@@ -58,13 +59,13 @@ def names_of(seq: Sequences) -> dict[str, Any]:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write whole or not at all."""
+    """Write whole or not at all, from whatever device; a file holds CPU tensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint) if f.name != "net"}
     content["config"] = dataclasses.asdict(checkpoint.net.config)
     content["weights"] = checkpoint.net.state_dict()
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(content, temporary)
+    torch.save(on_cpu(content), temporary)
     temporary.replace(path)
 
 
@@ -75,7 +76,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: the file is missing, damaged, or of a model of another version.
     """
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as error:

@@ -41,5 +41,5 @@ def content_loss(
     if not len(asked):
         return interest.new_zeros(())
     bias = matrix.new_zeros(len(matrix))
-    place = torch.as_tensor(asked), torch.as_tensor(owner), torch.as_tensor(target)
+    place = [torch.as_tensor(each, device=matrix.device) for each in (asked, owner, target)]
     return basket_softmax(interest[place[0]], matrix, bias, place[1], place[2], smoothing, factor=factor)

@@ -50,7 +50,7 @@ class Group:
             return loss, weight
         learned = list(parameters)
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in learned]
-        flat = torch.cat([*(grad.flatten() for grad in own), torch.tensor([loss, 1.0])]) * weight
+        flat = torch.cat([*(grad.flatten() for grad in own), own[0].new_tensor([loss, 1.0])]) * weight
         dist.all_reduce(flat)
         count = round(float(flat[-1]))
         flat /= max(1, count)
@@ -73,7 +73,11 @@ def joined() -> Iterator[Group]:
         yield Group()
         return
     # The first one may measure for hours while the others wait for the next training. (Of one that dies torchrun ends the rest.)
-    dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+    backend = "gloo"
+    if torch.cuda.is_available() and dist.is_nccl_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"  # each for the tensors of its device
+    dist.init_process_group(backend, timeout=LONGEST_WAIT)
     try:
         yield group()
     finally:

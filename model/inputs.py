@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -83,6 +83,12 @@ class Inputs:
             text_row=None if self.text_row is None else self.text_row[at],
             attributes=self.attributes[of],
         )
+
+    def on(self, device: torch.device) -> Inputs:
+        """The same on a device; nothing is copied where it is there already."""
+        if self.item.device == device:
+            return self
+        return replace(self, **{f.name: tensor.to(device) for f in fields(self) if (tensor := getattr(self, f.name)) is not None})
 
     def events(self, rows: Tensor, item_matrix: Tensor, place: Tensor | None = None) -> EventBatch:
         """The events at `rows` (...) with item vectors from `item_matrix` (N, D), where item i has row i, or `place[i]`."""

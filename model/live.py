@@ -16,10 +16,8 @@ from model.data.sequences import Queries, Sequences
 from model.inputs import Inputs
 from model.memory import Memories, fold_memories
 from model.popularity import known_popularity
-from model.predict import rank, read_out
+from model.predict import block_of, rank, read_out
 from model.replay import live_schedule, seen_items
-
-BLOCK = 64
 
 
 def live_lists(
@@ -54,6 +52,7 @@ def live_lists(
         memories = fold_memories(net, own, asked)
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)
     out = np.full((len(queries), k), -1, np.int32)
+    block = min(64, block_of(*popularity.counts.shape))
     weight = seq.weight[seq.type]
     positive = seq.positive
     waiting: list[int] = []
@@ -65,8 +64,8 @@ def live_lists(
         forbidden = None
         if filter_seen:
             forbidden = [seen_items(own, int(asked.user[q]), int(asked.position[q])) for q in waiting]
-        table = torch.as_tensor(np.stack(tables))
-        lists = rank(net, predictions, queries, table, memories, k, torch.as_tensor(waiting), forbidden)
+        table = torch.as_tensor(np.stack(tables), device=net.device)
+        lists = rank(net, predictions, queries, table, memories, k, torch.as_tensor(waiting, device=net.device), forbidden)
         for q, ranked in zip(waiting, lists, strict=True):
             out[q, : len(ranked)] = ranked
         waiting.clear()
@@ -79,7 +78,7 @@ def live_lists(
         elif step[0] == "query":
             waiting.append(step[1])
             tables.append(popularity.at(int(queries.as_of[step[1]]) if live else 0))
-            if len(waiting) == BLOCK:
+            if len(waiting) == block:
                 answer()
         elif live:
             rows = np.arange(step[1], step[2])

@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from model.checkpoint import CheckpointError
 from model.data.sequences import Queries
 from model.data.splits import select
+from model.device import device_of
 from model.distributed import group
 from model.errors import TrainerError
 from model.precision import factors
@@ -103,6 +104,7 @@ class Loop(ABC, Generic[Net, Kept]):
             groups: the parameter groups of AdamW, with "lr" and "weight_decay".
 
         Raises:
+            DeviceError: `train.device` is not there.
             TrainingError: the task has no training query or no validation query.
         """
         for part, asked in (("training", task.train_queries), ("validation", task.split.valid)):
@@ -111,13 +113,16 @@ class Loop(ABC, Generic[Net, Kept]):
                     f"{task.data['name']}: the {part} part of the {task.split.protocol!r} split asks nothing: too few events; "
                     "use more data, or other values of data.protocol, data.valid_quantile and data.test_quantile"
                 )
+        self.device = device_of(train.device)
         if train.threads:
             torch.set_num_threads(train.threads)
         torch.manual_seed(train.seed)
         self.task, self.train, self.described, self.folder = task, train, described, folder
         self.group = group()
-        self.factor = factors(train.precision)
-        self.net = build()
+        self.factor = factors(train.precision, self.device)
+        # Built on the CPU: the same weights to begin with, wherever they learn.
+        self.net = build().to(self.device)
+        self.forward: Callable[..., Any] = torch.compile(self.net) if train.compile else self.net
         self.rng = np.random.default_rng(train.seed)
         self.optimizer = torch.optim.AdamW(groups(self.net))
         averaging = get_ema_multi_avg_fn(train.average)  # type: ignore[no-untyped-call]
@@ -195,7 +200,7 @@ class Loop(ABC, Generic[Net, Kept]):
                     report(Progress(self.epoch, self.train.epochs, 0.0, loss, valid, self.task.split.k))
         if self.best:
             self.net.load_state_dict(self.best)
-        self.net.eval()
+        self.net.cpu().eval()  # what comes after training has its data there
         final = self._kept({})
         self._keep(final)
         return final
@@ -225,14 +230,20 @@ class Loop(ABC, Generic[Net, Kept]):
         self.schedule.load_state_dict(training["schedule"])
         self.rng.bit_generator.state = training["numpy"]
         torch.set_rng_state(training["torch"])
+        if self.device.type == "cuda" and training.get("cuda") is not None:  # else it has gone on elsewhere: seeded, as a new run
+            torch.cuda.set_rng_state(training["cuda"], self.device)
         self.epoch, self.history, self.best = training["epoch"], stored.history, training["best"]
         if self.average:
             self.average.load_state_dict(training["average"])
         return True
 
+    def there(self, array: npt.NDArray[Any]) -> Tensor:
+        """An array as a tensor on the run's device; on the CPU without a copy."""
+        return torch.as_tensor(array, device=self.device)
+
     def _seen(self, queries: Queries) -> Seen | None:
         """What is left out of the softmax for these queries, if it is to be."""
-        return seen_of(self.task.seq, queries) if self.train.mask_seen and self.task.split.filter_seen else None
+        return seen_of(self.task.seq, queries, self.device) if self.train.mask_seen and self.task.split.filter_seen else None
 
     def _keep(self, kept: Kept) -> None:
         """Written once, and there for all."""
@@ -306,6 +317,7 @@ class Loop(ABC, Generic[Net, Kept]):
             "schedule": self.schedule.state_dict(),
             "numpy": self.rng.bit_generator.state,
             "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "epoch": self.epoch,
             "best": self.best,
             "average": self.average.state_dict() if self.average else {},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class Memories:
     visits: Tensor
     visit_number: Tensor
 
+    def on(self, device: torch.device) -> Memories:
+        """The same on a device; nothing is copied where it is there already."""
+        return Memories(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
     def since(self, first: int) -> Memories:
         """Those of the queries from row `first` on."""
         return replace(
@@ -59,7 +64,7 @@ class Memories:
         index = start[:, None] + torch.arange(width, device=start.device)
         real = index < end[:, None]
         index = torch.where(real, index, torch.zeros_like(index))
-        zero = torch.zeros((), dtype=torch.int64)
+        zero = start.new_zeros(())
         return (
             RepeatState(
                 torch.where(real, self.key[index], zero),
@@ -76,7 +81,7 @@ class Memories:
 def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 | None = None) -> Memories:
     """Step all users' memories at once, longest first, and keep what the queries find. Uses the net's own `touch`.
 
-    `begin` (U,) is the row from which on each user's events count; None: all.
+    `begin` (U,) is the row from which on each user's events count; None: all. On the net's device.
     """
     if net.repeats is None:
         raise ValueError("this model has no own-repeat memory")
@@ -94,22 +99,24 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
     depth = (queries.position - begin[queries.user])[by_user]
     by_depth = by_user[np.argsort(depth, kind="stable")]
     depth = np.sort(depth, kind="stable")
-    key = torch.as_tensor(seq.item_key)
-    add = net.repeats.additions(net.type_weights[torch.as_tensor(seq.type, dtype=torch.int64)])
+    on = partial(torch.as_tensor, device=net.device)
+    zeros = partial(torch.zeros, device=net.device)
+    key = on(seq.item_key)
+    add = net.repeats.additions(net.type_weights[on(seq.type, dtype=torch.int64)])
     state = RepeatState(
-        torch.zeros(len(users), slots, dtype=torch.int64),
-        torch.zeros(len(users), slots, channels),
-        *(torch.zeros(len(users), slots, dtype=torch.int32) for _ in range(3)),
+        zeros(len(users), slots, dtype=torch.int64),
+        zeros(len(users), slots, channels),
+        *(zeros(len(users), slots, dtype=torch.int32) for _ in range(3)),
     )
-    clock = torch.zeros(len(users), dtype=torch.int64)
-    visits = torch.zeros(len(users), channels - 1)
-    visit = torch.zeros(len(users), dtype=torch.int64)
-    starts = torch.as_tensor(begin[users])
-    time = torch.as_tensor(seq.time)
+    clock = zeros(len(users), dtype=torch.int64)
+    visits = zeros(len(users), channels - 1)
+    visit = zeros(len(users), dtype=torch.int64)
+    starts = on(begin[users])
+    time = on(seq.time)
     kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]] = []
-    clocks = torch.zeros(len(queries), dtype=torch.int64)
-    all_visits = torch.zeros(len(queries), channels - 1)
-    visit_number = torch.zeros(len(queries), dtype=torch.int64)
+    clocks = zeros(len(queries), dtype=torch.int64)
+    all_visits = zeros(len(queries), channels - 1)
+    visit_number = zeros(len(queries), dtype=torch.int64)
     taken = int(np.searchsorted(depth, 0, side="right"))  # queries before any event find nothing
     shorter = -length
     t = 0
@@ -119,11 +126,11 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
         free = min(int(length[active - 1]), int(depth[taken])) - t
         if t and active <= FEW <= free:
             events = min(free, BLOCK)
-            rows = starts[:active, None] + torch.arange(t, t + events)
+            rows = starts[:active, None] + torch.arange(t, t + events, device=net.device)
             now = torch.maximum(clock[:active, None], torch.cummax(time[rows], 1).values)
             new = torch.diff(now, dim=1, prepend=clock[:active, None]) > 0
             end = now[:, -1:]
-            number = torch.arange(t + 1, t + events + 1).expand_as(rows)
+            number = torch.arange(t + 1, t + events + 1, device=net.device).expand_as(rows)
             moment = Moment(seconds(now), number, visit[:active, None] + new.cumsum(1))
             after = remember_all(RepeatState(*(part[:active] for part in state)), key[rows], add[rows], moment, net.repeats.rates)
             for part, value in zip(state, after, strict=True):
@@ -142,20 +149,20 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
             clock[:active] = now
             # After t events at most t slots are filled, from the first on: looking at the others would be wasted.
             view = RepeatState(*(part[:active, : t + 1] for part in state))
-            moment = Moment(seconds(now)[:, None], torch.full((active, 1), t + 1), visit[:active, None])
+            moment = Moment(seconds(now)[:, None], torch.full((active, 1), t + 1, device=net.device), visit[:active, None])
             slot, *values = touch(view, key[rows][:, None], add[rows][:, None], moment, net.repeats.rates)
-            user = torch.arange(active)[:, None]
+            user = torch.arange(active, device=net.device)[:, None]
             for part, value in zip(view, values, strict=True):
                 part[user, slot] = value
             t += 1
         until = int(np.searchsorted(depth, t, side="right"))
         if until > taken:
-            lanes = torch.as_tensor(row_of_user[queries.user[by_depth[taken:until]]])
-            asked = torch.as_tensor(by_depth[taken:until])
+            lanes = on(row_of_user[queries.user[by_depth[taken:until]]])
+            asked = on(by_depth[taken:until])
             clocks[asked], all_visits[asked], visit_number[asked] = clock[lanes], visits[lanes], visit[lanes]
             kept.append((asked, *_filled(state, lanes)))
             taken = until
-    offsets, slots_found = _gather(len(queries), channels, kept)
+    offsets, slots_found = _gather(len(queries), channels, kept, net.device)
     return Memories(
         offsets,
         slots_found.key,
@@ -164,7 +171,7 @@ def fold_memories(net: Longwave, seq: Sequences, queries: Queries, begin: Int64 
         slots_found.time,
         slots_found.seen,
         slots_found.visit,
-        torch.as_tensor(queries.position - begin[queries.user]),
+        on(queries.position - begin[queries.user]),
         clocks,
         all_visits,
         visit_number,
@@ -178,18 +185,20 @@ def _filled(state: RepeatState, lanes: Tensor) -> tuple[RepeatState, Tensor, Ten
     return RepeatState(*(part[user, slot] for part in state)), lane, torch.bincount(lane, minlength=len(lanes))
 
 
-def _gather(queries: int, channels: int, kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]]) -> tuple[Tensor, RepeatState]:
+def _gather(
+    queries: int, channels: int, kept: list[tuple[Tensor, RepeatState, Tensor, Tensor]], device: torch.device
+) -> tuple[Tensor, RepeatState]:
     """All kept slots in order of the queries, and the offsets (Q + 1) of each query's."""
-    sizes = torch.zeros(queries, dtype=torch.int64)
-    owner = [torch.zeros(0, dtype=torch.int64)]
-    none = torch.zeros(0, dtype=torch.int32)
-    found = [RepeatState(torch.zeros(0, dtype=torch.int64), torch.zeros(0, channels), none, none, none)]
+    sizes = torch.zeros(queries, dtype=torch.int64, device=device)
+    owner = [sizes[:0]]
+    none = sizes[:0].to(torch.int32)
+    found = [RepeatState(sizes[:0], torch.zeros(0, channels, device=device), none, none, none)]
     for asked, slots, lane, size in kept:
         sizes[asked] = size
         owner.append(asked[lane])
         found.append(slots)
     order = torch.argsort(torch.cat(owner), stable=True)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
+    offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     return offsets, RepeatState(*(torch.cat(parts)[order] for parts in zip(*found, strict=True)))
 
 
@@ -200,5 +209,6 @@ def _rows(seq: Sequences, key: Tensor) -> Tensor:
     if not len(keys):
         return torch.full_like(key, -1)
     rows = seq.item[known][first].astype(np.int64)
-    place = np.searchsorted(keys, key.numpy()).clip(max=len(keys) - 1)
-    return torch.as_tensor(np.where(keys[place] == key.numpy(), rows[place], -1))
+    asked = key.cpu().numpy()
+    place = np.searchsorted(keys, asked).clip(max=len(keys) - 1)
+    return torch.as_tensor(np.where(keys[place] == asked, rows[place], -1), device=key.device)

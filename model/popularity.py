@@ -75,6 +75,10 @@ class PopularityTable:
         """`table`: (S, N, P). `start`, `width`: of the first slot and of each, in ms."""
         self.table, self.start, self.width = table, start, width
 
+    def on(self, device: torch.device) -> PopularityTable:
+        """The same on a device."""
+        return PopularityTable(self.table.to(device), self.start, self.width)
+
     @classmethod
     def live(cls, seq: Sequences, half_lives_s: Sequence[float], slots: int = 1000) -> PopularityTable:
         """As the service has it: what all users have done up to the moment; fewer and longer slots where there are many items."""

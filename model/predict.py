@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,9 @@ from model.replay import seen_items
 from model.rounding import as_stored
 
 BLOCK = 128
-"""Queries that are ranked at a time."""
+"""Queries that are ranked at a time, or fewer: see `block_of`."""
+MOST = 2**25
+"""Numbers of the popularity tables of a block: an eighth of a gibibyte, and a few times as much while they become scores."""
 
 
 class Carried:
@@ -36,12 +39,13 @@ class Carried:
 
     def enter(self, net: Longwave, inputs: Inputs, batch: LaneBatch) -> State:
         """States of the batch's lanes: the initial one for a fresh user, else what its last chunk left."""
-        state = net.initial_state(inputs.attributes[torch.as_tensor(batch.user)])
+        device = inputs.attributes.device
+        state = net.initial_state(inputs.attributes[torch.as_tensor(batch.user, device=device)])
         old = [index for index, fresh in enumerate(batch.fresh) if not fresh]
         if not old:
             return state
         left = [self.state[int(batch.user[index])] for index in old]
-        chosen = torch.as_tensor(old)
+        chosen = torch.as_tensor(old, device=device)
         # Own repeats are not carried: they come ready from `Memories`.
         return state | {n: state[n].index_copy(0, chosen, torch.stack([user[n] for user in left])) for n in left[0]}
 
@@ -52,6 +56,11 @@ class Carried:
         kept = {n: (t.float() if t.is_floating_point() else t).detach() for n, t in state.items()}
         self.state |= {int(user): {n: t[index] for n, t in kept.items()} for index, user in enumerate(batch.user)}
         self.ended = batch.user[batch.last].tolist()
+
+
+def block_of(items: int, half_lives: int) -> int:
+    """How many queries are ranked at a time: each may have a popularity table of its own, of all items at all half-lives."""
+    return max(1, min(BLOCK, MOST // max(1, items * half_lives)))
 
 
 def logits(
@@ -119,27 +128,29 @@ def read_out(
     """Fold every user from the beginning, or from row `begin` (U,) on, with `forward()`, and read out at every query.
 
     With `item_vectors` as the bundle stores them ("int8" or "float32"), which is how they are folded, and will be scored.
+    Everything is on the net's device, wherever the inputs are.
     """
     net.eval()
+    inputs, on = inputs.on(net.device), partial(torch.as_tensor, device=net.device)
     item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features)
     item_matrix = as_stored(item_matrix, item_vectors)
     parts: list[Readout] = []
     order: list[Tensor] = []
     carried = Carried()
-    as_of = torch.as_tensor(queries.as_of)
+    as_of = on(queries.as_of)
     # Asked where the event that follows happened, as in training; without platforms that is "missing" everywhere.
-    platform = inputs.platform[torch.as_tensor(queries.position)]
+    platform = inputs.platform[on(queries.position)]
     start = seq.offsets[:-1] if begin is None else begin
     for batch in lane_batches(start, seq.offsets[1:], queries, lanes, MAX_CHUNK // 2, None):
-        query = torch.as_tensor(batch.query)
+        query = on(batch.query)
         asked = query[query >= 0]
         state = carried.enter(net, inputs, batch)
-        events = inputs.events(torch.as_tensor(batch.rows), item_matrix)
+        events = inputs.events(on(batch.rows), item_matrix)
         readout, state = net(
             events,
-            torch.as_tensor(batch.valid),
+            on(batch.valid),
             state,
-            torch.as_tensor(batch.positions),
+            on(batch.positions),
             as_of[asked],
             platform[asked],
         )
@@ -159,7 +170,7 @@ def top_k(scores: Tensor, k: int) -> npt.NDArray[np.int32]:
     for index, (row, least) in enumerate(zip(scores, threshold, strict=True)):
         candidates = torch.nonzero((row >= least) & (row > -torch.inf))[:, 0]
         best = candidates[torch.sort(row[candidates], descending=True, stable=True).indices[:k]]
-        out[index, : len(best)] = best.numpy()
+        out[index, : len(best)] = best.cpu().numpy()
     return out
 
 
@@ -175,26 +186,32 @@ def rank(
     forbidden: list[Int32] | None = None,
 ) -> npt.NDArray[np.int32]:
     """Lists of the `chosen` queries (n): (n, k). popularity as in `logits`; forbidden: per chosen query, rows left out."""
+    device = predictions.item_matrix.device
     readout = Readout(*(field[chosen] for field in predictions.readout))
-    as_of = torch.as_tensor(queries.as_of)[chosen]
+    as_of = torch.as_tensor(queries.as_of, device=device)[chosen]
     scores = logits(net, readout, predictions.item_matrix, predictions.item_bias, popularity, as_of, memories, chosen)
     for index, rows in enumerate(forbidden or []):
-        scores[index, torch.as_tensor(rows, dtype=torch.int64)] = -torch.inf
+        scores[index, torch.as_tensor(rows, dtype=torch.int64, device=device)] = -torch.inf
     return top_k(scores, k)
 
 
 @torch.no_grad()
 def score_blocks(net: Longwave, inputs: Inputs, seq: Sequences, split: Split, queries: Queries) -> Iterator[Tensor]:
     """Scores (n, N) of all items for the queries of a split, `BLOCK` at a time, in their order; nothing is left out."""
-    table = popularity_of(seq, split, net.config.popularity_half_lives_s)
+    table = popularity_of(seq, split, net.config.popularity_half_lives_s).on(net.device)
     predictions = read_out(net, inputs, seq, queries)
     memories = fold_memories(net, seq, queries) if net.repeats is not None else None
-    as_of = torch.as_tensor(queries.as_of)
-    for start in range(0, len(queries), BLOCK):
-        chosen = torch.arange(start, min(start + BLOCK, len(queries)))
+    as_of = torch.as_tensor(queries.as_of, device=net.device)
+
+    def scores(chosen: Tensor) -> Tensor:
         readout = Readout(*(field[chosen] for field in predictions.readout))
         items = predictions.item_matrix, predictions.item_bias, table.at(as_of[chosen])
-        yield logits(net, readout, *items, as_of[chosen], memories, chosen)
+        return logits(net, readout, *items, as_of[chosen], memories, chosen)
+
+    block = block_of(*table.table.shape[1:])
+    for start in range(0, len(queries), BLOCK):
+        chosen = torch.arange(start, min(start + BLOCK, len(queries)), device=net.device)
+        yield torch.cat([scores(part) for part in torch.split(chosen, block)])
 
 
 def ranked_lists(
@@ -210,12 +227,13 @@ def ranked_lists(
 
     What a user has seen before `begin` stays seen.
     """
-    table = popularity_of(seq, split, net.config.popularity_half_lives_s)
+    table = popularity_of(seq, split, net.config.popularity_half_lives_s).on(net.device)
     predictions = read_out(net, inputs, seq, queries, begin=begin, item_vectors=item_vectors)
     memories = fold_memories(net, seq, queries, begin) if net.repeats is not None else None
-    as_of, lists = torch.as_tensor(queries.as_of), []
-    for start in range(0, len(queries), BLOCK):
-        chosen = torch.arange(start, min(start + BLOCK, len(queries)))
+    as_of, lists = torch.as_tensor(queries.as_of, device=net.device), []
+    block = block_of(*table.table.shape[1:])
+    for start in range(0, len(queries), block):
+        chosen = torch.arange(start, min(start + block, len(queries)), device=net.device)
         forbidden = None
         if split.filter_seen:
             forbidden = [seen_items(seq, int(queries.user[q]), int(queries.position[q])) for q in chosen.tolist()]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.device import CPU
 from model.losses import Additions, Popularity
 
 Float64 = npt.NDArray[np.float64]
@@ -42,9 +43,9 @@ class Candidates:
 
     def own(self, owner: Tensor, target: Tensor, queries: int) -> Additions:
         """Each query's targets are candidates for certain: they stand for themselves alone."""
-        nth = torch.arange(len(owner)) - torch.searchsorted(owner, owner)
-        rows = torch.zeros(queries, int(nth.max()) + 1, dtype=torch.int64)
-        amount = torch.zeros(rows.shape)
+        nth = torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
+        rows = owner.new_zeros(queries, int(nth.max()) + 1)
+        amount = self.log_chance.new_zeros(rows.shape)
         found, _ = self.among(target)
         rows[owner, nth], amount[owner, nth] = found, self.log_chance[found]
         return Additions(rows, amount)
@@ -63,28 +64,33 @@ class Candidates:
 class CandidateSampler:
     """Draws the candidates that all queries of a step share."""
 
-    def __init__(self, counts: Float64, negatives: int) -> None:
-        """`counts`: (N,) how often each item is a training target; `negatives`: draws a step, with replacement."""
+    def __init__(self, counts: Float64, negatives: int, device: torch.device = CPU) -> None:
+        """`counts`: (N,) how often each item is a training target; `negatives`: draws a step, with replacement.
+
+        Drawn on the CPU, the same on any machine, for a net on `device`.
+        """
         self.negatives = negatives
         self.share = counts / max(1.0, counts.sum())
         # Half by popularity, where most of the softmax lies, half evenly, so that no item is left out.
         self.chance = 0.5 * self.share + 0.5 / len(counts)
         self._upto = np.cumsum(self.chance)
         self._upto[-1] = 1.0
-        self._place = torch.zeros(len(counts), dtype=torch.int64)
+        self._place = torch.zeros(len(counts), dtype=torch.int64, device=device)
 
     def draw(self, target: Tensor, needed: Tensor, rng: np.random.Generator) -> Candidates:
         """Candidates of a step: all its targets (t), and what is drawn. `needed`: item rows that it reads besides, or -1."""
         drawn = np.searchsorted(self._upto, rng.random(self.negatives), side="right")
-        rows = np.union1d(drawn, target.numpy())
+        rows = np.union1d(drawn, target.cpu().numpy())
         # Not drawn as a negative in any draw, and nobody's target.
         chance, share = (np.minimum(each[rows], 1 - 1e-9) for each in (self.chance, self.share))
         missed = self.negatives * np.log1p(-chance) + len(target) * np.log1p(-share)
-        all_needed = np.union1d(rows, np.maximum(needed.numpy().ravel(), 0))
-        self._place[all_needed] = torch.arange(len(all_needed))
+        all_needed = np.union1d(rows, np.maximum(needed.cpu().numpy().ravel(), 0))
+        device = self._place.device
+        there = torch.as_tensor(all_needed, device=device)
+        self._place[there] = torch.arange(len(all_needed), device=device)
         return Candidates(
-            torch.as_tensor(all_needed),
+            there,
             self._place,
-            torch.as_tensor(np.searchsorted(all_needed, rows)),
-            torch.as_tensor(np.log(-np.expm1(missed)), dtype=torch.float32),
+            torch.as_tensor(np.searchsorted(all_needed, rows), device=device),
+            torch.as_tensor(np.log(-np.expm1(missed)), dtype=torch.float32, device=device),
         )

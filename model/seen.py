@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.data.sequences import Queries, Sequences
+from model.device import CPU
 
 NEVER = 2**31 - 1
 
@@ -31,8 +32,8 @@ class Seen(NamedTuple):
         return self.first.index_select(0, self.lane[part]).lt_(self.position[part, None])
 
 
-def seen_of(seq: Sequences, queries: Queries) -> Seen:
-    """What the users of some queries have had at each of them, of whatever type the event was."""
+def seen_of(seq: Sequences, queries: Queries, device: torch.device = CPU) -> Seen:
+    """What the users of some queries have had at each of them, of whatever type the event was; tensors on `device`."""
     users, lane = np.unique(queries.user, return_inverse=True)
     until = np.zeros(len(users), np.int64)
     np.maximum.at(until, lane, queries.position)
@@ -42,4 +43,4 @@ def seen_of(seq: Sequences, queries: Queries) -> Seen:
         rows = rows[seq.item[rows] >= 0]
         first[index, seq.item[rows]] = rows - seq.offsets[user]
     position = (queries.position - seq.offsets[queries.user]).astype(np.int32)
-    return Seen(torch.as_tensor(first), torch.as_tensor(lane), torch.as_tensor(position))
+    return Seen(*(torch.as_tensor(array, device=device) for array in (first, lane, position)))

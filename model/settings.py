@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from model.device import DEVICES
 from model.errors import TrainerError
 from model.nets import ModelConfig
 from model.nets.integers import MAX_CHUNK
@@ -54,6 +55,7 @@ class TrainSettings:
     average: float = 0.0
     smoothing: float = 0.0
     negatives: int = 0
+    foreign: float = 0.0
     mask_seen: bool = False
     unseen_items: float = 0.0
     content_weight: float = 0.0
@@ -64,6 +66,8 @@ class TrainSettings:
     seed: int = 0
     threads: int = 0
     precision: str = "auto"
+    device: str = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "average": BELOW_ONE,
         "smoothing": BELOW_ONE,
         "negatives": _whole(0),
+        "foreign": SHARE,
         "unseen_items": BELOW_ONE,
         "content_weight": NOT_NEGATIVE,
         "distil": SHARE,
@@ -164,6 +169,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "seed": _whole(0, 2**32 - 1),
         "threads": _whole(0),
         "precision": Allowed("one of " + ", ".join(PRECISIONS), lambda value: value in PRECISIONS),
+        "device": Allowed("one of " + ", ".join(DEVICES), lambda value: value in DEVICES),
     },
     "update": {
         "refresh": Allowed("one of " + ", ".join(REFRESHED), lambda value: value in REFRESHED),
@@ -275,17 +281,21 @@ def model_defaults() -> dict[str, Any]:
     return {name: value for name, value in _defaults(ModelConfig).items() if name not in FROM_DATA}
 
 
+WHERE = ("threads", "device", "compile")
+"""Keys of [train] that say where and how fast a run is computed, and not what."""
+
+
 def that_decide(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a run's settings, as a checkpoint keeps them, what decides its result: two runs with equal ones are the same run.
 
-    A key that a run of an older version does not have stands at its default, and on how many threads it ran decides nothing.
+    A key that a run of an older version does not have has its default; where and on how many threads it ran decides nothing.
     """
     net = settings.get("architecture", "longwave")
     known = {"data": _defaults(DataSettings), "train": _defaults(TrainSettings), "model": model_defaults()}
     if net in BASELINES:
         known["model"] = _defaults(BASELINES[net])
     whole = {table: defaults | settings[table] for table, defaults in known.items()}
-    return {**settings, **whole, "train": {key: value for key, value in whole["train"].items() if key != "threads"}}
+    return {**settings, **whole, "train": {key: value for key, value in whole["train"].items() if key not in WHERE}}
 
 
 def _defaults(kind: type) -> dict[str, Any]:

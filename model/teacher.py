@@ -66,8 +66,10 @@ class Teacher:
             )
 
     def at(self, queries: Tensor, weight: float) -> Soft:
-        """The answers to some training questions (n)."""
-        chosen = queries.numpy()
-        shares = torch.as_tensor(self.shares[chosen].astype(np.float32))
+        """The answers to some training questions (n), on their device."""
+        chosen, device = queries.cpu().numpy(), queries.device
+        shares = torch.as_tensor(self.shares[chosen].astype(np.float32), device=device)
         # They were rounded when they were written.
-        return Soft(torch.as_tensor(self.rows[chosen].astype(np.int64)), shares / shares.sum(1, keepdim=True), weight)
+        return Soft(
+            torch.as_tensor(self.rows[chosen].astype(np.int64), device=device), shares / shares.sum(1, keepdim=True), weight
+        )

@@ -17,6 +17,7 @@ from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpo
 from model.content import FirstTimes, content_loss
 from model.data.sequences import Queries
 from model.data.splits import select
+from model.foreign import Foreign
 from model.lanes import LaneBatch, lane_batches
 from model.loop import Loop
 from model.losses import Additions, Popularity, basket_cross_entropy, basket_softmax
@@ -26,7 +27,7 @@ from model.nets import Longwave, Readout
 from model.nets.readout import RARE
 from model.popularity import popularity_of
 from model.precision import mixed
-from model.predict import Carried, logits, rank, read_out, repeats_at
+from model.predict import Carried, block_of, logits, rank, read_out, repeats_at
 from model.replay import seen_items
 from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings
@@ -83,15 +84,16 @@ class Trainer(Loop[Longwave, Checkpoint]):
         if origin is not None:
             described |= {"model": origin.checkpoint.settings["model"], "init_from": origin.model_id}
         super().__init__(task, train, described, folder, build, groups)
-        self.table = popularity_of(task.seq, task.split, self.net.config.popularity_half_lives_s)
-        self.logs = torch.log(self.table.table + RARE)
+        self.inputs = task.inputs.on(self.device)
+        self.table = popularity_of(task.seq, task.split, self.net.config.popularity_half_lives_s).on(self.device)
+        self.logs = (self.table.table + RARE).log_()
         self.memories = self._memories(self.queries)
         self.valid_memories = self._memories(self.valid)
         self.begin_epoch()
         self.sampler = None
         if train.negatives:
             counts = np.bincount(self.queries.target, minlength=task.seq.items)
-            self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives)
+            self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives, self.device)
         self.first = FirstTimes(task.seq) if train.content_weight and self.net.item.gate is not None else None
         self.teacher = Teacher(Path(train.teacher), task) if train.teacher else None
         self._plan()
@@ -104,16 +106,17 @@ class Trainer(Loop[Longwave, Checkpoint]):
         return fold_memories(self.net, self.task.seq, queries) if self.net.repeats is not None else None
 
     def begin_epoch(self) -> None:
-        self.carried = Carried()
+        late = 4 * self.epoch >= 3 * self.train.epochs
+        apart = np.random.default_rng((self.train.seed, self.epoch, self.group.rank, 1))
+        self.carried = Foreign(self.train.foreign, apart) if late and self.train.foreign else Carried()
         self.drawing = np.random.default_rng((self.train.seed, self.epoch, self.group.rank))
 
     def _loss(self, batch: LaneBatch) -> Tensor | None:
         if not len(batch.user):
             return None
-        net, inputs = self.net, self.task.inputs
-        asked = torch.as_tensor(batch.query[batch.query >= 0])
-        questions = self._questions(asked)
-        rows = torch.as_tensor(batch.rows)
+        net, inputs = self.net, self.inputs
+        questions = self._questions(batch.query[batch.query >= 0])
+        asked, rows = questions.asked, self.there(batch.rows)
         candidates = None
         if self.sampler:
             remembered = [] if self.memories is None else [self.memories.at(asked)[1].flatten()]
@@ -124,24 +127,24 @@ class Trainer(Loop[Longwave, Checkpoint]):
         item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features, needed_rows, unseen)
         state = self.carried.enter(net, inputs, batch)
         events = inputs.events(rows, item_matrix, candidates.place if candidates else None)
-        moments = torch.as_tensor(batch.valid), state, torch.as_tensor(batch.positions), questions.as_of, questions.platform
-        with mixed(self.factor):
-            readout, state = net(events, *moments)
+        moments = self.there(batch.valid), state, self.there(batch.positions), questions.as_of, questions.platform
+        with mixed(self.factor, self.device):
+            readout, state = self.forward(events, *moments)
         readout = Readout(*(field.float() for field in readout))
         self.carried.leave(batch, state)
         if not len(asked):
             return None
         return self._softmax(readout, questions, item_matrix, item_bias, candidates, unseen)
 
-    def _questions(self, asked: Tensor) -> Questions:
-        chosen = select(self.queries, asked.numpy())
+    def _questions(self, asked: npt.NDArray[np.int64]) -> Questions:
+        chosen = select(self.queries, asked)
         return Questions(
             chosen,
-            asked,
-            torch.as_tensor(chosen.as_of),
-            self.task.inputs.platform[torch.as_tensor(chosen.position)],
-            torch.as_tensor(np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))),
-            torch.as_tensor(chosen.target, dtype=torch.int64),
+            self.there(asked),
+            self.there(chosen.as_of),
+            self.inputs.platform[self.there(chosen.position)],
+            self.there(np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))),
+            self.there(chosen.target.astype(np.int64)),
         )
 
     def _softmax(
@@ -190,7 +193,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         loss = basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
         if self.first is None:
             return loss
-        content, _ = net.item.unseen(self.task.inputs.item_text, self.task.inputs.item_features)
+        content, _ = net.item.unseen(self.inputs.item_text, self.inputs.item_features)
         beside = content_loss(interest, content[:, :scored], questions.queries, self.first, smoothing, self.factor)
         return loss + self.train.content_weight * beside
 
@@ -198,16 +201,16 @@ class Trainer(Loop[Longwave, Checkpoint]):
         """(N) bool: the items that this step takes for new ones, of which nothing but their content is known; None for none."""
         if not self.train.unseen_items or self.net.item.gate is None:
             return None
-        return torch.rand(self.task.seq.items) < self.train.unseen_items
+        return torch.rand(self.task.seq.items, device=self.device) < self.train.unseen_items
 
     def _validate(self) -> npt.NDArray[np.floating]:
         """As of `Loop`."""
         task, k = self.task, self.task.split.k
-        predictions = read_out(self.net, task.inputs, task.seq, self.valid)
-        lists = []
-        for start in range(0, len(self.valid), 128):
-            chosen = torch.arange(start, min(start + 128, len(self.valid)))
-            popularity = self.table.at(torch.as_tensor(self.valid.as_of)[chosen])
+        predictions = read_out(self.net, self.inputs, task.seq, self.valid)
+        lists, block = [], block_of(*self.table.table.shape[1:])
+        for start in range(0, len(self.valid), block):
+            chosen = torch.arange(start, min(start + block, len(self.valid)), device=self.device)
+            popularity = self.table.at(self.there(self.valid.as_of)[chosen])
             forbidden = None
             if task.split.filter_seen:
                 forbidden = [seen_items(task.seq, int(self.valid.user[q]), int(self.valid.position[q])) for q in chosen.tolist()]

@@ -65,6 +65,11 @@ class Longwave(nn.Module):
         self.attributes = nn.ModuleList(tables)
         self.register_buffer("type_weights", torch.tensor(config.type_weights), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is, weights and all; what it is given must be there too."""
+        return self.type_weights.device
+
     # The state.
 
     def state_shapes(self) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

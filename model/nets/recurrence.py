@@ -30,14 +30,23 @@ class Block(nn.Module):
         `lengths` (B) int64 >= 1 on the CPU gives the valid events of each row; None means all T.
         """
         inputs = self.norm(x)
-        if lengths is None:
-            y, (h1, c1) = self.lstm(inputs, (h, c))
+        if x.is_cuda:
+            # Autocast would give cuDNN float16 factors, whatever it was told, and their gradients would need scaling.
+            with torch.autocast("cuda", enabled=False):
+                y, h1, c1 = self._folded(inputs.float(), h, c, lengths)
         else:
-            packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-            y, (h1, c1) = self.lstm(packed, (h, c))
-            y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
+            y, h1, c1 = self._folded(inputs, h, c, lengths)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed(x)), h1, c1
+
+    def _folded(self, inputs: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if lengths is None:
+            y, (h1, c1) = self.lstm(inputs, (h, c))
+            return y, h1, c1
+        packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+        y, (h1, c1) = self.lstm(packed, (h, c))
+        y, _ = pad_packed_sequence(y, batch_first=True, total_length=inputs.shape[1])
+        return y, h1, c1
 
 
 class Recurrence(nn.Module):

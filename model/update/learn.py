@@ -15,6 +15,7 @@ from model.begin import extended
 from model.checkpoint import Checkpoint
 from model.data.sequences import Queries
 from model.data.splits import together
+from model.device import CPU
 from model.lanes import LaneBatch, lane_batches
 from model.memory import Memories, fold_memories
 from model.nets import Longwave, ModelConfig, State
@@ -73,7 +74,7 @@ class Updater(Trainer):
         super().__init__(task, Settings(train=train, model=dict(checkpoint.settings["model"])), Path())
         self.net.load_state_dict(extended(checkpoint.net, self.net))
         self.refreshed = _free(self.net, refresh, checkpoint.net.config.items)
-        self.states = fold_to(self.net, task.inputs, task.seq, windows, train.chunk)
+        self.states = fold_to(self.net, self.inputs, task.seq, windows, train.chunk)
 
     def learn(self) -> float:
         """All passes; returns the loss of the last. Raises TrainingError where it is no number any more."""
@@ -81,7 +82,7 @@ class Updater(Trainer):
         for _ in range(self.train.epochs):
             loss = self._epoch(None)
             self.epoch += 1
-        self.net.eval().requires_grad_(True)
+        self.net.cpu().eval().requires_grad_(True)
         return loss
 
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
@@ -111,6 +112,8 @@ def train_settings(checkpoint: Checkpoint, settings: UpdateSettings) -> TrainSet
         warmup_steps=settings.warmup_steps,
         teacher="",  # was asked other questions
         average=0.0,  # passes are too short to average over
+        device="cpu" if before.get("device") == "cpu" else "auto",  # that of the run may be of another machine
+        compile=False,  # takes longer than the few steps
         valid_queries=1,  # nothing is chosen on validation: the gate judges the last pass
     )
 
@@ -128,7 +131,7 @@ def learn(task: UpdateTask, checkpoint: Checkpoint, train: TrainSettings, refres
         windows.replayed,
         len(windows.user),
         updater.refreshed,
-        None if updater.memories is None else updater.memories.since(len(windows.queries)),
+        None if updater.memories is None else updater.memories.since(len(windows.queries)).on(CPU),
         {"stretches": prepared - began, "learning": time.monotonic() - prepared},
     )
 

@@ -7,6 +7,7 @@ plus a fold of at most `history` events a user, however long the users have been
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +89,7 @@ def draw_windows(
 def fold_to(net: Longwave, inputs: Inputs, seq: Sequences, windows: Windows, chunk: int) -> dict[int, State]:
     """The state of each user before their stretch, own repeats aside; whose stretch begins where folding starts has none."""
     net.eval()
+    inputs, on = inputs.on(net.device), partial(torch.as_tensor, device=net.device)
     item_matrix, _ = net.item(inputs.item_text, inputs.item_features)
     before = windows.begin > windows.fold
     user = windows.user[before]
@@ -99,13 +101,13 @@ def fold_to(net: Longwave, inputs: Inputs, seq: Sequences, windows: Windows, chu
     )
     states: dict[int, State] = {}
     carried = Carried()
-    nothing = torch.zeros(0, dtype=torch.int64)
+    nothing = torch.zeros(0, dtype=torch.int64, device=net.device)
     # Whole chunks: no row is padded, and a state after padding would be of no use.
     for batch in lane_batches(start, seq.offsets[1:], ends, WARM_LANES, chunk, None):
         state = carried.enter(net, inputs, batch)
-        events = inputs.events(torch.as_tensor(batch.rows), item_matrix)
-        unasked = torch.full((len(batch.user), 1), -1)
-        _, state = net(events, torch.as_tensor(batch.valid), state, unasked, nothing, nothing)
+        events = inputs.events(on(batch.rows), item_matrix)
+        unasked = torch.full((len(batch.user), 1), -1, device=net.device)
+        _, state = net(events, on(batch.valid), state, unasked, nothing, nothing)
         carried.leave(batch, state)
         for lane in np.flatnonzero((batch.query >= 0).any(1)):
             states[int(batch.user[lane])] = carried.state[int(batch.user[lane])]
@@ -125,7 +127,7 @@ class Begun(Carried):
         if not begun:
             return state
         left = [self.states[int(batch.user[index])] for index in begun]
-        chosen = torch.as_tensor(begun)
+        chosen = torch.as_tensor(begun, device=inputs.attributes.device)
         return state | {name: state[name].index_copy(0, chosen, torch.stack([user[name] for user in left])) for name in left[0]}
 
 

@@ -14,6 +14,7 @@ from model.baselines.nets.encoder import Encoder
 from model.baselines.nets.gru4rec import GRU4Rec
 from model.baselines.nets.sasrec import SASRec
 from model.checkpoint import CheckpointError, first_line
+from model.device import on_cpu
 from model.settings import BASELINES, Gru4recSettings, SasrecSettings, Settings, TrainSettings
 
 ARCHITECTURES = tuple(BASELINES)
@@ -29,6 +30,8 @@ SHARED = (
     "seed",
     "threads",
     "precision",
+    "device",
+    "compile",
 )
 """What of [train] a neural baseline goes by; the rest is about our own net."""
 
@@ -71,11 +74,11 @@ def build(items: int, settings: dict[str, Any]) -> Encoder:
 
 
 def save_encoder(kept: EncoderCheckpoint, path: Path) -> None:
-    """Write whole or not at all."""
+    """Write whole or not at all, from whatever device; a file holds CPU tensors."""
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {f.name: getattr(kept, f.name) for f in dataclasses.fields(kept) if f.name != "net"}
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(content | {"weights": kept.net.state_dict()}, temporary)
+    torch.save(on_cpu(content | {"weights": kept.net.state_dict()}), temporary)
     temporary.replace(path)
 
 
@@ -86,7 +89,7 @@ def load_encoder(path: Path) -> EncoderCheckpoint:
         CheckpointError: the file is damaged, or of another version or kind of net.
     """
     try:
-        content = torch.load(path, weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
         net = build(content["items"], content["settings"])
         net.load_state_dict(content.pop("weights"))
         return EncoderCheckpoint(net=net.eval(), **content)

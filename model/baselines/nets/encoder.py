@@ -18,6 +18,11 @@ class Encoder(nn.Module):
         self.item = nn.Embedding(items + 1, width)
         self.bias = nn.Parameter(torch.zeros(items))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it is, and what it is given must be."""
+        return self.bias.device
+
     @abstractmethod
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) int64, padded at the end with any token -> (B, T, D): what is known right after each token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from model.baselines.nets.encoder import Encoder, initialise
@@ -25,6 +26,11 @@ class GRU4Rec(Encoder):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """As `Encoder`."""
-        after, _ = self.gru(self.dropout(self.item(tokens) * self.item.embedding_dim**0.5))
+        x = self.dropout(self.item(tokens) * self.item.embedding_dim**0.5)
+        if x.is_cuda:  # as our own recurrence
+            with torch.autocast("cuda", enabled=False):
+                after, _ = self.gru(x)
+        else:
+            after, _ = self.gru(x)
         known: Tensor = self.out(self.dropout(after))
         return known

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,14 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
     def _loss(self, batch: TokenBatch) -> Tensor | None:
         if not batch.asked:
             return None
-        with mixed(self.factor):
-            known = self.net(torch.as_tensor(batch.tokens))[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
+        with mixed(self.factor, self.device):
+            known = self.forward(self.there(batch.tokens))[self.there(batch.lane), self.there(batch.column)]
         chosen = select(self.queries, batch.query)
         owner = np.repeat(np.arange(len(chosen)), np.diff(chosen.target_offsets))
-        target = torch.as_tensor(chosen.target, dtype=torch.int64)
+        target = self.there(chosen.target.astype(np.int64))
         items, bias, smoothing = self.net.items(), self.net.bias, self.train.smoothing
         return basket_softmax(
-            known.float(), items, bias, torch.as_tensor(owner), target, smoothing, None, None, self.factor, self._seen(chosen)
+            known.float(), items, bias, self.there(owner), target, smoothing, None, None, self.factor, self._seen(chosen)
         )
 
     def _validate(self) -> npt.NDArray[np.floating]:
@@ -86,11 +87,12 @@ def encoder_scores(
     """Scores (n, N) of all items, `BLOCK` queries at a time, in order; each sees the user's last `length` tokens before it."""
     net.eval()
     streams = streams or Streams(seq)
-    known = torch.zeros(len(queries), net.item.embedding_dim)
+    on = partial(torch.as_tensor, device=net.device)
+    known = torch.zeros(len(queries), net.item.embedding_dim, device=net.device)
     windows = streams.asking_windows(queries, length)
     for batch in streams.batches(windows, queries, most_tokens, None, ends_alone=True):
-        after = net(torch.as_tensor(batch.tokens))
-        known[torch.as_tensor(batch.query)] = after[torch.as_tensor(batch.lane), torch.as_tensor(batch.column)]
+        after = net(on(batch.tokens))
+        known[on(batch.query)] = after[on(batch.lane), on(batch.column)]
     for start in range(0, len(queries), BLOCK):
         yield net.item_scores(known[start : start + BLOCK])
 
@@ -109,7 +111,7 @@ def encoder_lists(
     for start, scores in zip(range(0, len(queries), BLOCK), encoder_scores(net, seq, queries, length, streams), strict=True):
         for index in range(len(scores) if filter_seen else 0):
             seen = seen_items(seq, int(queries.user[start + index]), int(queries.position[start + index]))
-            scores[index, torch.as_tensor(seen, dtype=torch.int64)] = -torch.inf
+            scores[index, torch.as_tensor(seen, dtype=torch.int64, device=net.device)] = -torch.inf
         best = top_k(scores, k)
         lists[start : start + BLOCK, : best.shape[1]] = best
     return lists

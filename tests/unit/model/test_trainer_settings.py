@@ -190,7 +190,7 @@ def test_what_decides_a_run_is_neither_its_threads_nor_the_age_of_its_checkpoint
     ours, sasrec = settings.as_dict(), described("sasrec", settings)
     for now in (ours, sasrec):
         older = copy.deepcopy(now)
-        older["train"]["threads"] = 7
+        older["train"] |= {"threads": 7, "device": "cpu", "compile": True}
         del older["train"]["average"]
         assert that_decide(older) == that_decide(now)
         for table, key, value in (("train", "average", 0.9), ("data", "test_quantile", 0.5), ("model", "dropout", 0.7)):
