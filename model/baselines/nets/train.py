@@ -27,6 +27,10 @@ from model.settings import Settings
 from model.task import Task
 
 
+MOST_TOKENS = 20_000
+"""Of windows that are asked together, with padding."""
+
+
 class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
     """A run of a neural baseline."""
 
@@ -82,7 +86,7 @@ def encoder_scores(
     queries: Queries,
     length: int,
     streams: Streams | None = None,
-    most_tokens: int = 20_000,
+    most_tokens: int = MOST_TOKENS,
 ) -> Iterator[Tensor]:
     """Scores (n, N) of all items, `BLOCK` queries at a time, in order; each sees the user's last `length` tokens before it."""
     net.eval()
@@ -105,10 +109,12 @@ def encoder_lists(
     k: int,
     filter_seen: bool,
     streams: Streams | None = None,
+    most_tokens: int = MOST_TOKENS,
 ) -> npt.NDArray[np.int32]:
     """Ranked lists (Q, k), -1 from where a list ends."""
     lists = np.full((len(queries), k), -1, np.int32)
-    for start, scores in zip(range(0, len(queries), BLOCK), encoder_scores(net, seq, queries, length, streams), strict=True):
+    blocks = encoder_scores(net, seq, queries, length, streams, most_tokens)
+    for start, scores in zip(range(0, len(queries), BLOCK), blocks, strict=True):
         for index in range(len(scores) if filter_seen else 0):
             seen = seen_items(seq, int(queries.user[start + index]), int(queries.position[start + index]))
             scores[index, torch.as_tensor(seen, dtype=torch.int64, device=net.device)] = -torch.inf
