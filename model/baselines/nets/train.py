@@ -26,7 +26,6 @@ from model.replay import seen_items
 from model.settings import Settings
 from model.task import Task
 
-
 MOST_TOKENS = 20_000
 """Of windows that are asked together, with padding."""
 
