@@ -29,6 +29,10 @@ errors = Console(stderr=True)
 BAD_INPUT = 2
 
 
+def _say(line: str) -> None:
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 @app.command()
 def prepare(
     what: Annotated[
@@ -122,9 +126,7 @@ def teach(
     with _one_line_errors():
         from model.teach import teach as run
 
-        run(
-            data, runs, out, top, temperature, say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
-        )
+        run(data, runs, out, top, temperature, say=_say)
     console.print(f"-> {out}", soft_wrap=True)
 
 
@@ -205,7 +207,7 @@ def benchmark(
                 model or [OURS],
                 overwrite=overwrite,
                 offline=offline,
-                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                say=_say,
                 report=report,
             )
     console.print(f"-> {path}", soft_wrap=True)
@@ -256,7 +258,7 @@ def speed(
             length or (200, 1000),
             steps,
             offline,
-            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            say=_say,
         )
     console.print(f"-> {path}", soft_wrap=True)
 
@@ -283,7 +285,7 @@ def compression(
             queries,
             rounds,
             offline,
-            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            say=_say,
         )
     console.print(f"-> {path}", soft_wrap=True)
 
@@ -321,7 +323,7 @@ def measure_update(
                 data,
                 new,
                 offline,
-                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                say=_say,
                 report=report,
             )
     console.print(f"-> {path}", soft_wrap=True)
@@ -396,7 +398,7 @@ def update(
             settings,
             run,
             mapping,
-            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            say=_say,
         )
     exported, learned = updated.exported, updated.learned
     if updated.left_out:

@@ -99,13 +99,12 @@ def lane_batches(
         if not under_way:
             return
         longest = length if rng is None else int(rng.integers(length // 2, length + 1))
-        takes = np.array([min(lane.stop - lane.at, longest) for lane in under_way])
-        alike = np.argsort(np.abs(takes - takes[0]), kind="stable")
+        together = np.ones(len(under_way), bool)
         if times > 1:  # as many as fill the batch: each has about as many queries, and so each query the same weight
+            takes = np.array([min(lane.stop - lane.at, longest) for lane in under_way])
+            alike = np.argsort(np.abs(takes - takes[0]), kind="stable")
             cells = np.maximum.accumulate(takes[alike]) * np.arange(1, len(alike) + 1)
-            alike = alike[: max(1, int(np.searchsorted(cells, lanes * length * 3 // 4, side="right")))]
-        together = np.zeros(len(under_way), bool)
-        together[alike] = True
+            together[alike[max(1, int(np.searchsorted(cells, lanes * length * 3 // 4, side="right"))) :]] = False
         work = list(compress(under_way, together))
         yield _batch(work, longest)
         under_way = [*compress(under_way, ~together), *(lane for lane in work if not lane.done)]

@@ -16,7 +16,7 @@ import polars as pl
 
 from model.assess import known_before
 from model.checkpoint import Checkpoint, load_checkpoint
-from model.data.build import Dataset, build_dataset
+from model.data.build import Dataset, with_events
 from model.data.dataset import write_dataset
 from model.files import write_whole
 from model.loop import CHECKPOINT, Report, remove_run
@@ -145,21 +145,10 @@ def renew(dataset: Dataset, old: Trained, until_ms: int, settings: Settings, fol
 
 def before(dataset: Dataset, until_ms: int) -> Dataset:
     """What was known at a moment: the events before it, their items and their users."""
-    known = dataset.manifest
     events = dataset.events.filter(pl.col("timestamp") < until_ms)
-    return build_dataset(
-        events,
-        dataset.cleaning,
-        name=known.name,
-        source=known.source,
-        licence=known.licence,
-        event_types=known.event_types,
-        items=dataset.items.join(events.select(pl.col("item_id").unique()), on="item_id", how="semi"),
-        users=dataset.users.join(events.select(pl.col("user_id").unique()), on="user_id", how="semi"),
-        baskets=known.baskets,
-        timed=known.timed,
-        repeats=known.repeats,
-    )
+    items = dataset.items.join(events.select(pl.col("item_id").unique()), on="item_id", how="semi")
+    users = dataset.users.join(events.select(pl.col("user_id").unique()), on="user_id", how="semi")
+    return with_events(dataset, events, items, users)
 
 
 def _trained(

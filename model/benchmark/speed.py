@@ -21,7 +21,7 @@ from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.baselines.nets.train import EncoderTrainer
 from model.benchmark.names import as_asked, find
 from model.benchmark.run import to_text
-from model.data.build import Dataset, build_dataset
+from model.data.build import Dataset, with_events
 from model.data.errors import DataError
 from model.files import check_folder, write_whole
 from model.loop import Batch, Loop
@@ -150,17 +150,7 @@ def joined_histories(dataset: Dataset, length: int) -> Dataset:
     events = events.with_columns(
         (number // each).cast(pl.String).alias("user_id"), (number % each * 1000 + dataset.manifest.first_ms).alias("timestamp")
     )
-    known = dataset.manifest
-    return build_dataset(
-        events.drop("basket_id"),
-        dataset.cleaning,
-        name=known.name,
-        source=known.source,
-        licence=known.licence,
-        event_types=known.event_types,
-        items=dataset.items,
-        repeats=known.repeats,
-    )
+    return with_events(dataset, events.drop("basket_id"), users=dataset.users.clear())
 
 
 def _pace(model: str, precision: str, task: Task, settings: Settings, length: int, histories: str, folder: Path) -> Pace:

@@ -98,6 +98,31 @@ def build_dataset(
     return dataset
 
 
+def with_events(
+    dataset: Dataset,
+    events: pl.DataFrame,
+    items: pl.DataFrame | None = None,
+    users: pl.DataFrame | None = None,
+    notes: list[str] | None = None,
+) -> Dataset:
+    """The same data set with other events, and with other items, users or notes where they are given. Errors as above."""
+    known = dataset.manifest
+    return build_dataset(
+        events,
+        dataset.cleaning,
+        name=known.name,
+        source=known.source,
+        licence=known.licence,
+        event_types=known.event_types,
+        items=dataset.items if items is None else items,
+        users=dataset.users if users is None else users,
+        baskets=known.baskets,
+        timed=known.timed,
+        repeats=known.repeats,
+        notes=known.notes if notes is None else notes,
+    )
+
+
 def check(dataset: Dataset, where: str) -> None:
     """Refuse frames that are not canonical; the message names the file and the column."""
     text: pl.DataType = pl.String()

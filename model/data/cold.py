@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from model.data.build import Dataset, build_dataset
+from model.data.build import Dataset, with_events
 from model.data.dataset import to_sequences
 from model.data.errors import DataError
 from model.data.sequences import Queries, Sequences, Split
@@ -46,20 +46,11 @@ def hold_out(dataset: Dataset, share: float = SHARE, seed: int = SEED) -> HeldOu
         raise DataError(f"{dataset.manifest.name}: {share:.0%} of {len(ids)} items with a title is none to hold out")
     chosen = np.random.default_rng(seed).choice(len(ids), count, replace=False)
     cold = [ids[row] for row in np.sort(chosen).tolist()]
-    manifest = dataset.manifest
-    warm = build_dataset(
+    warm = with_events(
+        dataset,
         dataset.events.filter(~pl.col("item_id").is_in(cold).fill_null(False)),
-        dataset.cleaning,
-        name=manifest.name,
-        source=manifest.source,
-        licence=manifest.licence,
-        event_types=manifest.event_types,
-        items=dataset.items.filter(~pl.col("item_id").is_in(cold)),
-        users=dataset.users,
-        baskets=manifest.baskets,
-        timed=manifest.timed,
-        repeats=manifest.repeats,
-        notes=[*manifest.notes, f"{count} items are held out: a share of {share} with seed {seed}"],
+        dataset.items.filter(~pl.col("item_id").is_in(cold)),
+        notes=[*dataset.manifest.notes, f"{count} items are held out: a share of {share} with seed {seed}"],
     )
     return HeldOut(dataset, warm, cold)
 

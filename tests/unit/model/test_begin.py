@@ -12,7 +12,7 @@ from model.assess import load_run
 from model.begin import begun
 from model.checkpoint import load_checkpoint
 from model.cli import app
-from model.data.build import build_dataset
+from model.data.build import with_events
 from model.data.dataset import read_dataset
 from model.loop import CHECKPOINT
 from model.predict import read_out
@@ -24,22 +24,6 @@ from model.update.origin import OriginError, read_origin
 def settings_of(tiny_run, **data):
     settings = tiny_settings(tiny_run.encoder)
     return dataclasses.replace(settings, data=dataclasses.replace(settings.data, **data))
-
-
-def rebuilt(dataset, events, items):
-    known = dataset.manifest
-    return build_dataset(
-        events,
-        dataset.cleaning,
-        name=known.name,
-        source=known.source,
-        licence=known.licence,
-        event_types=known.event_types,
-        items=items,
-        users=dataset.users,
-        baskets=known.baskets,
-        repeats=known.repeats,
-    )
 
 
 def test_the_same_data_begin_with_the_very_answers_of_the_bundle(tiny_run, trained_bundle):
@@ -61,7 +45,7 @@ def test_items_are_found_by_id_and_unknown_ones_begin_like_unseen_ones(tiny_run,
     events = events.with_columns(events["item_id"].replace({renamed: "zz-new"}))
     items = dataset.items.filter(dataset.items["item_id"] != gone)
     items = items.with_columns(items["item_id"].replace({renamed: "zz-new"}))
-    task = make_task(rebuilt(dataset, events, items), settings_of(tiny_run).data)
+    task = make_task(with_events(dataset, events, items), settings_of(tiny_run).data)
     net, before = begun(origin, task), origin.checkpoint.net
     assert gone not in task.seq.item_ids
     for row, item in enumerate(task.seq.item_ids):

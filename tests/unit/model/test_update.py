@@ -9,12 +9,14 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from changed_world import EDITION, before, change, with_events
+from changed_world import EDITION, change
 from tiny_run import TinyRun
 from typer.testing import CliRunner
 
+from model.benchmark.renewal import before
 from model.checkpoint import load_checkpoint, save_checkpoint
 from model.cli import app
+from model.data.build import with_events
 from model.data.dataset import read_dataset, write_dataset
 from model.data.splits import every_question, select, split_at
 from model.inputs import Inputs
