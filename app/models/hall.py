@@ -208,12 +208,13 @@ class Hall:
         except StorageRefusedError as error:
             self._hears_nothing(error)
             return serving  # what is active can be answered from; the next look tries again
+        # Before it can be read that our model is active: a worker without it takes over what nobody alive has.
+        alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
         if serving.active is None and self._may_begin():
             if self._introduced:
                 log.warning("the store has been emptied; laying it out again", model=self._served.model_id)
                 self._served.seed_again()
             await self.board.first(self._served.model_id)
-        alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
         if alive.keys() == {self.worker} and not self._introduced:
             if serving.active not in (None, self._served.model_id):
                 await self._take_over(serving, "the service was started with it")

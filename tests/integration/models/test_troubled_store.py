@@ -77,6 +77,24 @@ async def test_a_store_that_was_emptied_is_left_to_the_worker_that_served(start,
         assert (await serving.ask("u"))["model_id"] == old
 
 
+async def test_who_lays_an_emptied_store_out_has_said_before_that_it_has_the_model(start, one_bundle_each, raw, monkeypatch):
+    has_old, has_new, old, new = one_bundle_each
+    first = ModelBoard.first
+    async with start(has_old, old) as serving, start(has_new, new) as never:
+
+        async def and_the_other_one_looks(board: ModelBoard, model_id: str) -> None:
+            await first(board, model_id)
+            for _ in range(3):
+                await never.hall.follow_once()
+                await asyncio.sleep(0.05)  # until it knows that it cannot open this model
+
+        await serving.stop_following()
+        raw.flushall()
+        monkeypatch.setattr(ModelBoard, "first", and_the_other_one_looks)
+        await serving.hall.follow_once()
+        assert raw.hget(keys.MODEL_KEY, "active") == old.encode()
+
+
 async def test_a_store_that_was_emptied_is_taken_in_the_end_by_who_is_left(start, one_bundle_each, raw, monkeypatch):
     has_old, has_new, old, new = one_bundle_each
     monkeypatch.setattr(hall, "_LEAVE_TO_THE_SERVING_S", 0.3)
