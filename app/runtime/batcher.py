@@ -10,7 +10,7 @@ from typing import Final, Generic, TypeVar
 from app.errors import LongwaveError, OverloadedError
 
 _TURNS: Final = 4
-"""Turns of the event loop between a batch and the next one: answers are written, and what has arrived meanwhile is read and asked.
+"""Turns of the event loop between two batches: answers are written, and what has arrived meanwhile is read and asked.
 
 A batch costs much the same for one question as for a few, and keeps the loop from reading: without the turns whoever came during
 one would miss the next one too.
