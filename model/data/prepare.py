@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+from model.data import planted
 from model.data.dataset import Dataset, check_replaceable, write_dataset
 from model.data.errors import DataError
 from model.data.fetch import REMOTES, fetch, find_data
@@ -11,7 +14,13 @@ from model.data.importers import archive, table
 from model.data.importers.registry import SOURCES, importer_for
 from model.data.synthetic import SIZES, synthetic_world
 
-SYNTHETIC = {f"synthetic-{size}": size for size in SIZES}
+
+def _world(size: str, seed: int) -> Dataset:
+    return synthetic_world(size, seed).dataset
+
+
+SYNTHETIC: dict[str, Callable[[int], Dataset]] = {f"synthetic-{size}": partial(_world, size) for size in SIZES}
+SYNTHETIC[planted.NAME] = planted.planted_world
 
 
 def prepare(
@@ -59,7 +68,7 @@ def import_dataset(
             return archive.read(Path(what), table.read_meaning(mapping))
         return table.read(Path(what), table.read_mapping(mapping, columns))
     if what in SYNTHETIC:
-        return synthetic_world(SYNTHETIC[what], seed).dataset
+        return SYNTHETIC[what](seed)
     if what in SOURCES:
         return SOURCES[what].read(_locate(what, data, offline))
     path = Path(what)
