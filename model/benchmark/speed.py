@@ -60,7 +60,7 @@ class Pace:
     def describe(self) -> dict[str, Any]:
         """Without the first steps, in which memory is found and code is chosen."""
         each = [second / target for second, target in zip(self.seconds[WARM_UP:], self.targets[WARM_UP:], strict=True)]
-        quarters = statistics.quantiles(each, n=4)
+        quarters = statistics.quantiles(each, n=4, method="inclusive")
         return {
             "model": self.model,
             "precision": self.precision,

@@ -1,9 +1,9 @@
 """A made-up world that asks one thing: is an interest remembered, long after it was last seen?
 
 Every user has one topic and begins with purchases of it. Then come further ones, each a number of views later that have nothing
-to do with any topic. For some users (`LONG_USERS`) there are `DISTANCE` views before each of the last two purchases, which are the
-validation and the test part of leave-one-out: whoever sees only the last hundreds of events cannot know their topic. The other
-users, who are what there is to learn from, have at most `SHORT` views before any purchase, and fewer than `MOST` in all.
+to do with any topic. For some users (`LONG_USERS`) there are `DISTANCE` views before each of the last two purchases, which are
+the validation and the test part of leave-one-out: whoever sees only the last hundreds of events cannot know their topic. The
+other users, who are what there is to learn from, have at most `SHORT` views before any purchase, and fewer than `MOST` in all.
 """
 
 from __future__ import annotations

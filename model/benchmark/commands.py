@@ -1,0 +1,180 @@
+"""The commands of `longwave-train` that measure: they write results, and the page of these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model.console import console, one_line_errors, say, together, training_bar
+
+
+def benchmark(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FOLDER",
+            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, these two with -cold, planted, or a folder.",
+        ),
+    ],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order of training and choice of validation queries.")
+    ] = 0,
+    model: Annotated[list[str] | None, typer.Option(help="longwave (default), sasrec or gru4rec; may be given again.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/NAME-PRESET-SEED.json, and OUT/ledger.jsonl.")] = Path(
+        "benchmarks"
+    ),
+    work: Annotated[Path, typer.Option(help="The folder of trained runs; a killed one goes on, a finished one is kept.")] = Path(
+        "runs/benchmarks"
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew what is named by --model.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Prepare, train, and measure on the test part beside the baselines; writes one result, whole or not at all."""
+    with one_line_errors(), together():
+        from model.assess import OURS
+        from model.benchmark.run import Places
+        from model.benchmark.run import benchmark as run
+
+        places = Places(out, work, out / "ledger.jsonl", data)
+        with training_bar() as report:
+            path = run(
+                name,
+                preset,
+                seed,
+                places,
+                model or [OURS],
+                overwrite=overwrite,
+                offline=offline,
+                say=say,
+                report=report,
+            )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+def compare(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of neural baselines; others are held to the first.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file to write, too.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Hold runs, finished or not, against each other on the validation part alone: what an ablation is decided by."""
+    with one_line_errors():
+        from model.benchmark.names import find
+        from model.compare import compare as run
+        from model.compare import to_table, write_comparison
+
+        called, dataset, _ = find(name, data, offline)
+        compared = run(dataset, runs)
+        if out:
+            write_comparison(compared, called, dataset.manifest.fingerprint, out)
+    console.print(to_table(compared))
+    if out:
+        console.print(f"-> {out}", soft_wrap=True)
+
+
+def speed(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "base",
+    length: Annotated[list[int] | None, typer.Option(min=2, help="Events at once; may be given again. [200, 1000]")] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each net that are timed.")] = 30,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/speed/NAME-PRESET.json.")] = Path("benchmarks"),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Time training steps of ours and of the neural baselines, by turns, in both precisions."""
+    with one_line_errors():
+        from model.benchmark.speed import measure_speed
+
+        path = measure_speed(
+            name,
+            preset,
+            out,
+            data,
+            length or (200, 1000),
+            steps,
+            offline,
+            say=say,
+        )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+def compression(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not; the first one is what all are held to.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    queries: Annotated[int, typer.Option(min=1, help="Validation questions to ask.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=4, help="How often each graph is timed.")] = 200,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/compression/NAME-RUN.json.")] = Path("benchmarks"),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Export a run in every way, others beside it, and measure size, quality on validation, and speed of each."""
+    with one_line_errors():
+        from model.benchmark.compression import measure_compression
+
+        path = measure_compression(
+            name,
+            runs,
+            out,
+            data,
+            queries,
+            rounds,
+            offline,
+            say=say,
+        )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+def measure_update(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have times.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="As of `benchmark`.")] = 0,
+    part: Annotated[
+        str, typer.Option(help="Whose questions are asked: valid, to choose settings by, or test, which is noted in the ledger.")
+    ] = "valid",
+    new: Annotated[float, typer.Option(help="The share of the events before the questions that is new.")] = 0.01,
+    out: Annotated[
+        Path, typer.Option(help="The folder of results: OUT/update/NAME-PRESET-PART-SEED.json, and OUT/ledger.jsonl.")
+    ] = Path("benchmarks"),
+    work: Annotated[Path, typer.Option(help="The folder of trained runs; a finished one of the same settings is kept.")] = Path(
+        "runs/update"
+    ),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """What an update on a few new events costs and is worth, beside the model before and a training from scratch."""
+    with one_line_errors():
+        from model.benchmark.update import measure_update as run
+
+        with training_bar() as report:
+            path = run(
+                name,
+                preset,
+                seed,
+                part,
+                out,
+                work,
+                data,
+                new,
+                offline,
+                say=say,
+                report=report,
+            )
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+def report(
+    results: Annotated[Path, typer.Option(help="The folder of results that `benchmark` wrote.")] = Path("benchmarks"),
+    page: Annotated[Path, typer.Option(help="The page: what is between its two marks is replaced.")] = Path("docs/benchmarks.md"),
+    figures: Annotated[Path, typer.Option(help="The folder of plots, beside the page.")] = Path("docs/figures"),
+) -> None:
+    """Turn all results of a folder into tables and plots of a page: means over seeds, errors and spread."""
+    with one_line_errors():
+        from model.benchmark.page import write_page
+
+        written = write_page(results, page, figures)
+    console.print(*(f"-> {path}" for path in written), sep="\n", soft_wrap=True)

@@ -1,0 +1,69 @@
+"""What the commands of `longwave-train` say, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from model.errors import TrainerError
+
+if TYPE_CHECKING:
+    from model.distributed import Group
+    from model.loop import Progress
+
+console = Console()
+errors = Console(stderr=True)
+
+BAD_INPUT = 2
+
+
+def say(line: str) -> None:
+    """A line as it is, whatever is in it."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Bad input ends in one line that says what was wrong, and exit code 2; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except TrainerError as error:
+        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(BAD_INPUT) from error
+
+
+@contextmanager
+def together() -> Iterator[Group]:
+    """With the other processes, if torchrun started several; only the first one speaks."""
+    from model.distributed import joined
+
+    with joined() as group:
+        console.quiet = not group.first
+        yield group
+
+
+@contextmanager
+def training_bar() -> Iterator[Callable[[Progress], None]]:
+    columns = (
+        TextColumn("epoch {task.fields[epoch]}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]}  validation ndcg{task.fields[valid]}"),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("", total=1.0, epoch="1", loss="-", valid=" -")
+
+        def report(progress: Progress) -> None:
+            valid = f"@{progress.k} " + ("-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}")
+            epoch = f"{min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
+            done = (progress.epoch + progress.done) / progress.epochs
+            bar.update(task, completed=min(1.0, done), epoch=epoch, loss=f"{progress.loss:.3f}", valid=valid)
+
+        yield report
