@@ -31,10 +31,10 @@ WELL_TRAINED = {("ml-1m", "loo"): {"sasrec": ("ndcg@10", 0.180), "gru4rec": ("nd
 ABOUT = {
     planted.NAME: [
         f"A made-up world: users buy items of one topic, and {planted.LONG_USERS} of them come back to it after",
-        f"{planted.DISTANCE:,} views that say nothing, before the last two purchases each. The line on a long life is about these, the",
-        "table about all. On validation three items of the topic are left to a user, on the test part two, and which is next nobody can",
-        "know: whoever knows the topic and nothing else has an ndcg of 0.71 and 0.82. The kNN and co-transition see purchases alone,",
-        "and so have no views to forget them over.",
+        f"{planted.DISTANCE:,} views that say nothing, before the last two purchases each. The line on a long life is about",
+        "these, the table about all. On validation three items of the topic are left to a user, on the test part two, and",
+        "which is next nobody can know: whoever knows the topic and nothing else has an ndcg of 0.71 and 0.82. The kNN and",
+        "co-transition see purchases alone, and so have no views to forget them over.",
         "",
     ]
 }
