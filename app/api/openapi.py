@@ -16,7 +16,7 @@ from app.ingest.schema import Event
 
 _REF = "#/components/schemas/{name}"
 _MEANING = {
-    404: "There is no such user.",
+    404: "There is no such user, item or model.",
     409: "The request does not fit what is there; `detail` says why.",
     413: "The body has too many bytes or too many events.",
     422: "The request is at fault; `errors` names each field.",
@@ -82,6 +82,23 @@ def merge_body() -> dict[str, Any]:
     """The request body of POST /v1/users/{user_id}/merge."""
     schema = {"type": "object", "properties": {"from": {"type": "string"}}, "required": ["from"], "additionalProperties": False}
     return {"required": True, "content": {"application/json": {"schema": schema, "example": {"from": "anonymous-4711"}}}}
+
+
+def ranking_body(most: int) -> dict[str, Any]:
+    """The request body of POST /v1/rankings."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "user_id": {"type": "string"},
+            "items": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": most},
+            "as_of": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
+            "platform": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        },
+        "required": ["user_id", "items"],
+        "additionalProperties": False,
+    }
+    example = {"user_id": "17850", "items": ["85123A", "71053", "84406B"]}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def install(app: FastAPI) -> None:

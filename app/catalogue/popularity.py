@@ -114,8 +114,8 @@ class LivePopularity:
             self._at = (second_ms, (self._faded * self._factor(elapsed_ms)).astype(np.float32))
         return self._at[1]
 
-    def top(self, k: int, as_of_ms: int) -> tuple[list[int], list[float]]:
-        """Rows of the k most popular items, best first, and their counts then.
+    def top(self, k: int, as_of_ms: int, among: Sequence[int] | None = None) -> tuple[list[int], list[float]]:
+        """Rows of the k most popular items, of all or of those in `among`, best first, and their counts then.
 
         Ranked by the shortest half-life, ties by the longer ones in turn, then by lower row. The order is that of the exact
         counts, also where they are too small for a float and come out as 0.
@@ -123,9 +123,12 @@ class LivePopularity:
         self._count()
         ages = self._ages(as_of_ms)
         shortest = self._shortest_first[0]
-        logs = self._logs(np.arange(len(ages)), ages, shortest)
+        asked = np.arange(len(ages)) if among is None else np.unique(np.asarray(among, np.int64))
+        if not len(asked):
+            return [], []
+        logs = self._logs(asked, ages, shortest)
         k = min(k, len(logs))
-        candidates = np.flatnonzero(logs >= np.partition(logs, len(logs) - k)[len(logs) - k])
+        candidates = asked[logs >= np.partition(logs, len(logs) - k)[len(logs) - k]]
         keys = [-self._logs(candidates, ages, column) for column in self._shortest_first]
         rows = candidates[np.lexsort(keys[::-1])][:k]
         return rows.tolist(), (self._counts[rows] * self._factor(ages[rows]))[:, shortest].tolist()

@@ -23,6 +23,7 @@ from app.recommend.follow import PopularityFollower
 from app.recommend.interests import Portraits
 from app.recommend.pipeline import Recommender
 from app.recommend.score import Scorer
+from app.recommend.similar import SimilarItems
 from app.runtime.bundle import Bundle
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
@@ -50,6 +51,7 @@ class Service:
     recommender: Recommender
     users: Users
     portraits: Portraits
+    similar: SimilarItems
 
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
@@ -151,6 +153,7 @@ class ServedModel:
             ),
             users=known,
             portraits=Portraits(runtime, catalogue, popularity, fold),
+            similar=SimilarItems(catalogue),
         )
 
     async def start(self) -> None:

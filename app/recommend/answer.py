@@ -12,13 +12,17 @@ from msgspec import Meta
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question: k items for a user as of a moment (unix ms), asked from a platform."""
+    """One question: k items for a user as of a moment (unix ms), asked from a platform.
+
+    `among`: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
+    """
 
     tenant: str
     user_id: str
     k: int
     as_of_ms: int
     platform: str | None
+    among: tuple[int, ...] | None = None
 
 
 class RecommendedItem(msgspec.Struct, frozen=True):
@@ -46,6 +50,29 @@ class Recommendations(msgspec.Struct, frozen=True):
     last_event_time: Annotated[datetime | None, Meta(description="Time of the latest of them.")]
     as_of: Annotated[datetime, Meta(description="The moment the question was asked for.")]
     items: list[RecommendedItem]
+
+
+class Ranking(Recommendations, frozen=True):
+    """The caller's items, the one that the user would want most first."""
+
+    unknown_items: Annotated[list[str], Meta(description="Ids that this model does not know; they are not in the list.")]
+
+
+class SimilarItem(msgspec.Struct, frozen=True):
+    """An item that is like another one."""
+
+    item_id: str
+    similarity: Annotated[float, Meta(description="Cosine of the two items' vectors, at most 1.")]
+    title: str | None
+
+
+class Similar(msgspec.Struct, frozen=True):
+    """The items that are most like one item, best first."""
+
+    item_id: str
+    title: str | None
+    model_id: str
+    items: list[SimilarItem]
 
 
 def moment(unix_ms: int) -> datetime:

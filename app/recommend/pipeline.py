@@ -6,10 +6,11 @@ import asyncio
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
+import msgspec
 import structlog
 
 from app.catalogue.catalogue import Catalogue
@@ -17,7 +18,7 @@ from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
 from app.fold import Asked, LongTail, Users, UserState
 from app.fold.tensors import EventTensors
-from app.recommend.answer import Query, Recommendations, RecommendedItem, moment
+from app.recommend.answer import Query, Ranking, Recommendations, RecommendedItem, moment
 from app.recommend.score import Question, Ranked, Scorer
 from app.recommend.seen import SeenItems
 from app.runtime.batcher import Batcher
@@ -92,6 +93,22 @@ class Recommender:
         stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
         return self._respond(query, ranked.rows, ranked.scores, answer.user)
 
+    async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
+        """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
+        query, unknown = self._among(query, item_ids)
+        return _ranking(await self.recommend(query, stages), unknown)
+
+    def rank_degraded(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
+        """The same where storage is away, without trying it."""
+        query, unknown = self._among(query, item_ids)
+        return _ranking(self.degraded(query, stages), unknown)
+
+    def _among(self, query: Query, item_ids: Sequence[str]) -> tuple[Query, list[str]]:
+        """The question for these items, each of them once, and which of them nobody knows here."""
+        rows = {item_id: self._catalogue.row(item_id) for item_id in item_ids}
+        known = tuple(row for row in rows.values() if row is not None)
+        return replace(query, k=max(1, len(known)), among=known), [item_id for item_id, row in rows.items() if row is None]
+
     async def _answer(self, asked: Sequence[tuple[Query, Asked]]) -> list[_Answer | LongTail | None]:
         """Load, fold and rank for all of them; None for a user without events."""
         began = perf_counter()
@@ -103,15 +120,18 @@ class Recommender:
             return answers
         seen: Sequence[Sequence[int]] = [()] * len(known)
         if self._seen is not None:
-            seen = await asyncio.gather(*(self._seen.rows(queries[place].tenant, user) for place, user in known))
+            seen = await asyncio.gather(*(self._had(queries[place], user) for place, user in known))
         load_s = perf_counter() - began
         questions = [
-            Question(user.blob, queries[place].k, queries[place].as_of_ms, self._platform(queries[place].platform), rows)
-            for (place, user), rows in zip(known, seen, strict=True)
+            Question(user.blob, query.k, query.as_of_ms, self._platform(query.platform), rows, query.among)
+            for (query, user), rows in zip(((queries[place], user) for place, user in known), seen, strict=True)
         ]
         for (place, user), ranked in zip(known, await self._scorer.rank(questions), strict=True):
             answers[place] = _Answer(user, ranked, load_s)
         return answers
+
+    async def _had(self, query: Query, user: UserState) -> Sequence[int]:
+        return () if self._seen is None or query.among is not None else await self._seen.rows(query.tenant, user)
 
     def degraded(self, query: Query, stages: Stages) -> Recommendations:
         """The answer where storage is away, without trying it."""
@@ -119,7 +139,7 @@ class Recommender:
 
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()
-        rows, counts = self._popularity.top(query.k, query.as_of_ms)
+        rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among)
         stages.mark("fallback")
         return self._respond(query, rows, counts, None, reason)
 
@@ -144,3 +164,7 @@ class Recommender:
             as_of=moment(query.as_of_ms),
             items=[RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)],
         )
+
+
+def _ranking(answer: Recommendations, unknown: list[str]) -> Ranking:
+    return Ranking(**msgspec.structs.asdict(answer), unknown_items=unknown)

@@ -26,6 +26,7 @@ class Question:
         as_of_ms: when it is asked.
         platform: index of the platform where it is asked.
         forbidden: rows that must not come back.
+        among: if given, the only rows that may come back.
     """
 
     blob: bytes
@@ -33,6 +34,12 @@ class Question:
     as_of_ms: int
     platform: int
     forbidden: Sequence[int]
+    among: Sequence[int] | None = None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether every item may come back."""
+        return self.among is None and not self.forbidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ class Scorer:
             "item_matrix": self._item_matrix,
             "item_bias": self._item_bias,
             "popularity": popularity,
-            "bias": self._bias(questions) if any(question.forbidden for question in questions) else self._nothing_forbidden,
+            "bias": self._nothing_forbidden if all(question.is_free for question in questions) else self._bias(questions),
             "k": np.asarray([most], np.int64),
         }
         if "repeat_keys" in interest:
@@ -128,5 +135,8 @@ class Scorer:
     def _bias(self, questions: Sequence[Question]) -> Array:
         bias = np.zeros((len(questions), len(self._catalogue)), np.float32)
         for place, question in enumerate(questions):
+            if question.among is not None:
+                bias[place] = -np.inf
+                bias[place, question.among] = 0.0
             bias[place, question.forbidden] = -np.inf
         return bias

@@ -124,3 +124,11 @@ def test_a_refresh_leaves_out_what_is_no_count(bad):
     popularity = make(np.ones((N, 2)))
     popularity.refresh({"i1": (START_MS, (bad, 1.0)), "i2": (START_MS, (7.0, 8.0))}, began_s=10.0)
     assert popularity.at(START_MS).tolist() == [[1, 1], [1, 1], [7, 8], [1, 1], [1, 1]]
+
+
+def test_the_most_popular_of_some_items_come_in_the_order_of_all():
+    popularity = make(np.array([[3.0, 3.0], [1.0, 9.0], [5.0, 1.0], [1.0, 2.0], [0.0, 0.0]]))
+    assert popularity.top(5, START_MS)[0] == [2, 0, 1, 3, 4]
+    assert popularity.top(5, START_MS, (4, 3, 1, 1)) == ([1, 3, 4], [1.0, 1.0, 0.0])
+    assert popularity.top(1, START_MS, (4, 3, 1))[0] == [1]
+    assert popularity.top(5, START_MS, ()) == ([], [])
