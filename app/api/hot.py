@@ -30,6 +30,7 @@ Endpoint = Callable[..., Awaitable[Response]]
 class _Parameter:
     place: str  # path or query
     adapter: TypeAdapter[Any]
+    many: bool  # whether it may be given several times
 
 
 class HotRoute:
@@ -46,7 +47,8 @@ class HotRoute:
         for name, parameter in signature(route.endpoint, eval_str=True).parameters.items():
             if parameter.annotation is not Request:
                 place = "path" if name == self.name else "query"
-                self._parameters[name] = _Parameter(place, TypeAdapter(parameter.annotation))
+                adapter = TypeAdapter(parameter.annotation)
+                self._parameters[name] = _Parameter(place, adapter, adapter.json_schema().get("type") == "array")
         known = {field.name for fields in (route.dependant.path_params, route.dependant.query_params) for field in fields}
         if known != self._parameters.keys():
             raise ValueError(f"{self.template}: cannot read {sorted(known ^ self._parameters.keys())} here")
@@ -61,9 +63,13 @@ class HotRoute:
 
     def values(self, path_value: str, query: bytes) -> dict[str, Any]:
         """The endpoint's arguments. Raises RequestValidationError like FastAPI."""
-        given = {self.name: path_value} if self.name else {}
+        given: dict[str, Any] = {self.name: path_value} if self.name else {}
         if query:
-            given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)) | given
+            pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+            given = dict(pairs) | given
+            for name, parameter in self._parameters.items():
+                if parameter.many and name in given:
+                    given[name] = [value for key, value in pairs if key == name]
         values = {}
         errors: list[Any] = []
         for name, parameter in self._parameters.items():  # the path first, then as they are declared: so FastAPI names errors
@@ -72,7 +78,9 @@ class HotRoute:
             try:
                 values[name] = parameter.adapter.validate_python(given[name])
             except ValidationError as error:
-                errors += [found | {"loc": (parameter.place, name)} for found in error.errors(include_url=False)]
+                for found in error.errors(include_url=False):
+                    within = found["loc"] if parameter.many else ()
+                    errors.append(found | {"loc": (parameter.place, name, *within)})
         if errors:
             raise RequestValidationError(errors)
         return values

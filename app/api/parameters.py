@@ -38,4 +38,8 @@ AsOf = Annotated[
     ),
 ]
 K = Annotated[int, Query(ge=1, le=1000, description="How many items; fewer come back only if fewer are eligible.")]
+Exclude = Annotated[
+    list[Id],
+    Query(max_length=1_000, description="Items that must not be in the list; may be given again. Unknown ids exclude nothing."),
+]
 Platform = Annotated[Id | None, Query(description="Where the list is shown, as in events.", examples=["app"])]

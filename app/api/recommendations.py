@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from app.api.openapi import answers
-from app.api.parameters import AsOf, K, KnownUserId, Platform, now_ms
+from app.api.parameters import AsOf, Exclude, K, KnownUserId, Platform, now_ms
 from app.api.service import TENANT, hook_of, json_response, models_of, service_of
 from app.errors import StorageError
 from app.recommend.answer import Query, Recommendations
@@ -21,7 +21,12 @@ router = APIRouter(tags=["recommendations"])
     operation_id="get_recommendations",
 )
 async def get_recommendations(
-    request: Request, user_id: KnownUserId, k: K = 20, as_of: AsOf = None, platform: Platform = None
+    request: Request,
+    user_id: KnownUserId,
+    k: K = 20,
+    as_of: AsOf = None,
+    platform: Platform = None,
+    exclude: Exclude = [],  # noqa: B006  # never written to, and a literal is what the schema can show
 ) -> Response:
     """The best items for the user, best first, reflecting every event that was acknowledged before the request.
 
@@ -29,7 +34,7 @@ async def get_recommendations(
     took, and their sum `service`, in milliseconds.
     """
     stages = Stages()
-    query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform)
+    query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform, exclude=exclude)
     try:
         answer = await (await service_of(request)).recommender.recommend(query, stages)
     except StorageError:

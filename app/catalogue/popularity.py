@@ -114,8 +114,11 @@ class LivePopularity:
             self._at = (second_ms, (self._faded * self._factor(elapsed_ms)).astype(np.float32))
         return self._at[1]
 
-    def top(self, k: int, as_of_ms: int, among: Sequence[int] | None = None) -> tuple[list[int], list[float]]:
-        """Rows of the k most popular items, of all or of those in `among`, best first, and their counts then.
+    def top(
+        self, k: int, as_of_ms: int, among: Sequence[int] | None = None, without: Sequence[int] = ()
+    ) -> tuple[list[int], list[float]]:
+        """Rows of the k most popular items, of all or of those in `among` and never those in `without`, best first, and their
+        counts then.
 
         Ranked by the shortest half-life, ties by the longer ones in turn, then by lower row. The order is that of the exact
         counts, also where they are too small for a float and come out as 0.
@@ -124,6 +127,8 @@ class LivePopularity:
         ages = self._ages(as_of_ms)
         shortest = self._shortest_first[0]
         asked = np.arange(len(ages)) if among is None else np.unique(np.asarray(among, np.int64))
+        if without:
+            asked = asked[np.isin(asked, without, invert=True)]
         if not len(asked):
             return [], []
         logs = self._logs(asked, ages, shortest)

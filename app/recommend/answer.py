@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -14,7 +15,9 @@ from msgspec import Meta
 class Query:
     """One question: k items for a user as of a moment (unix ms), asked from a platform.
 
-    `among`: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
+    Attributes:
+        among: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
+        exclude: ids of items that must not come back, known or not.
     """
 
     tenant: str
@@ -23,6 +26,7 @@ class Query:
     as_of_ms: int
     platform: str | None
     among: tuple[int, ...] | None = None
+    exclude: Sequence[str] = ()
 
 
 class RecommendedItem(msgspec.Struct, frozen=True):

@@ -118,17 +118,23 @@ class Recommender:
         known = [(place, user) for place, user in enumerate(users) if isinstance(user, UserState)]
         if not known:
             return answers
-        seen: Sequence[Sequence[int]] = [()] * len(known)
+        forbidden: list[Sequence[int]] = [self._excluded(queries[place]) for place, _ in known]
         if self._seen is not None:
             seen = await asyncio.gather(*(self._had(queries[place], user) for place, user in known))
+            forbidden = [[*excluded, *rows] for excluded, rows in zip(forbidden, seen, strict=True)]
         load_s = perf_counter() - began
         questions = [
             Question(user.blob, query.k, query.as_of_ms, self._platform(query.platform), rows, query.among)
-            for (query, user), rows in zip(((queries[place], user) for place, user in known), seen, strict=True)
+            for (query, user), rows in zip(((queries[place], user) for place, user in known), forbidden, strict=True)
         ]
         for (place, user), ranked in zip(known, await self._scorer.rank(questions), strict=True):
             answers[place] = _Answer(user, ranked, load_s)
         return answers
+
+    def _excluded(self, query: Query) -> Sequence[int]:
+        if not query.exclude:
+            return ()
+        return [row for item_id in query.exclude if (row := self._catalogue.row(item_id)) is not None]
 
     async def _had(self, query: Query, user: UserState) -> Sequence[int]:
         return () if self._seen is None or query.among is not None else await self._seen.rows(query.tenant, user)
@@ -139,7 +145,7 @@ class Recommender:
 
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()
-        rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among)
+        rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, self._excluded(query))
         stages.mark("fallback")
         return self._respond(query, rows, counts, None, reason)
 

@@ -1,4 +1,4 @@
-"""POST /v1/rankings and GET /v1/items/{id}/similar: other lists from the same model."""
+"""POST /v1/rankings, GET /v1/items/{id}/similar, and lists without some items."""
 
 import asyncio
 import json
@@ -154,3 +154,30 @@ async def test_an_item_that_nobody_knows_has_no_similar_ones(client):
     assert (response.status_code, problem["type"]) == (404, "urn:longwave:problem:not-found")
     assert "no/where" in problem["detail"]
     assert (await client.get("/v1/items/item-003/similar", params={"k": 0})).status_code == 422
+
+
+@pytest.mark.parametrize("user_id", ["u", "nobody"])
+async def test_what_is_excluded_is_left_out_and_the_next_ones_move_up(client, user_id):
+    await client.tell(*history("u", 20))
+    whole = ids(await client.ask(user_id, k=60))
+    gone = [whole[0], whole[3], "nowhere", whole[3]]
+    assert ids(await client.ask(user_id, k=10, exclude=gone)) == [item for item in whole if item not in gone][:10]
+    assert ids(await client.ask(user_id, k=10, exclude=whole[0])) == whole[1:11]
+    assert ids(await client.ask(user_id, k=60, exclude=whole[5:])) == whole[:5]
+    assert ids(await client.ask(user_id, exclude=whole)) == []
+
+
+async def test_what_is_excluded_adds_to_what_the_user_had(start, tiny_bundle, tmp_path):
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    edit_manifest(folder, seen_items="exclude")
+    async with start(bundle_dir=folder) as client:
+        await client.tell(*(event("u", number, number) for number in range(5)))
+        whole = ids(await client.ask("u", k=60))
+        assert ids(await client.ask("u", k=60, exclude=whole[:2])) == whole[2:]
+
+
+async def test_a_bad_exclusion_is_told_which(client):
+    response = await client.get("/v1/users/u/recommendations", params={"exclude": ["a", ""]})
+    assert (response.status_code, [error["field"] for error in response.json()["errors"]]) == (422, ["query.exclude.1"])
+    response = await client.get("/v1/users/u/recommendations", params={"exclude": ["a"] * 1001})
+    assert (response.status_code, [error["field"] for error in response.json()["errors"]]) == (422, ["query.exclude"])
