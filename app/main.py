@@ -17,7 +17,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import events, health, history, identities, items, models, openapi, problems, rankings, recommendations, users
+from app.api import events, health, history, identities, items, lists, models, openapi, problems, rankings, recommendations, users
 from app.api.connection import Bounds, ended
 from app.api.hot import Application, HotRoute
 from app.api.measure import Measure
@@ -83,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in (
         events.router,
         recommendations.router,
+        lists.router,
         rankings.router,
         items.router,
         history.router,

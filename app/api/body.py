@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.api.connection import UNCOUNTED_BODY_BYTES, Bounds
 from app.errors import ClientGoneError, InvalidRequestError, TooLargeError
+
+_MOST_ERRORS = 100  # in one problem document
+
+Read = TypeVar("Read", bound=BaseModel)
 
 _decode = msgspec.json.Decoder().decode
 
@@ -42,6 +47,17 @@ async def read_json(request: Request, max_bytes: int, bounds: Bounds) -> Any:
         raise ClientGoneError(f"the client hung up after {size} bytes of the body") from None
     finally:
         bounds.release(held)
+
+
+async def read_model(request: Request, model: type[Read], max_bytes: int, bounds: Bounds) -> Read:
+    """The body as `model`. Raises like `read_json`, InvalidRequestError also for each field that is not what it should be."""
+    body = await read_json(request, max_bytes, bounds)
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]
+        errors = [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in found]
+        raise InvalidRequestError(": ".join(word for word in errors[0].values() if word), errors) from None
 
 
 def _parsed(body: bytes) -> Any:

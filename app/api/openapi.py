@@ -84,6 +84,29 @@ def merge_body() -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema, "example": {"from": "anonymous-4711"}}}}
 
 
+def list_body() -> dict[str, Any]:
+    """The request body of POST /v1/recommendations."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "user_id": {"type": "string"},
+            "events": {
+                "type": "array",
+                "description": "Events as of POST /v1/events, but without user_id.",
+                "items": {"type": "object"},
+                "maxItems": 1000,
+            },
+            "k": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 20},
+            "as_of": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
+            "platform": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "exclude": {"type": "array", "items": {"type": "string"}, "maxItems": 1000},
+        },
+        "additionalProperties": False,
+    }
+    example = {"events": [{"type": "view", "item_id": "85123A"}, {"type": "purchase", "item_id": "71053"}], "k": 5}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
 def ranking_body(most: int) -> dict[str, Any]:
     """The request body of POST /v1/rankings."""
     schema = {

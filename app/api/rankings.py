@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.body import read_json
+from app.api.body import read_model
 from app.api.openapi import answers, ranking_body
 from app.api.parameters import Moment, now_ms
 from app.api.service import TENANT, hook_of, json_response, models_of, service_of
-from app.errors import InvalidRequestError, StorageError
+from app.errors import StorageError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, Ranking
 from app.telemetry import Stages
@@ -19,7 +19,6 @@ from app.telemetry import Stages
 router = APIRouter(tags=["recommendations"])
 
 MOST_ITEMS: Final = 1_000
-_MOST_ERRORS = 100  # in one problem document
 
 
 class RankingRequest(BaseModel):
@@ -47,7 +46,7 @@ async def post_rankings(request: Request) -> Response:
     other respects as recommendations are.
     """
     hook = hook_of(request)
-    asked = _parsed(await read_json(request, hook.settings.max_body_bytes, hook.bounds))
+    asked = await read_model(request, RankingRequest, hook.settings.max_body_bytes, hook.bounds)
     stages = Stages()
     query = Query(TENANT, asked.user_id, len(asked.items), now_ms() if asked.as_of is None else asked.as_of, asked.platform)
     try:
@@ -56,13 +55,3 @@ async def post_rankings(request: Request) -> Response:
         answer = models_of(request).hall.service.recommender.rank_degraded(query, asked.items, stages)
     hook.metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})
-
-
-def _parsed(body: object) -> RankingRequest:
-    try:
-        return RankingRequest.model_validate(body)
-    except ValidationError as error:
-        found = error.errors(include_url=False)[:_MOST_ERRORS]
-        errors = [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in found]
-        detail = ": ".join(word for word in errors[0].values() if word)
-        raise InvalidRequestError(detail, errors) from None

@@ -84,6 +84,12 @@ class Ingest:
         self._max_future_s = max_future_s
         self._max_events = max_events
 
+    def check(self, raw_events: Sequence[object], arrival_ms: int) -> tuple[list[ValidEvent], list[FieldError]]:
+        """`validate` for this model and these settings. Raises TooLargeError."""
+        if len(raw_events) > self._max_events:
+            raise TooLargeError(f"{len(raw_events)} events in one request; at most {self._max_events} are taken")
+        return validate(raw_events, self._types, arrival_ms, self._max_future_s)
+
     async def accept(
         self, tenant: str, raw_events: Sequence[object], arrival_ms: int, idempotency_key: str | None = None
     ) -> IngestResult:
@@ -97,11 +103,9 @@ class Ingest:
             StorageError: Redis did not answer; see `Appender`.
             OverloadedError: too much is waiting; nothing is stored.
         """
-        if len(raw_events) > self._max_events:
-            raise TooLargeError(f"{len(raw_events)} events in one request; at most {self._max_events} are taken")
         if idempotency_key is not None:
             raw_events = [_with_id(raw, idempotency_key, index) for index, raw in enumerate(raw_events)]
-        valid, errors = validate(raw_events, self._types, arrival_ms, self._max_future_s)
+        valid, errors = self.check(raw_events, arrival_ms)
         await self._room()
         stored = await self._append(tenant, valid)
         if stored.users:

@@ -146,6 +146,7 @@ class ServedModel:
                 catalogue,
                 popularity,
                 Scorer(runtime, catalogue, popularity, fold),
+                fold,
                 tensors,
                 store,
                 known,

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question: k items for a user as of a moment (unix ms), asked from a platform.
+    """One question: k items for a user ("" for nobody in particular) as of a moment (unix ms), asked from a platform.
 
     Attributes:
         among: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
@@ -41,7 +41,7 @@ class Recommendations(msgspec.Struct, frozen=True):
     """The items that a user would want next, best first."""
 
     recommendation_id: Annotated[str, Meta(description="Send it with the events that this list leads to.")]
-    user_id: str
+    user_id: Annotated[str | None, Meta(description="Null for a list from the events of the request alone.")]
     model_id: str
     source: Annotated[
         Literal["model", "fallback"], Meta(description="`fallback` is recent popularity, the same for everyone; see `reason`.")

@@ -16,13 +16,15 @@ import structlog
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
-from app.fold import Asked, LongTail, Users, UserState
+from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Query, Ranking, Recommendations, RecommendedItem, moment
 from app.recommend.score import Question, Ranked, Scorer
 from app.recommend.seen import SeenItems
 from app.runtime.batcher import Batcher
 from app.runtime.bundle import Bundle
+from app.state.codec import new_epoch
+from app.state.events import StoredEvent
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
 
@@ -35,6 +37,15 @@ log = structlog.get_logger()
 _BATCH = 32
 _RUNNING = 2  # one batch loads while another is ranked
 _MOST_WAITING = 2_048
+_INLINE_EVENTS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Reflects:
+    """What a list of the model reflects: so many events, the latest of them at `last_time_ms`."""
+
+    events: int
+    last_time_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,7 @@ class Recommender:
         catalogue: Catalogue,
         popularity: LivePopularity,
         scorer: Scorer,
+        fold: Fold,
         tensors: EventTensors,
         store: StateStore,
         users: Users,
@@ -69,6 +81,7 @@ class Recommender:
         self._catalogue = catalogue
         self._popularity = popularity
         self._scorer = scorer
+        self._fold = fold
         self._platform = tensors.platform
         self._users = users
         self._metrics = metrics
@@ -91,7 +104,26 @@ class Recommender:
             return self._fallback(query, "unknown_user", stages)
         ranked = answer.ranked
         stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
-        return self._respond(query, ranked.rows, ranked.scores, answer.user)
+        reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
+        return self._respond(query, ranked.rows, ranked.scores, reflects)
+
+    async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:
+        """The k best items for somebody who did just these events, in this order; nothing is stored, and nothing is looked up."""
+        if not events:
+            return self._fallback(query, "unknown_user", stages)
+        began = perf_counter()
+        told = Unfolded(new_epoch(), {}, None, events, 0)
+        # Longer ones would hold up every other request of the event loop.
+        folded = await asyncio.to_thread(self._fold, [told]) if len(events) > _INLINE_EVENTS else self._fold([told])
+        load_s = perf_counter() - began
+        had = [] if self._seen is None else [row for event in events if (row := self._row(event.item_id)) is not None]
+        question = Question(
+            folded[0][1], query.k, query.as_of_ms, self._platform(query.platform), [*self._excluded(query), *had], query.among
+        )
+        (ranked,) = await self._scorer.rank([question])
+        stages.book("queue", load=load_s, interest=ranked.interest_s, score=ranked.score_s)
+        reflects = _Reflects(len(events), max(event.time_ms for event in events))
+        return self._respond(query, ranked.rows, ranked.scores, reflects)
 
     async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
@@ -134,7 +166,10 @@ class Recommender:
     def _excluded(self, query: Query) -> Sequence[int]:
         if not query.exclude:
             return ()
-        return [row for item_id in query.exclude if (row := self._catalogue.row(item_id)) is not None]
+        return [row for item_id in query.exclude if (row := self._row(item_id)) is not None]
+
+    def _row(self, item_id: str | None) -> int | None:
+        return None if item_id is None else self._catalogue.row(item_id)
 
     async def _had(self, query: Query, user: UserState) -> Sequence[int]:
         return () if self._seen is None or query.among is not None else await self._seen.rows(query.tenant, user)
@@ -154,19 +189,19 @@ class Recommender:
         query: Query,
         rows: list[int],
         scores: list[float],
-        user: UserState | None,
+        reflects: _Reflects | None,
         reason: Literal["unknown_user", "storage_unavailable"] | None = None,
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
         return Recommendations(
             recommendation_id=f"{_random.getrandbits(96):024x}",
-            user_id=query.user_id,
+            user_id=query.user_id or None,
             model_id=self._model_id,
-            source="model" if user is not None else "fallback",
+            source="model" if reflects is not None else "fallback",
             reason=reason,
             degraded=reason == "storage_unavailable",
-            applied_events=user.header.applied if user is not None else 0,
-            last_event_time=moment(user.meta.last_time_ms) if user is not None else None,
+            applied_events=reflects.events if reflects is not None else 0,
+            last_event_time=moment(reflects.last_time_ms) if reflects is not None else None,
             as_of=moment(query.as_of_ms),
             items=[RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)],
         )

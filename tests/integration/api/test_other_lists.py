@@ -1,4 +1,4 @@
-"""POST /v1/rankings, GET /v1/items/{id}/similar, and lists without some items."""
+"""POST /v1/rankings and /v1/recommendations, GET /v1/items/{id}/similar, and lists without some items."""
 
 import asyncio
 import json
@@ -7,8 +7,9 @@ import shutil
 
 import numpy as np
 import pytest
+import redis
 from bundle_edit import edit_manifest
-from conftest import START_MS, event, history
+from conftest import START_MS, event, history, same_list
 
 from app.runtime.bundle import read_bundle
 
@@ -181,3 +182,102 @@ async def test_a_bad_exclusion_is_told_which(client):
     assert (response.status_code, [error["field"] for error in response.json()["errors"]]) == (422, ["query.exclude.1"])
     response = await client.get("/v1/users/u/recommendations", params={"exclude": ["a"] * 1001})
     assert (response.status_code, [error["field"] for error in response.json()["errors"]]) == (422, ["query.exclude"])
+
+
+async def post(client, **body):
+    response = await client.post("/v1/recommendations", json={"as_of": MOMENT} | body)
+    assert response.status_code == 200, response.text
+    return json.loads(response.content)
+
+
+def nobodys(events):
+    return [{name: value for name, value in one.items() if name != "user_id"} for one in events]
+
+
+@pytest.mark.parametrize("number", [1, 2, 30, 200])
+async def test_the_list_from_events_is_that_of_a_user_who_did_them(client, number):
+    events = history("u", number)
+    await client.tell(*events)
+    answer = await post(client, events=nobodys(events), k=60)
+    stored = await client.ask("u", k=60)
+    same_list(answer, stored)
+    assert {name: answer[name] for name in ("user_id", "source", "applied_events", "last_event_time")} == {
+        "user_id": None,
+        "source": "model",
+        "applied_events": number,
+        "last_event_time": stored["last_event_time"],
+    }
+
+
+async def test_nothing_is_stored_of_nobody(client, redis_url):
+    before = await client.ask("nobody", k=60)
+    with redis.Redis.from_url(redis_url) as raw:
+        keys = sorted(raw.scan_iter())
+        for _ in range(3):
+            await post(client, events=nobodys(history("u", 20)))
+        await asyncio.sleep(0.2)
+        # Workers and the model say now and then that they are there; nothing else is new.
+        assert sorted(raw.scan_iter()) == keys
+    assert (await client.ask("nobody", k=60))["items"] == before["items"]
+    assert (await client.get("/v1/users/-")).status_code == 404
+
+
+async def test_the_order_of_the_events_matters(client):
+    events = nobodys(history("u", 10))
+    assert (await post(client, events=events))["items"] != (await post(client, events=events[::-1]))["items"]
+
+
+async def test_nobody_who_did_nothing_gets_what_is_popular(client):
+    answer = await post(client, events=[], k=5, exclude=["item-000"])
+    assert (answer["source"], answer["reason"], len(answer["items"])) == ("fallback", "unknown_user", 5)
+    assert "item-000" not in ids(answer)
+
+
+async def test_events_of_an_unknown_item_count(client):
+    answer = await post(client, events=[{"type": "purchase", "item_id": "nowhere"}])
+    assert (answer["source"], answer["applied_events"]) == ("model", 1)
+
+
+async def test_what_nobody_had_is_left_out_where_the_model_says_so(start, tiny_bundle, tmp_path):
+    folder = shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    edit_manifest(folder, seen_items="exclude")
+    async with start(bundle_dir=folder) as client:
+        answer = await post(client, events=nobodys(event("u", number) for number in range(5)), k=60, exclude=["item-010"])
+        assert set(ids(answer)) == {f"item-{number:03d}" for number in range(60)} - {
+            f"item-{number:03d}" for number in (0, 1, 2, 3, 4, 10)
+        }
+
+
+async def test_a_named_user_gets_the_same_list_as_at_their_address(client):
+    await client.tell(*history("u", 12))
+    gone = ids(await client.ask("u", k=2))
+    same_list(await post(client, user_id="u", k=7, exclude=gone), await client.ask("u", k=7, exclude=gone))
+    assert (await post(client, user_id="u"))["user_id"] == "u"
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, ""),
+        ({"user_id": "u", "events": []}, ""),
+        ({"events": {}}, "events"),
+        ({"events": [{"type": "purchase", "item_id": "a"}, {"type": "purchase"}]}, "events.1.item_id"),
+        ({"events": [{"type": "nothing", "item_id": "a"}]}, "events.0.type"),
+        ({"events": [{"type": "purchase", "item_id": "a", "user_id": "u"}]}, "events.0.user_id"),
+        ({"events": ["purchase"]}, "events.0"),
+        ({"user_id": "u", "k": 0}, "k"),
+        ({"user_id": "u", "k": "3"}, "k"),
+        ({"user_id": "u", "exclude": [""]}, "exclude.0"),
+        ({"user_id": "u", "filter": ""}, "filter"),
+    ],
+)
+async def test_a_bad_question_is_told_which_field(client, body, field):
+    response = await client.post("/v1/recommendations", json=body)
+    problem = json.loads(response.content)
+    assert (response.status_code, problem["type"]) == (422, "urn:longwave:problem:invalid-request")
+    assert [error["field"] for error in problem["errors"]] == [field]
+
+
+async def test_too_many_events_are_too_large(client):
+    response = await client.post("/v1/recommendations", json={"events": [{"type": "purchase", "item_id": "a"}] * 1001})
+    assert response.status_code == 413

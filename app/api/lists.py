@@ -1,0 +1,99 @@
+"""POST /v1/recommendations: requests that do not fit into an address, and lists for nobody in particular."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from app.api.body import read_model
+from app.api.openapi import answers, list_body
+from app.api.parameters import Moment, now_ms
+from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of
+from app.errors import InvalidRequestError, StorageError
+from app.ingest.schema import Id, UserId
+from app.recommend.answer import Query, Recommendations
+from app.state.events import StoredEvent
+from app.telemetry import Stages
+
+router = APIRouter(tags=["recommendations"])
+
+_NOBODY = "-"  # what stands for a user where an event is checked that has none
+_MOST_ERRORS = 100  # in one problem document
+
+
+class ListRequest(BaseModel):
+    """A user, or events."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    user_id: UserId | None = None
+    events: list[Any] | None = None
+    k: Annotated[int, Field(ge=1, le=1_000)] = 20
+    as_of: Moment | None = None
+    platform: Id | None = None
+    exclude: Annotated[list[Id], Field(max_length=1_000)] = []
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ListRequest:
+        if (self.user_id is None) == (self.events is None):
+            raise PydanticCustomError("whose", "either user_id or events must be given, and not both")
+        return self
+
+
+@router.post(
+    "/v1/recommendations",
+    summary="What a user, or somebody who did just this, would want next",
+    responses=answers(Recommendations, 413, 422, 503),
+    openapi_extra={"requestBody": list_body()},
+    operation_id="post_recommendations",
+)
+async def post_recommendations(request: Request) -> Response:
+    """With a `user_id` the same as `GET /v1/users/{user_id}/recommendations`.
+
+    With `events` the list is for somebody who did these, in this order, and nothing else: nothing is stored and nobody is looked
+    up. So a visitor without an id, or without consent, gets a list of their own from the first click on. If one event is bad, the
+    request is a 422.
+    """
+    hook = hook_of(request)
+    asked = await read_model(request, ListRequest, hook.settings.max_body_bytes, hook.bounds)
+    stages, now = Stages(), now_ms()
+    query = Query(
+        TENANT,
+        asked.user_id or "",
+        asked.k,
+        now if asked.as_of is None else asked.as_of,
+        asked.platform,
+        exclude=asked.exclude,
+    )
+    try:
+        service = await service_of(request)
+        if asked.events is None:
+            answer = await service.recommender.recommend(query, stages)
+        else:
+            answer = await service.recommender.recommend_from(_checked(service, asked.events, now), query, stages)
+    except StorageError:
+        # As in GET: without storage nobody can tell which model may answer.
+        answer = models_of(request).hall.service.recommender.degraded(query, stages)
+    hook.metrics.stages(stages)
+    return json_response(answer, headers={"Server-Timing": stages.server_timing()})
+
+
+def _checked(service: Service, raw_events: list[Any], arrival_ms: int) -> list[StoredEvent]:
+    """The events of a request. Raises InvalidRequestError, TooLargeError."""
+    named = [index for index, raw in enumerate(raw_events) if isinstance(raw, dict) and "user_id" in raw]
+    if named:
+        field = f"events.{named[0]}.user_id"
+        message = "must not be given: these events are nobody's; name a user instead of events"
+        raise InvalidRequestError(f"{field}: {message}", [{"field": field, "message": message}])
+    with_user = [raw | {"user_id": _NOBODY} if isinstance(raw, dict) else raw for raw in raw_events]
+    valid, wrong = service.ingest.check(with_user, arrival_ms)
+    if wrong:
+        errors = [
+            {"field": ".".join(word for word in ("events", str(one.index), one.field) if word), "message": one.message}
+            for one in wrong[:_MOST_ERRORS]
+        ]
+        raise InvalidRequestError(f"{errors[0]['field']}: {errors[0]['message']}", errors)
+    return [each.event for each in valid]
