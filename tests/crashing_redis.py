@@ -22,6 +22,7 @@ from redis_process import client, spawn, until, words_of
 
 _SOURCE: Final = Path(__file__).with_name("synced.c")
 _START_S: Final = 20.0
+_SYNC_S: Final = 10.0
 
 
 class CannotCutError(unittest.SkipTest):
@@ -105,6 +106,21 @@ class CrashingRedis:
     def unsynced(self) -> int:
         """Bytes that a crash would lose now."""
         return sum(file.stat().st_size - self.synced(file) for file in self._folder.rglob("*.aof"))
+
+    def sync(self) -> None:
+        """Return when all that was acknowledged is on disk: also what waits in memory for a sync that is under way."""
+        with self.client() as asking:
+
+            def done() -> bool:
+                info = asking.info("persistence")
+                return not info["aof_buffer_length"] and not info["aof_pending_bio_fsync"] and self.unsynced() == 0
+
+            until(done, _SYNC_S, "what was written is synced")
+
+    def stop_syncing(self) -> None:
+        """Until the next start nothing more is synced: as if the second that `everysec` leaves had not passed yet."""
+        with self.client() as asking:
+            asking.config_set("appendfsync", "no")
 
     def pause(self) -> None:
         """SIGSTOP: it neither answers nor refuses."""

@@ -17,14 +17,20 @@ def write_just_after_a_sync(server: CrashingRedis, client: redis.Redis) -> None:
     """Write `kept`, wait until it is synced, and write `lost` in the same second: it is synced in the next one."""
     until(lambda: 0.2 < time.time() % 1 < 0.4, 2, "a second begins")
     client.set("kept", 1)
-    until(lambda: server.unsynced() == 0, 2, "the first write is synced")
+    server.sync()
     client.set("lost", 1)
 
 
 def test_everysec_loses_what_was_written_right_before_the_crash(tmp_path: Path):
     with CrashingRedis(tmp_path, fsync="everysec") as server, server.client() as client:
-        write_just_after_a_sync(server, client)
-        assert server.crash() > 0
+        for _ in range(5):  # on a machine that is busy the second may be over before the crash
+            write_just_after_a_sync(server, client)
+            if server.crash() > 0:
+                break
+            server.start()
+            client.delete("lost")
+        else:
+            raise AssertionError("nothing was lost in five crashes")
         server.start()
         assert client.keys() == [b"kept"]
 
@@ -32,7 +38,7 @@ def test_everysec_loses_what_was_written_right_before_the_crash(tmp_path: Path):
 def test_everysec_keeps_what_is_older_than_a_sync(tmp_path: Path):
     with CrashingRedis(tmp_path, fsync="everysec") as server, server.client() as client:
         client.set("kept", 1)
-        until(lambda: server.unsynced() == 0, 5, "the write is synced")
+        server.sync()
         assert server.crash() == 0
         server.start()
         assert client.keys() == [b"kept"]
@@ -86,7 +92,7 @@ def test_a_write_that_was_never_acknowledged_may_be_lost_under_always_too(tmp_pa
 def test_half_a_command_at_the_end_of_what_was_synced_is_dropped_for_good(tmp_path: Path):
     with CrashingRedis(tmp_path, fsync="everysec") as server, server.client() as client:
         client.set("kept", 1)
-        until(lambda: server.unsynced() == 0, 5, "the write is synced")
+        server.sync()
         (file,) = tmp_path.rglob("*.aof")
         server.crash()
         whole = file.stat().st_size
