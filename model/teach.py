@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -69,8 +70,9 @@ def teach(
         best = torch.topk(mean, top)
         rows[part], shares[part] = best.indices.numpy(), (best.values / best.values.sum(1, keepdim=True)).numpy()
         held += float(best.values.sum())
-        first = task.train_queries.target[task.train_queries.target_offsets[part]]
-        hits += int((best.indices[:, 0].numpy() == first).sum())
+        chosen = select(task.train_queries, np.arange(part.start, part.stop))
+        first = np.repeat(best.indices[:, 0].numpy(), np.diff(chosen.target_offsets))
+        hits += int((chosen.target == first).sum())  # of a basket's items, all different, any is right
         done = part.stop
     manifest = {
         "format": FORMAT,
@@ -82,9 +84,16 @@ def teach(
         "kept": held / max(1, done),
         "right": hits / max(1, done),
     }
+    (out / MANIFEST).unlink(missing_ok=True)  # first: an older one would vouch for arrays of two teachings
     for name, array in ((ROWS, rows), (SHARES, shares)):
-        with (out / name).open("wb") as file:
-            np.save(file, array)
+        # Beside, and then into its place: a student may have the older ones open.
+        temporary = out / f".{name}.{os.getpid()}.tmp"
+        try:
+            with temporary.open("wb") as file:
+                np.save(file, array)
+            temporary.replace(out / name)
+        finally:
+            temporary.unlink(missing_ok=True)
     write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")  # last: without it nothing is there
     kept, right = manifest["kept"], manifest["right"]
     say(f"{done:,} questions: the first {top} items have {kept:.1%} of the softmax, the very first is right in {right:.1%}")

@@ -1,6 +1,8 @@
 """Distillation: what teachers are asked, what is kept of it, and what a student's loss makes of that."""
 
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -115,6 +117,43 @@ def test_teachers_of_other_questions_are_refused(tiny_run, taught, tmp_path):
     with pytest.raises(TeacherError, match="--top must be at least 1"):
         teach(tiny_run.data, [tiny_run.run], tmp_path, top=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_teaching_that_was_killed_leaves_no_answers_of_two(tiny_run, task, taught, tmp_path, monkeypatch):
+    folder = tmp_path / "taught"
+    shutil.copytree(taught, folder)
+    written = []
+
+    def killed(file, array):
+        if written:
+            raise KeyboardInterrupt
+        written.append(array)
+        np.lib.format.write_array(file, array)
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        teach(tiny_run.data, [tiny_run.run], folder, top=TOP, temperature=0.5)
+    with pytest.raises(TeacherError, match="not what `longwave-train teach` wrote"):
+        Teacher(folder, task)
+    assert {path.name for path in folder.iterdir()} == {"rows.npy", "shares.npy"}
+
+
+def test_a_student_goes_on_with_the_answers_that_it_began_with(tiny_run, task, taught, tmp_path):
+    folder = tmp_path / "taught"
+    shutil.copytree(taught, folder)
+    opened, queries = Teacher(folder, task), torch.arange(20)
+    before = opened.at(queries, 1.0)
+    teach(tiny_run.data, [tiny_run.run], folder, top=TOP, temperature=0.5)
+    torch.testing.assert_close(opened.at(queries, 1.0), before, rtol=0, atol=0)
+    assert not torch.equal(Teacher(folder, task).at(queries, 1.0).share, before.share)
+
+
+def test_the_first_item_is_right_if_it_is_any_of_the_basket(task, taught):
+    queries = task.train_queries
+    first = np.load(taught / "rows.npy")[:, 0]
+    right = [first[q] in queries.targets(q) for q in range(len(queries))]
+    assert np.diff(queries.target_offsets).max() > 1
+    assert json.loads((taught / "teacher.json").read_text())["right"] == pytest.approx(np.mean(right))
 
 
 def test_a_damaged_answer_is_refused(task, taught, tmp_path):
