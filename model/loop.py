@@ -200,6 +200,8 @@ class Loop(ABC, Generic[Net, Kept]):
                     report(Progress(self.epoch, self.train.epochs, 0.0, loss, valid, self.task.split.k))
         if self.best:
             self.net.load_state_dict(self.best)
+        elif self.average:  # nothing was validated to choose by: the last weights, averaged as those would be
+            self.net.load_state_dict(self.average.module.state_dict())
         self.net.cpu().eval()  # what comes after training has its data there
         final = self._kept({})
         self._keep(final)

@@ -21,7 +21,7 @@ from model.data.dataset import write_dataset
 from model.files import write_whole
 from model.loop import CHECKPOINT, Report, remove_run
 from model.publish import publish_task
-from model.settings import Settings
+from model.settings import WHERE, Settings, TrainSettings, that_decide
 from model.task import Task, make_task
 from model.train import Trainer
 from model.update.origin import read_origin
@@ -165,15 +165,21 @@ def _trained(
     run = trainer(task)
     if (folder / COST).exists():
         kept = load_checkpoint(folder / CHECKPOINT)
-        if kept.settings == run.described and kept.data == task.data and epochs in (None, len(kept.history)):
+        if _decided(kept.settings) == _decided(run.described) and kept.data == task.data and epochs in (None, len(kept.history)):
             return Trained(task, kept, Cost(**json.loads((folder / COST).read_text(encoding="utf-8"))))
+    (folder / COST).unlink(missing_ok=True)  # first: it says that the training beside it has finished
     remove_run(folder)
-    (folder / COST).unlink(missing_ok=True)
     checkpoint = run.run(report)
     cost = watch.read()
     # Behind the checkpoint: where it is, the training has finished.
     write_whole(folder / COST, json.dumps(cost._asdict()) + "\n")
     return Trained(task, checkpoint, cost)
+
+
+def _decided(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What decides the result of a training, and, for its cost, where it ran; a key that an older run does not have: default."""
+    train = dataclasses.asdict(TrainSettings()) | settings["train"]
+    return that_decide(settings), {key: train[key] for key in WHERE}
 
 
 def _cut(settings: Settings, valid: float, test: float) -> Settings:

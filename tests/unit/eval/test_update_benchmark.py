@@ -7,15 +7,19 @@ import time
 import numpy as np
 import pytest
 import torch
-from tiny_run import TinyRun
+from tiny_run import TinyRun, tiny_settings
 from typer.testing import CliRunner
 
 from model.benchmark import renewal
 from model.benchmark.page import section
 from model.benchmark.results import read_updates
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.cli import app
+from model.data.dataset import read_dataset
 from model.intervals import UserBootstrap
 from model.ledger import read_ledger
+from model.nets import Longwave
+from model.task import load_task
 from model.update.run import refresh
 
 TOML = (
@@ -112,6 +116,46 @@ def test_the_page_has_a_line_for_each_seed_and_their_mean(place):
     assert len({len(row) for row in rows}) == 1
     assert rows[-1][-2] == f"{found['share']['of_full_training']['cpu'] + 0.01:.1%}"
     assert "### data, an update on 30% new events, preset mine, valid part" in lines
+
+
+def test_a_refit_keeps_the_average_of_its_weights_as_any_training_does(tiny_run: TinyRun, tmp_path):
+    settings = tiny_settings()
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, average=0.9))
+    refit = renewal.Refit(load_task(tiny_run.data, settings.data), settings, tmp_path, 1)
+    kept = refit.run().net.state_dict()
+    for name, weights in refit.average.module.state_dict().items():
+        assert torch.equal(kept[name], weights), name
+
+
+def test_what_is_being_trained_anew_is_not_taken_for_finished(tiny_run: TinyRun, tmp_path, monkeypatch):
+    dataset = read_dataset(tiny_run.data)
+    (tmp_path / renewal.COST).write_text('{"wall": 1.0, "cpu": 1.0}')
+    task = load_task(tiny_run.data, tiny_settings().data)
+    net = Longwave(task.model_config(tiny_settings()))
+    kept = Checkpoint(net, tiny_settings().as_dict() | {"model": {"width": 8}}, [], task.data, {}, None, 0, [], {})
+    save_checkpoint(kept, tmp_path / "checkpoint.pt")
+
+    def killed(folder):
+        (folder / "checkpoint.pt").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(renewal, "remove_run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        renewal.train_old(dataset, tiny_settings(), 0.87, 0.3, tmp_path)
+    assert list(tmp_path.iterdir()) == []  # a cost without its checkpoint would be an error for ever
+
+
+def test_a_finished_training_from_before_a_setting_is_kept_and_one_on_another_device_is_not(tiny_run: TinyRun, tmp_path):
+    dataset, once = read_dataset(tiny_run.data), dataclasses.replace(tiny_settings().train, epochs=1)
+    settings = dataclasses.replace(tiny_settings(), train=once)
+    cost = renewal.train_old(dataset, settings, 0.87, 0.3, tmp_path).cost
+    older = load_checkpoint(tmp_path / "checkpoint.pt")
+    del older.settings["train"]["foreign"]
+    save_checkpoint(older, tmp_path / "checkpoint.pt")
+    assert renewal.train_old(dataset, settings, 0.87, 0.3, tmp_path).cost == cost
+    # Its cost would be no measure for an update there.
+    elsewhere = dataclasses.replace(settings, train=dataclasses.replace(once, device="cpu"))
+    assert renewal.train_old(dataset, elsewhere, 0.87, 0.3, tmp_path).cost != cost
 
 
 def test_a_look_at_the_test_part_is_noted(tiny_run, place):
