@@ -150,7 +150,8 @@ def _lists(checkpoint: Checkpoint | EncoderCheckpoint, task: Task) -> npt.NDArra
 
 
 def _cut(checkpoint: Checkpoint | EncoderCheckpoint) -> dict[str, Any]:
-    return {key: value for key, value in checkpoint.settings["data"].items() if key != "text_encoder"}
+    settings = dataclasses.asdict(DataSettings(**checkpoint.settings["data"]))  # a key that an older run does not have: default
+    return {key: value for key, value in settings.items() if key != "text_encoder"}
 
 
 def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,14 @@ def test_each_run_is_asked_with_the_texts_that_it_was_trained_with(tiny_run: Tin
     assert json.loads(out.read_text())["runs"][1]["ndcg"]["mean"] == pytest.approx(best, rel=1e-5)
 
 
+def test_a_run_from_before_a_key_of_data_was_cut_by_its_default(tiny_run: TinyRun, spoiled, tmp_path):
+    older = load_checkpoint(spoiled / CHECKPOINT)
+    del older.settings["data"]["platform"]
+    save_checkpoint(older, spoiled / CHECKPOINT)
+    result = call(tiny_run, tiny_run.run, spoiled)
+    assert result.exit_code == 0, result.output
+
+
 def test_a_neural_baseline_is_compared_too(tiny_run: TinyRun, tmp_path):
     (tmp_path / "mine.toml").write_text("[train]\nepochs = 1\nthreads = 1\n[sasrec]\nwidth = 16\nlength = 20\n")
     words = ["benchmark", tiny_run.data, "--preset", tmp_path / "mine.toml", "--model", "sasrec", "--out", tmp_path / "out"]
