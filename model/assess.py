@@ -15,7 +15,7 @@ from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.live import live_lists
 from model.loop import CHECKPOINT
 from model.rounding import with_stored_weights
-from model.settings import DataSettings
+from model.settings import ConfigError, DataSettings
 from model.task import Task, load_task
 
 OURS = "longwave"
@@ -36,12 +36,19 @@ def assess(
         TrainerError: run or data cannot be used, or do not belong together.
     """
     checkpoint, task = load_run(run, data, platform)
+    platform = platform or checkpoint.settings["data"].get("platform", "")
+    for part, asked in (("validation", task.split.valid), ("test", task.split.test)):
+        if not len(asked):
+            where = f" on the platform {platform!r}" if platform else ""
+            raise ConfigError(f"{data}: the {part} part of the {task.split.protocol!r} split asks nothing{where}: too few events")
     checkpoint = replace(checkpoint, net=with_stored_weights(checkpoint.net, weights))
     split = task.split
     if limit:
         split = replace(split, test=select(split.test, np.argsort(split.test.as_of, kind="stable")[:limit]))
     ours = own_lists(checkpoint, task, split, item_vectors)
     ranked, settings, _ = baseline_lists(task.seq, split, k=K)
+    told = {"platform": platform, "item_vectors": item_vectors, "weights": weights}
+    own = {key: value for key, value in told.items() if value not in ("", "float32")}
     vectors, _ = checkpoint.net.item(task.inputs.item_text, task.inputs.item_features)
     return evaluate(
         task.seq,
@@ -50,7 +57,7 @@ def assess(
         dataset=task.data["name"],
         fingerprint=task.data["fingerprint"],
         ours=OURS,
-        settings=settings,
+        settings={OURS: own, **settings},
         item_vectors=vectors.detach().numpy(),
     )
 

@@ -119,7 +119,7 @@ def evaluate(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
     out: Annotated[Path | None, typer.Option(help="Where the report goes; default: `report` in the run's folder.")] = None,
-    limit: Annotated[int, typer.Option(help="Ask only the first so many test queries; 0 asks all.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Ask only the first so many test queries; 0 asks all.")] = 0,
     platform: Annotated[str, typer.Option(help="Ask only what was answered on this platform.")] = "",
     ledger: Annotated[
         Path | None,
@@ -144,7 +144,7 @@ def evaluate(
             errors.print(f"not noted: {error}", markup=False, highlight=False, soft_wrap=True)
         report = assess(run, data, limit, platform, item_vectors, weights)
         if noted.exists():
-            note(noted, "evaluate", report, str(run))
+            note(noted, "evaluate", report, f"{run}, platform {platform}" if platform else str(run))
         folder = out or run / "report"
         write_report(report, folder)
     console.print(to_markdown(report), markup=False, highlight=False, soft_wrap=True)

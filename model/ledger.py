@@ -92,7 +92,7 @@ def append(path: Path, entry: dict[str, Any]) -> None:
 def read_ledger(path: Path) -> list[dict[str, Any]]:
     """All whole lines, oldest first; a line that was cut off by a crash is passed over."""
     entries = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             entries.append(json.loads(line))
         except json.JSONDecodeError:

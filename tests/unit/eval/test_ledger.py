@@ -12,10 +12,10 @@ from model.ledger import LedgerError, append, default_ledger, read_ledger
 
 def test_a_line_is_one_object_and_comes_after_what_is_there(tmp_path):
     path = tmp_path / "new" / "ledger.jsonl"
-    append(path, {"n": 1, "word": "é"})
+    append(path, {"n": 1, "word": "é\u2028"})  # which ends a line for some, but no line here
     append(path, {"n": 2})
-    assert path.read_text(encoding="utf-8").splitlines() == ['{"n": 1, "word": "é"}', '{"n": 2}']
-    assert read_ledger(path) == [{"n": 1, "word": "é"}, {"n": 2}]
+    assert path.read_text(encoding="utf-8") == '{"n": 1, "word": "é\u2028"}\n{"n": 2}\n'
+    assert read_ledger(path) == [{"n": 1, "word": "é\u2028"}, {"n": 2}]
 
 
 def test_after_a_line_that_was_cut_off_the_next_one_is_whole(tmp_path):
@@ -64,6 +64,17 @@ def test_evaluate_notes_its_look(tiny_run, tmp_path, monkeypatch):
     assert entry["metrics"]["longwave"]["ndcg@20"] == pytest.approx(
         report["models"]["longwave"]["metrics"]["ndcg@20"]["mean"], abs=1e-6
     )
+
+
+def test_a_look_at_one_platform_or_at_rounded_numbers_says_so(tiny_run, tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    words = ["evaluate", tiny_run.run, "--data", tiny_run.data, "--out", tmp_path / "report", "--limit", 5, "--ledger", ledger]
+    words += ["--platform", "web", "--item-vectors", "int8"]
+    assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
+    (entry,) = read_ledger(ledger)
+    assert entry["run"] == f"{tiny_run.run}, platform web"
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report["models"]["longwave"]["settings"] == {"platform": "web", "item_vectors": "int8"}
 
 
 def test_a_home_that_cannot_be_written_does_not_stop_a_look_but_a_ledger_that_was_named_does(tiny_run, tmp_path, monkeypatch):
