@@ -20,7 +20,7 @@ from model.data.sequences import Queries, Sequences, Split
 from model.data.splits import clock, every_question, select, split_at
 from model.errors import TrainerError
 from model.settings import DataSettings
-from model.task import protocol_of
+from model.task import asked_on, protocol_of
 from model.update.origin import Origin
 
 FEWEST = 20
@@ -122,6 +122,8 @@ def newer(dataset: Dataset, origin: Origin, holdout: float) -> Newer:
     items = _vocabulary(bought, checkpoint, cut, settings.min_item_events)
     seq = in_the_models_rows(to_sequences(dataset, items), checkpoint)
     questions = every_question(seq, protocol)
+    if settings.platform:  # learned to answer there alone, and is to be judged by nothing else
+        questions = asked_on(seq, questions, settings.platform)
     split = split_at(seq, protocol, questions, since, cut, filter_seen=not origin.repeats)
     learned = len(split.valid)
     if not learned or len(split.test) < FEWEST:

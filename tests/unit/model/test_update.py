@@ -26,7 +26,7 @@ from model.metrics import ndcg
 from model.settings import UpdateSettings
 from model.update.gate import WorseError, check
 from model.update.learn import HEADS, ITEMS
-from model.update.newer import known_by_old
+from model.update.newer import known_by_old, newer, read_events
 from model.update.origin import read_origin
 from model.update.run import judged, refresh, update
 from model.update.windows import draw_windows, fold_to
@@ -273,6 +273,20 @@ def test_a_bundle_without_or_with_another_runs_checkpoint_is_refused(bundles, ti
     assert (result.exit_code, len(result.stderr.splitlines())) == (2, 1)
     assert "name its run with --run" in result.stderr
     assert read_origin(bundles / "current", tiny_run.run).model_id == (bundles / "current").resolve().name
+
+
+def test_a_model_of_one_platform_learns_and_is_judged_there_alone(origin, events):
+    settings, since = origin.checkpoint.settings, origin.checkpoint.known_until_ms - 30 * 86_400_000  # enough on a platform, too
+    whole = dataclasses.replace(origin.checkpoint, known_until_ms=since)
+    on_web = dataclasses.replace(whole, settings=settings | {"data": settings["data"] | {"platform": "web"}})
+    dataset = read_events(events, origin)
+    everywhere, there = (newer(dataset, dataclasses.replace(origin, checkpoint=each), 0.3) for each in (whole, on_web))
+    web = there.seq.platforms.index("web") + 1
+    for part in ("learnable", "valid", "test"):
+        every, chosen = (getattr(each if part == "learnable" else each.split, part) for each in (everywhere, there))
+        assert np.array_equal(chosen.position, every.position[everywhere.seq.platform[every.position] == web])
+        assert 0 < len(chosen) < len(every)
+    assert len(there.seq.item) == len(everywhere.seq.item)  # what users did elsewhere is read all the same
 
 
 @pytest.mark.parametrize("damage", ["items/items.jsonl", "items/bias.npy", "golden.npz", "manifest.json"])
