@@ -12,8 +12,8 @@ from model.nets import Longwave
 from model.task import Task
 from model.update.origin import Origin, OriginError
 
-ROWS = ("event_types", "platforms", "attribute_names", "attribute_values")
-"""What has rows of its own in the net, by name; items have too, and theirs are found by id."""
+ROWS = ("event_types", "polarity", "weight", "platforms", "attribute_names", "attribute_values")
+"""What has rows of its own in the net, and what its memory counts events by; items have rows too, and theirs are found by id."""
 
 
 @torch.no_grad()
@@ -23,7 +23,8 @@ def begun(origin: Origin, task: Task) -> Longwave:
     An item that the bundle does not know begins as in an update; one that the task does not know is left behind.
 
     Raises:
-        OriginError: the data have other event types, platforms, attributes, texts or features than the bundle.
+        OriginError: the data have other event types, platforms, attributes, texts or features than the bundle, or count events
+            otherwise.
     """
     checkpoint = origin.checkpoint
     found = names_of(task.seq)
@@ -34,11 +35,13 @@ def begun(origin: Origin, task: Task) -> Longwave:
                 "the same are needed to go on from its weights"
             )
     config = checkpoint.net.config
-    widths = 0 if task.item_text is None else task.item_text.shape[1], len(task.feature_names)
-    if widths != (config.text_width, config.feature_width):
+    width = 0 if task.item_text is None else task.item_text.shape[1]
+    if width != config.text_width:
+        raise OriginError(f"{origin.folder}: has texts of {config.text_width} numbers, the data and the configuration of {width}")
+    if tuple(task.feature_names) != origin.features:
         raise OriginError(
-            f"{origin.folder}: has texts of {config.text_width} numbers and {config.feature_width} features, the data and the "
-            f"configuration {widths[0]} and {widths[1]}"
+            f"{origin.folder}: its item features are {list(origin.features)}, those of the data {task.feature_names}; "
+            "the same are needed to go on from its weights"
         )
     row_of = {item: row for row, item in enumerate(checkpoint.item_ids)}
     ids = task.seq.item_ids

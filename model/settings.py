@@ -263,7 +263,7 @@ def load_settings(source: str | Path) -> Settings:
         Gru4recSettings(**_checked(path, "gru4rec", tables.get("gru4rec", {}), _defaults(Gru4recSettings))),
         UpdateSettings(**_checked(path, "update", tables.get("update", {}), _defaults(UpdateSettings))),
     )
-    _check_together(path, settings)
+    check_together(path, settings)
     return settings
 
 
@@ -326,7 +326,8 @@ def _checked(path: Path, table: str, given: dict[str, Any], defaults: dict[str, 
     return out
 
 
-def _check_together(path: Path, settings: Settings) -> None:
+def check_together(path: Path, settings: Settings) -> None:
+    """Refuse keys that do not go with each other; `path` is what the message names. Raises ConfigError."""
     early, late = settings.data.valid_quantile, settings.data.test_quantile
     if early >= late:
         raise ConfigError(f"{path}: data.valid_quantile must be below data.test_quantile ({late}), got {early}")

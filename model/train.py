@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +31,7 @@ from model.precision import mixed
 from model.predict import Carried, block_of, logits, rank, read_out, repeats_at
 from model.replay import seen_items
 from model.sampling import Candidates, CandidateSampler
-from model.settings import Settings
+from model.settings import Settings, check_together, model_defaults
 from model.task import Task
 from model.teacher import Teacher
 from model.update.origin import Origin
@@ -66,6 +67,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
 
         Raises:
             OriginError: the bundle's model does not fit the data.
+            ConfigError: it does not go with the settings.
         """
         train = settings.train
 
@@ -83,6 +85,8 @@ class Trainer(Loop[Longwave, Checkpoint]):
         described = settings.as_dict()
         if origin is not None:
             described |= {"model": origin.checkpoint.settings["model"], "init_from": origin.model_id}
+            shape = {name: getattr(origin.checkpoint.net.config, name) for name in model_defaults()}
+            check_together(origin.folder, replace(settings, model=shape))
         super().__init__(task, train, described, folder, build, groups)
         self.inputs = task.inputs.on(self.device)
         self.table = popularity_of(task.seq, task.split, self.net.config.popularity_half_lives_s).on(self.device)

@@ -50,7 +50,8 @@ class Opened:
             vectors = np.multiply(vectors, np.load(folder / SCALES)[:, None], dtype=np.float32)
         self.vectors = torch.as_tensor(vectors)
         self.bias = np.load(folder / "items" / "bias.npy")
-        ids = [json.loads(line)["id"] for line in (folder / "items" / "items.jsonl").read_text(encoding="utf-8").splitlines()]
+        # Bytes: a text would be split at more than the ends of lines, and a title can have U+2028 or U+0085.
+        ids = [json.loads(line)["id"] for line in (folder / "items" / "items.jsonl").read_bytes().splitlines()]
         keys = np.array([item_key(item) for item in ids])
         self._order = np.argsort(keys)
         self._keys = keys[self._order]

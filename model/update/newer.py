@@ -210,19 +210,19 @@ def _described(dataset: Dataset, origin: Origin, items: list[str]) -> pl.DataFra
     )
 
 
-def features_of(newer: Newer, checkpoint: Checkpoint) -> tuple[npt.NDArray[np.float32] | None, list[str]]:
-    """(N, F) dense item features and their names; None where the model has none.
+def features_of(newer: Newer, origin: Origin) -> tuple[npt.NDArray[np.float32] | None, list[str]]:
+    """(N, F) dense item features and their names, as the model reads them; None where it has none.
 
     Raises:
         NothingNewError: the events come without the features that the model has.
     """
-    width = checkpoint.net.config.feature_width
-    names = [name for name in newer.items.columns if name.startswith("feature_")]
-    if not width:
+    names = list(origin.features)
+    if not names:
         return None, []
-    if len(names) != width:
+    missing = [name for name in names if name not in newer.items.columns]
+    if missing:
         raise NothingNewError(
-            f"the model has {width} item features, and the items of these events have {len(names)}: "
+            f"the model reads the item features {', '.join(names)}, and the items of these events have no {missing[0]}: "
             "give the events as a prepared folder with the same features"
         )
     return newer.items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32), names

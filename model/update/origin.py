@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from model.errors import TrainerError
 from model.export.bundle import MANIFEST, checkpoint_of
 from model.loop import CHECKPOINT
 from model.nets import EventBatch, Longwave
+from model.rounding import with_stored_weights
 
 SAME = 1e-3
 """How far what the checkpoint computes may be from the bundle's golden vectors: another machine rounds otherwise."""
@@ -34,7 +35,8 @@ class Origin:
     Attributes:
         folder: of the bundle, links followed. model_id: its name.
         titles, categories: N each. repeats: whether seen items are recommended again.
-        item_vectors, weights: how the bundle stores them, "float32" or "int8".
+        item_vectors, weights: how the bundle stores them, "float32" or "int8"; the checkpoint's net has the weights as they are
+            stored. features: names of the dense item features, in the order in which the net reads them.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class Origin:
     repeats: bool
     item_vectors: str = "float32"
     weights: str = "float32"
+    features: tuple[str, ...] = ()
 
 
 def read_origin(bundle: Path, run: Path | None = None) -> Origin:
@@ -67,12 +70,17 @@ def read_origin(bundle: Path, run: Path | None = None) -> Origin:
     checkpoint = load_checkpoint(path)
     if checkpoint.training:
         raise CheckpointError(f"{path}: training has not finished; go on with `longwave-train train --resume`, then export")
+    stored = "int8" if manifest["items"].get("scales") else "float32", manifest.get("weights", "float32")
+    # A run keeps what was learned, and a bundle may be of what that was rounded to.
+    checkpoint = replace(checkpoint, net=with_stored_weights(checkpoint.net, stored[1]))
     try:
-        lines = (folder / "items" / "items.jsonl").read_text(encoding="utf-8").splitlines()
+        # Bytes: a text would be split at more than the ends of lines, and a title can have U+2028 or U+0085.
+        lines = (folder / "items" / "items.jsonl").read_bytes().splitlines()
         records = [json.loads(line) for line in lines]
         ids = [record["id"] for record in records]
         titles = [record.get("title") for record in records]
         categories = [list(record.get("categories", [])) for record in records]
+        features = tuple(str(name) for name in manifest["item_features"])
         bias = np.load(folder / "items" / "bias.npy", allow_pickle=False)
         golden = _arrays(folder / "golden.npz")
         same = ids == checkpoint.item_ids and _close(bias, checkpoint.net.item.bias) and _computes(checkpoint.net, golden)
@@ -80,8 +88,8 @@ def read_origin(bundle: Path, run: Path | None = None) -> Origin:
         raise OriginError(f"{folder}: damaged, or of another version: {error}") from None
     if not same:
         raise OriginError(f"{bundle}: was not exported from {path}: a bundle of another run, or a run that was trained anew")
-    stored = "int8" if manifest["items"].get("scales") else "float32", manifest.get("weights", "float32")
-    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, manifest["seen_items"] == "recommend", *stored)
+    repeats = manifest["seen_items"] == "recommend"
+    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, repeats, *stored, features)
 
 
 def _manifest(bundle: Path, folder: Path) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def judged(refreshed: Refreshed) -> Judgement:
 
 def _task(found: Newer, origin: Origin, windows: Windows) -> tuple[UpdateTask, TextEncoder | None]:
     checkpoint, seq = origin.checkpoint, found.seq
-    features, names = features_of(found, checkpoint)
+    features, names = features_of(found, origin)
     fresh = seq.items - found.old_items
     name = checkpoint.settings["data"]["text_encoder"]
     encoder = TextEncoder(name) if name else None

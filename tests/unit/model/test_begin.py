@@ -1,8 +1,10 @@
 """Training that begins with a bundle's weights, and learns to answer on one platform."""
 
 import dataclasses
+import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from tiny_run import tiny_settings
@@ -10,14 +12,16 @@ from typer.testing import CliRunner
 
 from model.assess import load_run
 from model.begin import begun
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_checkpoint, save_checkpoint
 from model.cli import app
 from model.data.build import with_events
-from model.data.dataset import read_dataset
+from model.data.dataset import read_dataset, write_dataset
 from model.loop import CHECKPOINT
+from model.nets import Longwave
 from model.predict import read_out
 from model.settings import ConfigError
 from model.task import load_task, make_task
+from model.train import Trainer
 from model.update.origin import OriginError, read_origin
 
 
@@ -62,6 +66,63 @@ def test_other_event_types_are_refused_by_name(tiny_run, trained_bundle):
     task = make_task(dataclasses.replace(dataset, manifest=manifest), settings_of(tiny_run).data)
     with pytest.raises(OriginError, match=r"event_types.*zap"):
         begun(read_origin(trained_bundle), task)
+
+
+@pytest.mark.parametrize(("field", "value"), [("polarity", "positive"), ("weight", 7.0)])
+def test_events_that_count_otherwise_are_refused(tiny_run, trained_bundle, field, value):
+    # The memory would go on with the bundle's weights, and popularity and the manifest with the data's.
+    dataset = read_dataset(tiny_run.data)
+    types = [t.model_copy(update={field: value}) if t.name == "view" else t for t in dataset.manifest.event_types]
+    assert types != dataset.manifest.event_types
+    manifest = dataset.manifest.model_copy(update={"event_types": types})
+    task = make_task(dataclasses.replace(dataset, manifest=manifest), settings_of(tiny_run).data)
+    with pytest.raises(OriginError, match=f"its {field} are"):
+        begun(read_origin(trained_bundle), task)
+
+
+def test_other_item_features_are_refused_by_name(tiny_run, trained_bundle):
+    dataset = read_dataset(tiny_run.data)
+    items = dataset.items.with_columns(pl.lit(1.0).cast(pl.Float32).alias("feature_weight"))
+    task = make_task(with_events(dataset, dataset.events, items), settings_of(tiny_run).data)
+    origin = read_origin(trained_bundle)
+    with pytest.raises(OriginError, match="its item features are"):  # not even as many
+        begun(origin, task)
+    net = Longwave(dataclasses.replace(origin.checkpoint.net.config, feature_width=1))
+    of_colour = dataclasses.replace(
+        origin, checkpoint=dataclasses.replace(origin.checkpoint, net=net), features=("feature_colour",)
+    )
+    with pytest.raises(OriginError, match=r"feature_colour.*feature_weight"):
+        begun(of_colour, task)
+    assert begun(dataclasses.replace(of_colour, features=("feature_weight",)), task).config.feature_width == 1
+
+
+@pytest.mark.parametrize("key", ["negatives", "mask_seen", "unseen_items", "content_weight"])
+def test_settings_that_the_bundles_shape_does_not_go_with_are_refused(tiny_run, trained_bundle, tmp_path, key):
+    origin = read_origin(trained_bundle)
+    assert origin.checkpoint.net.config.interests > 1
+    settings = settings_of(tiny_run)
+    value = {"negatives": 20, "mask_seen": True}.get(key, 0.5)
+    # Of one interest, as the configuration has it: but the shape is the bundle's.
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, **{key: value}), model={})
+    task = load_task(tiny_run.data, settings.data, origin.checkpoint.item_text.numpy())
+    with pytest.raises(ConfigError, match=rf"train\.{key} must be"):
+        Trainer(task, settings, tmp_path, origin)
+
+
+def test_a_platform_where_nothing_is_asked_is_one_line(tiny_run, tmp_path):
+    dataset = read_dataset(tiny_run.data)
+    late = dataset.events.get_column("timestamp").quantile(0.8)
+    moved = pl.when(pl.col("timestamp") > late).then(pl.lit("app")).otherwise("platform").alias("platform")
+    write_dataset(with_events(dataset, dataset.events.with_columns(moved)), tmp_path / "data")
+    shutil.copytree(tiny_run.run, tmp_path / "run")
+    checkpoint = load_checkpoint(tiny_run.run / CHECKPOINT)
+    data = checkpoint.data | {"fingerprint": read_dataset(tmp_path / "data").manifest.fingerprint}
+    save_checkpoint(dataclasses.replace(checkpoint, data=data), tmp_path / "run" / CHECKPOINT)
+    words = ["evaluate", tmp_path / "run", "--data", tmp_path / "data", "--platform", "web", "--out", tmp_path / "report"]
+    said = CliRunner().invoke(app, [str(word) for word in words])
+    assert (said.exit_code, len(said.stderr.splitlines())) == (2, 1), said.output
+    assert "asks nothing on the platform 'web'" in said.stderr
+    assert not (tmp_path / "report").exists()
 
 
 def test_one_platform_is_asked_and_every_event_is_read(tiny_run):

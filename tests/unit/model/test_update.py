@@ -1,6 +1,7 @@
 """An update on the smallest world: it learns what is new, keeps what is old, and refuses what is worse or does not fit."""
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -23,10 +24,11 @@ from model.inputs import Inputs
 from model.live import live_lists
 from model.loop import CHECKPOINT
 from model.metrics import ndcg
+from model.publish import publish
 from model.settings import UpdateSettings
 from model.update.gate import WorseError, check
 from model.update.learn import HEADS, ITEMS
-from model.update.newer import known_by_old, newer, read_events
+from model.update.newer import NothingNewError, features_of, known_by_old, newer, read_events
 from model.update.origin import read_origin
 from model.update.run import judged, refresh, update
 from model.update.windows import draw_windows, fold_to
@@ -275,6 +277,22 @@ def test_a_bundle_without_or_with_another_runs_checkpoint_is_refused(bundles, ti
     assert read_origin(bundles / "current", tiny_run.run).model_id == (bundles / "current").resolve().name
 
 
+def test_a_bundle_of_rounded_weights_and_its_run_belong_together(tiny_run: TinyRun, tmp_path):
+    exported = publish(tiny_run.run, tiny_run.data, tmp_path, item_vectors="int8", weights="int8")
+    by_run, beside = read_origin(exported.folder, tiny_run.run), read_origin(exported.folder)
+    # The gate must ask what is served, and not what that was rounded from.
+    for name, weights in beside.checkpoint.net.state_dict().items():
+        assert torch.equal(by_run.checkpoint.net.state_dict()[name], weights), name
+
+
+def test_a_title_may_have_what_some_take_for_the_end_of_a_line(bundles):
+    path = bundles / "current" / "items" / "items.jsonl"
+    first, *others = path.read_bytes().splitlines(keepends=True)
+    title = "first\x85second\u2028third"
+    path.write_bytes(b"".join([json.dumps(json.loads(first) | {"title": title}, ensure_ascii=False).encode() + b"\n", *others]))
+    assert read_origin(bundles / "current").titles[0] == title
+
+
 def test_a_model_of_one_platform_learns_and_is_judged_there_alone(origin, events):
     settings, since = origin.checkpoint.settings, origin.checkpoint.known_until_ms - 30 * 86_400_000  # enough on a platform, too
     whole = dataclasses.replace(origin.checkpoint, known_until_ms=since)
@@ -287,6 +305,18 @@ def test_a_model_of_one_platform_learns_and_is_judged_there_alone(origin, events
         assert np.array_equal(chosen.position, every.position[everywhere.seq.platform[every.position] == web])
         assert 0 < len(chosen) < len(every)
     assert len(there.seq.item) == len(everywhere.seq.item)  # what users did elsewhere is read all the same
+
+
+def test_item_features_are_read_by_name(origin, events):
+    found = newer(read_events(events, origin), origin, 0.3)
+    columns = {"feature_a": 1.0, "feature_b": 2.0, "feature_c": 3.0}
+    items = found.items.with_columns(pl.lit(value).alias(name) for name, value in columns.items())
+    found = dataclasses.replace(found, items=items)
+    values, names = features_of(found, dataclasses.replace(origin, features=("feature_a", "feature_c")))
+    assert names == ["feature_a", "feature_c"]
+    assert (values == [1.0, 3.0]).all()
+    with pytest.raises(NothingNewError, match="have no feature_d"):
+        features_of(found, dataclasses.replace(origin, features=("feature_a", "feature_c", "feature_d")))
 
 
 @pytest.mark.parametrize("damage", ["items/items.jsonl", "items/bias.npy", "golden.npz", "manifest.json"])
