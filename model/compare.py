@@ -25,7 +25,7 @@ from model.machine import describe_commit, describe_machine
 from model.metrics import ndcg
 from model.predict import ranked_lists
 from model.settings import DataSettings, TrainSettings, model_defaults
-from model.task import Task, make_task
+from model.task import Task, make_task, protocol_of
 
 FORMAT = 1
 
@@ -64,7 +64,7 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     for run, checkpoint in zip(runs, loaded, strict=True):
         if checkpoint.data["fingerprint"] != task.data["fingerprint"]:
             raise CheckpointError(f"{run}: trained on other data than {task.data['name']}")
-        if _cut(checkpoint) != _cut(first):
+        if _cut(checkpoint, dataset) != _cut(first, dataset):
             raise CheckpointError(f"{run}: asked in another way than {runs[0]}: their [data] settings differ")
         lists = _lists(checkpoint, _task(dataset, checkpoint, tasks))
         values.append(np.asarray(ndcg(lists, task.split.valid, task.split.k), np.float64))
@@ -149,8 +149,10 @@ def _lists(checkpoint: Checkpoint | EncoderCheckpoint, task: Task) -> npt.NDArra
     return encoder_lists(checkpoint.net, task.seq, split.valid, length, split.k, split.filter_seen)
 
 
-def _cut(checkpoint: Checkpoint | EncoderCheckpoint) -> dict[str, Any]:
-    settings = dataclasses.asdict(DataSettings(**checkpoint.settings["data"]))  # a key that an older run does not have: default
+def _cut(checkpoint: Checkpoint | EncoderCheckpoint, dataset: Dataset) -> dict[str, Any]:
+    """How a run was cut and asked; a key that an older run does not have is its default, "auto" what that is of these data."""
+    data = DataSettings(**checkpoint.settings["data"])
+    settings = dataclasses.asdict(data) | {"protocol": protocol_of(data, dataset.manifest)}
     return {key: value for key, value in settings.items() if key != "text_encoder"}
 
 

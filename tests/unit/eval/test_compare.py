@@ -69,6 +69,18 @@ def test_a_run_from_before_a_key_of_data_was_cut_by_its_default(tiny_run: TinyRu
     assert result.exit_code == 0, result.output
 
 
+def test_auto_is_the_protocol_that_it_stands_for(tiny_run: TinyRun, spoiled, tmp_path):
+    named = load_checkpoint(spoiled / CHECKPOINT)
+    assert named.settings["data"]["protocol"] == "auto"
+    named.settings["data"]["protocol"] = "basket"
+    save_checkpoint(named, spoiled / CHECKPOINT)
+    result = call(tiny_run, tiny_run.run, spoiled)
+    assert result.exit_code == 0, result.output
+    named.settings["data"]["protocol"] = "time"
+    save_checkpoint(named, spoiled / CHECKPOINT)
+    assert call(tiny_run, tiny_run.run, spoiled).exit_code == 2
+
+
 def test_a_neural_baseline_is_compared_too(tiny_run: TinyRun, tmp_path):
     (tmp_path / "mine.toml").write_text("[train]\nepochs = 1\nthreads = 1\n[sasrec]\nwidth = 16\nlength = 20\n")
     words = ["benchmark", tiny_run.data, "--preset", tmp_path / "mine.toml", "--model", "sasrec", "--out", tmp_path / "out"]
