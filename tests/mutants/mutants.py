@@ -541,8 +541,8 @@ REPEATABLE = [
         invariant="I9",
         broken="Of items that are equally popular the one that comes later in the catalogue goes first.",
         file="app/catalogue/popularity.py",
-        original="candidates = np.flatnonzero(logs >= np.partition(logs, len(logs) - k)[len(logs) - k])",
-        replacement="candidates = np.flatnonzero(logs >= np.partition(logs, len(logs) - k)[len(logs) - k])[::-1]",
+        original="candidates = asked[logs >= np.partition(logs, len(logs) - k)[len(logs) - k]]",
+        replacement="candidates = asked[logs >= np.partition(logs, len(logs) - k)[len(logs) - k]][::-1]",
         killed_by="tests/unit/app/test_live_popularity.py::test_the_top_ranks_by_the_shortest_half_life_and_breaks_ties_by_row",
     ),
     Mutant(
