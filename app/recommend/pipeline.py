@@ -21,7 +21,7 @@ from app.fold.tensors import EventTensors
 from app.recommend.answer import Query, Ranking, Recommendations, RecommendedItem, moment
 from app.recommend.score import Question, Ranked, Scorer
 from app.recommend.seen import SeenItems
-from app.runtime.batcher import Batcher
+from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
 from app.state.events import StoredEvent
@@ -85,7 +85,7 @@ class Recommender:
         self._platform = tensors.platform
         self._users = users
         self._metrics = metrics
-        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING)
+        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
         """The k best items for the user, from the model if the user has events and the store answers, else from popularity.

@@ -114,24 +114,29 @@ async def asked_while_one_runs(ask, oracle, questions):
     return tasks
 
 
-async def test_what_is_read_right_after_a_batch_goes_with_the_next_one(oracle):
-    ask = batcher(oracle)
-    first, *others = await asked_while_one_runs(ask, oracle, [1])
-    await first
-    await asyncio.sleep(0)  # a turn in which the loop reads what has arrived
-    others.append(asyncio.create_task(ask(2)))
-    assert await asyncio.gather(*others) == [2, 4]
+async def test_a_pace_lets_what_comes_a_little_later_share_the_batch(oracle):
+    ask = batcher(oracle, pace_s=0.2)
+    tasks = await asked_while_one_runs(ask, oracle, [1])
+    await asyncio.sleep(0.02)
+    assert oracle.batches == [[0]]
+    tasks.append(asyncio.create_task(ask(2)))
+    assert await asyncio.gather(*tasks) == [0, 2, 4]
     assert oracle.batches == [[0], [1, 2]]
 
 
-async def test_only_full_batches_run_beside_another(oracle):
-    ask = batcher(oracle, most=2, running=2)
-    oracle.gate.clear()
-    tasks = []
-    for n, batches in enumerate(([[0]], [[0]], [[0], [1, 2]], [[0], [1, 2]], [[0], [1, 2]])):
-        tasks.append(asyncio.create_task(ask(n)))
-        await asyncio.sleep(0.01)
-        assert oracle.batches == batches
-    oracle.gate.set()
-    assert await asyncio.gather(*tasks) == [0, 2, 4, 6, 8]
-    assert oracle.batches == [[0], [1, 2], [3, 4]]
+async def test_enough_questions_do_not_wait_for_the_pace(oracle):
+    ask = batcher(oracle, pace_s=60, enough=2)
+    tasks = await asked_while_one_runs(ask, oracle, [1])
+    await asyncio.sleep(0.02)
+    assert oracle.batches == [[0]]
+    tasks.append(asyncio.create_task(ask(2)))  # cuts the wait short
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [0, 2, 4]
+    tasks = await asked_while_one_runs(ask, oracle, [1, 2])  # there from the start
+    assert await asyncio.wait_for(asyncio.gather(*tasks), 5) == [0, 2, 4]
+
+
+async def test_a_lone_question_pays_no_pace(oracle):
+    ask = batcher(oracle, pace_s=60)
+    for n in range(3):
+        assert await asyncio.wait_for(asyncio.create_task(ask(n)), 5) == 2 * n
+        await asyncio.sleep(0.001)  # as a client does that hears the answer before it asks again
