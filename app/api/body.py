@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 from fastapi import Request
@@ -12,7 +12,8 @@ from starlette.requests import ClientDisconnect
 from app.api.connection import UNCOUNTED_BODY_BYTES, Bounds
 from app.errors import ClientGoneError, InvalidRequestError, TooLargeError
 
-_MOST_ERRORS = 100  # in one problem document
+MOST_ERRORS: Final = 100
+"""In one problem document."""
 
 Read = TypeVar("Read", bound=BaseModel)
 
@@ -55,7 +56,7 @@ async def read_model(request: Request, model: type[Read], max_bytes: int, bounds
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[:_MOST_ERRORS]
+        found = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
         errors = [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in found]
         raise InvalidRequestError(": ".join(word for word in errors[0].values() if word), errors) from None
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.api.body import read_model
+from app.api.body import MOST_ERRORS, read_model
 from app.api.openapi import answers, list_body
 from app.api.parameters import Moment, now_ms
 from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of
@@ -21,7 +21,6 @@ from app.telemetry import Stages
 router = APIRouter(tags=["recommendations"])
 
 _NOBODY = "-"  # what stands for a user where an event is checked that has none
-_MOST_ERRORS = 100  # in one problem document
 
 
 class ListRequest(BaseModel):
@@ -93,7 +92,7 @@ def _checked(service: Service, raw_events: list[Any], arrival_ms: int) -> list[S
     if wrong:
         errors = [
             {"field": ".".join(word for word in ("events", str(one.index), one.field) if word), "message": one.message}
-            for one in wrong[:_MOST_ERRORS]
+            for one in wrong[:MOST_ERRORS]
         ]
         raise InvalidRequestError(f"{errors[0]['field']}: {errors[0]['message']}", errors)
     return [each.event for each in valid]
