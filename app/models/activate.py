@@ -178,9 +178,11 @@ class Activation:
     async def _followed(self, generation: int) -> None:
         """Phase 2: every living worker serves the new generation. Raises ConflictError if there is none any more."""
         while True:
-            if (await self._hall.follow_once()).generation < generation:
-                raise ConflictError("the store was emptied, or has lost what it had acknowledged")
+            await self._hall.follow_once()
             says = await self._board.beat_of_all()
+            # After they were heard: of a store that was emptied meanwhile nobody is heard who still serves the old one.
+            if (await self._board.serving()).generation < generation:
+                raise ConflictError("the store was emptied, or has lost what it had acknowledged")
             if self._hall.generation >= generation and all(said.generation >= generation for said in says.values()):
                 return
             await asyncio.sleep(_POLL_S)

@@ -219,7 +219,10 @@ async def test_an_activation_ends_when_the_store_was_emptied_before_every_worker
         assert (await worker.activate(new)).status_code == 200
 
 
-async def test_an_activation_ends_when_the_store_was_emptied_before_every_worker_has_followed(start, two_models, raw):
+@pytest.mark.parametrize("when", ["at any moment", "before the others were heard"])
+async def test_an_activation_ends_when_the_store_was_emptied_before_every_worker_has_followed(
+    start, two_models, raw, monkeypatch, when
+):
     folder, old, new = two_models
     async with start(folder, old) as worker, start(folder, old) as slow:
         await slow.hall.follow_once()
@@ -231,8 +234,21 @@ async def test_an_activation_ends_when_the_store_was_emptied_before_every_worker
         await until(opened)
         await slow.hall.follow_once()  # says so
         await slow.stop_following()
-        await until(active(raw, new))
-        raw.flushall()
+        if when == "at any moment":
+            await until(active(raw, new))
+            raw.flushall()
+        else:
+            hear = ModelBoard.beat_of_all
+            emptied = asyncio.Event()
+
+            async def of_an_emptied_store(board: ModelBoard):
+                if raw.hget(keys.MODEL_KEY, "active") == new.encode() and not emptied.is_set():
+                    raw.flushall()
+                    emptied.set()
+                return await hear(board)
+
+            monkeypatch.setattr(ModelBoard, "beat_of_all", of_an_emptied_store)
+            await asyncio.wait_for(emptied.wait(), 8)
         assert (await asyncio.wait_for(activating, 8)).status_code == 409
         await worker.tell(event("u", 1))
         assert (await worker.ask("u"))["model_id"] == new
