@@ -17,7 +17,21 @@ import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import events, health, history, identities, items, lists, models, openapi, problems, rankings, recommendations, users
+from app.api import (
+    events,
+    health,
+    history,
+    identities,
+    items,
+    lists,
+    models,
+    openapi,
+    problems,
+    rankings,
+    recommendations,
+    similar,
+    users,
+)
 from app.api.connection import Bounds, ended
 from app.api.hot import Application, HotRoute
 from app.api.measure import Measure
@@ -85,6 +99,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         recommendations.router,
         lists.router,
         rankings.router,
+        similar.router,
         items.router,
         history.router,
         identities.router,

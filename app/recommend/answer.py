@@ -59,7 +59,7 @@ class Recommendations(msgspec.Struct, frozen=True):
 class Ranking(Recommendations, frozen=True):
     """The caller's items, the one that the user would want most first."""
 
-    unknown_items: Annotated[list[str], Meta(description="Ids that this model does not know; they are not in the list.")]
+    unknown_items: Annotated[list[str], Meta(description="Ids that this model does not know, or that are not available then.")]
 
 
 class SimilarItem(msgspec.Struct, frozen=True):

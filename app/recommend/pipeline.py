@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Literal
 
 import msgspec
+import numpy as np
 import structlog
 
 from app.catalogue.catalogue import Catalogue
@@ -136,8 +137,9 @@ class Recommender:
         return _ranking(self.degraded(query, stages), unknown)
 
     def _among(self, query: Query, item_ids: Sequence[str]) -> tuple[Query, list[str]]:
-        """The question for these items, each of them once, and which of them nobody knows here."""
-        rows = {item_id: self._catalogue.row(item_id) for item_id in item_ids}
+        """The question for these items, each of them once, and which of them cannot be in a list."""
+        can = np.isfinite(self._catalogue.bias_at(query.as_of_ms))
+        rows = {item_id: row if (row := self._row(item_id)) is not None and can[row] else None for item_id in item_ids}
         known = tuple(row for row in rows.values() if row is not None)
         return replace(query, k=max(1, len(known)), among=known), [item_id for item_id, row in rows.items() if row is None]
 

@@ -16,10 +16,12 @@ _NO_MODEL = "-"  # no state is wanted
 
 @dataclass(slots=True)
 class _Seen:
-    """The rows of the events [end - len(rows), end) of a user's sequence, None for an item that this model does not know."""
+    """The rows of the events [end - len(rows), end) of a user's sequence, None for an item that is not in the catalogue of so
+    many `items`."""
 
     epoch: bytes
     generation: int
+    items: int
     end: int
     rows: deque[int | None] = field(default_factory=deque)
     times: Counter[int] = field(default_factory=Counter)
@@ -43,6 +45,8 @@ class SeenItems:
         seen = self._take(key)
         if seen is not None and seen.generation != self._store.generation:
             seen = None  # another server, which may have lost some of these events
+        if seen is not None and seen.items != len(self._catalogue) and None in seen.rows:
+            seen = None  # an item of theirs may have come
         if seen is None or seen.epoch != user.meta.epoch or seen.end < user.meta.appended:
             seen = await self._go_on(tenant, user, seen)
         while len(seen.rows) > user.meta.stored and seen.end == user.meta.appended:
@@ -73,7 +77,7 @@ class SeenItems:
         except StorageChangedError:
             return await self._go_on(tenant, user, None)
         if seen is None or not loaded.held:
-            seen = _Seen(loaded.meta.epoch if loaded.meta is not None else b"", generation, 0)
+            seen = _Seen(loaded.meta.epoch if loaded.meta is not None else b"", generation, len(self._catalogue), 0)
         for event in loaded.tail:
             row = self._catalogue.row(event.item_id) if event.item_id is not None else None
             seen.rows.append(row)

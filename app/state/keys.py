@@ -125,6 +125,21 @@ def popularity_key(tenant: str, half_lives_s: Sequence[float]) -> str:
     return f"lw:{encode_id(tenant)}:popularity:{','.join(f'{half_life:.17g}' for half_life in half_lives_s)}"
 
 
+def items_key(tenant: str) -> str:
+    """Hash: what was said of each item, see items.lua."""
+    return f"lw:{encode_id(tenant)}:items"
+
+
+def item_changes_key(tenant: str) -> str:
+    """Stream: which items were changed, in order; on a Cluster in the slot of `items_key`."""
+    return f"lw:{{{items_key(tenant)}}}:changes"
+
+
+def item_vectors_key(tenant: str, model_id: str) -> str:
+    """Hash: item id -> what a model made of an item that it was not trained with."""
+    return f"lw:{encode_id(tenant)}:vectors:{encode_id(model_id)}"
+
+
 def _partition(encoded_tenant: str, encoded_user: str) -> str:
     digest = blake2b(f"{encoded_tenant}:{encoded_user}".encode("ascii"), digest_size=8).digest()
     return f"{int.from_bytes(digest, 'little') % PARTITIONS:02x}"
