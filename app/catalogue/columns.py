@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast
@@ -19,8 +20,9 @@ _ONE_BY_ONE: Final = 8  # values that are looked for one after the other; from t
 _SLOTS: Final = 4  # entries of a list that stand in arrays of their own
 _LEAST_DEAD: Final = 1_024  # entries; a short array is not worth compacting
 _BLOCK: Final = 32_768  # rows at a time where several arrays come of each other: they stay in the processor's cache
-_HASH_BITS: Final = 16
-_HASH_FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: Fibonacci hashing
+_HASH_BITS: Final = 14
+# Odd, and another one in each process, so that nobody can choose a thousand numbers of one hash.
+_HASH_FACTOR: Final = np.uint64(secrets.randbits(64) | 1)
 
 _T = TypeVar("_T", bound=np.generic)
 
@@ -156,7 +158,9 @@ class Vocabulary:
             return lambda codes: _one_of(codes, wanted)
         table = np.zeros(len(self) + 1, np.bool_)
         table[wanted] = True
-        return lambda codes: table.take(codes, mode="wrap")  # -1 is the last place, which is free
+        # Without a sign, -1 is beyond the end, and clipped to the last place, which is free. (Wrapping -1 around to it takes ten
+        # times as long where missing values lie scattered.)
+        return lambda codes: table.take(codes.view(np.uint32), mode="clip")
 
 
 class StringColumn:
@@ -231,17 +235,18 @@ class NumberColumn:
         numbers = self._numbers.used
         if len(values) <= _ONE_BY_ONE:
             return _one_of(numbers, values)
-        # A table of hashes says for nearly every row that it has none of them; only the others are searched for.
-        wanted = np.unique(np.asarray(values, np.float64) + 0.0)
-        table = np.zeros(1 << _HASH_BITS, np.bool_)
-        table[_hashes(wanted)] = True
+        # One value for each hash, against which a row with this hash is compared. Values whose place another one took go next.
         mask = np.zeros(len(numbers), np.bool_)
-        for start in range(0, len(numbers), _BLOCK):
-            block = numbers[start : start + _BLOCK]
-            candidates = np.flatnonzero(table.take(_hashes(block)))
-            found = block[candidates]
-            places = np.minimum(wanted.searchsorted(found), len(wanted) - 1)
-            mask[start + candidates[wanted[places] == found]] = True
+        rest = np.unique(np.asarray(values, np.float64) + 0.0)
+        while len(rest) > _ONE_BY_ONE:
+            table = np.full(1 << _HASH_BITS, np.nan)
+            hashes = _hashes(rest)
+            table[hashes] = rest
+            for start in range(0, len(numbers), _BLOCK):
+                block = numbers[start : start + _BLOCK]
+                mask[start : start + _BLOCK] |= table.take(_hashes(block), mode="wrap") == block
+            rest = rest[table[hashes] != rest]
+        mask |= _one_of(numbers, rest.tolist())
         return mask
 
     def ordered(self, order: Order, bound: float) -> Mask:
@@ -293,7 +298,7 @@ class ListColumn:
     """Lists of strings: the first four entries in arrays over the rows, the others of all rows in one more array.
 
     An entry that many items have is then found by comparing alone; writing a quarter of a million rows into a mask one by one
-    takes ten times as long, and it is only done for what stands fifth or later.
+    takes ten times as long, and is only done for what stands fifth or later.
     """
 
     kind: ClassVar[Literal["list"]] = "list"

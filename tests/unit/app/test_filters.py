@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from operator import eq, ge, gt, le, lt, ne
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from app.catalogue import attributes as bounds
 from app.catalogue.attributes import Attributes
 from app.catalogue.columns import ListColumn, LookupColumn, StringColumn
 from app.errors import FilterError
+from app.recommend import filter_text
 from app.recommend.filters import Masks, parse
 
 
@@ -239,6 +243,18 @@ def test_masks_are_kept_within_their_bytes_the_latest_asked_for_last():
     assert masks.nbytes <= 35_000
 
 
+def test_a_mask_that_takes_the_place_of_an_outdated_one_takes_its_bytes_too():
+    attributes = Attributes(100)
+    attributes.set(0, {"price": 1})
+    masks = Masks(attributes)
+    masks.of(bound("price = 1"))
+    before = masks.nbytes
+    for _ in range(3):
+        attributes.clear(0)
+        masks.of(bound("price = 1"))
+    assert masks.nbytes == before
+
+
 def test_a_mask_counts_the_values_of_its_filter_and_one_that_is_too_large_is_not_kept():
     attributes = Attributes(10)
     attributes.set(0, {"brand": "x"})
@@ -247,6 +263,37 @@ def test_a_mask_counts_the_values_of_its_filter_and_one_that_is_too_large_is_not
     assert masks.nbytes == 0
     masks.of(bound("brand = 'x'"))
     assert 0 < masks.nbytes < 1_000
+
+
+PAGE = (Path(__file__).parents[3] / "docs" / "filters.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```\n(.+)\n( *)\^\n(The filter,[^`]*(?:`[^`]+`[^`]*)*?\.)\n```", PAGE)
+
+
+def test_the_page_has_examples_of_errors():
+    assert len(EXAMPLES) == PAGE.count("\nThe filter, ") >= 5
+
+
+@pytest.mark.parametrize(("text", "indent", "detail"), EXAMPLES)
+def test_an_error_on_the_page_is_what_the_filter_gets(items, text, indent, detail):
+    raised = error(items, text)
+    assert raised.detail == detail.replace("\n", " ")
+    assert raised.position == len(indent) + 1
+
+
+@pytest.mark.parametrize(
+    "bound_",
+    [
+        f"{filter_text.MAX_LENGTH:,} characters",
+        f"{filter_text.MAX_NESTING} parentheses and `not`s",
+        f"{filter_text.MAX_VALUES:,} values",
+        f"{bounds.MAX_ATTRIBUTES} of an item; {bounds.MAX_NAMES} different names",
+        f"1 to {bounds.MAX_NAME} printable characters",
+        f"| {bounds.MAX_STRING} characters",
+        f"| {bounds.MAX_ENTRIES} entries",
+    ],
+)
+def test_the_bounds_on_the_page_are_those_of_the_code(bound_):
+    assert bound_ in PAGE
 
 
 # A filter as text and, beside it, what it means: a function from an item (a dict) and the request's values. No code is shared.
