@@ -373,7 +373,7 @@ class ListColumn:
         for slot in self._slots:
             mask |= where(slot.used)
         if len(self._entry_codes):
-            mask[self._entry_rows.used[where(self._entry_codes.used)]] = True
+            mask[self._entry_rows.used.compress(where(self._entry_codes.used))] = True
         return mask
 
     def _of(self, row: int, length: int) -> list[int]:
@@ -399,8 +399,10 @@ class ListColumn:
 
 def _one_of(array: npt.NDArray[Any], values: Sequence[Any]) -> Mask:
     """Where a cell equals one of few values."""
-    mask = np.zeros(len(array), np.bool_)
-    for value in values:
+    if not values:
+        return np.zeros(len(array), np.bool_)
+    mask: Mask = array == values[0]
+    for value in values[1:]:
         mask |= array == value
     return mask
 

@@ -47,7 +47,7 @@ Fields = Mapping[str, object]  # of a user, of a request's context, or its param
 
 
 class Columns(Protocol):
-    """The attributes of N items by name, the built-in ones (`id`, `categories`, `title`) among them.
+    """The attributes of N items by name, the built-in ones (`id`, `categories`, `title`) among them; every column has N rows.
 
     `version` is another one whenever any answer may be.
     """
@@ -245,6 +245,8 @@ def _list(reference: Reference, fields: Mapping[str, Fields]) -> tuple[Scalar, .
         )
     if len(raw) > MAX_VALUES:
         raise FilterError(reference.position, f"{reference}, a list of {len(raw):,}", f"at most {MAX_VALUES:,} values in a list")
+    if {str}.issuperset(map(type, raw)):  # ids, mostly, and many of them
+        return tuple(dict.fromkeys(raw))
     values = [_scalar(value, reference) for value in raw]
     for value in values:
         if kind_of(value) != kind_of(values[0]):
