@@ -29,6 +29,7 @@ from app.api import (
     problems,
     rankings,
     recommendations,
+    scenarios,
     similar,
     users,
 )
@@ -101,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rankings.router,
         similar.router,
         items.router,
+        scenarios.router,
         history.router,
         identities.router,
         users.router,

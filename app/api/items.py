@@ -229,11 +229,13 @@ async def _json(request: Request) -> Any:
 
 
 async def _store(service: Service, changes: Sequence[Change]) -> list[int] | None:
-    """Store changes and take them over here; None if one did not meet what it expected. Raises ConflictError, StorageError."""
+    """Store changes and take them over here; None if one did not meet what it expected. Raises ConflictError,
+    InvalidRequestError, StorageError."""
     for one in changes:
         if one.item is not None:
             service.catalogue.check(one.item_id)
-    versions = await service.items.change(changes)
+            service.catalogue.attributes.check(one.item.attributes)
+    versions = await service.items.change(changes, now_ms())
     with contextlib.suppress(StorageError):  # stored they are: this worker, too, takes them over with its next look
         await service.live.refresh()
     return versions

@@ -104,6 +104,16 @@ def list_body() -> dict[str, Any]:
             "as_of": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
             "platform": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "exclude": {"type": "array", "items": {"type": "string"}, "maxItems": 1000},
+            "scenario": {"type": "string", "description": "Rules that are stored under a name."},
+            "rules": _ref("RuleSet"),
+            "parameters": {"type": "object", "description": "For `$name` in filters."},
+            "context": {"type": "object", "description": "For `context.name` in filters."},
+            "debug": {
+                "type": "array",
+                "description": "Items of which the answer says why they are in the list or not.",
+                "items": {"type": "string"},
+                "maxItems": 100,
+            },
         },
         "additionalProperties": False,
     }

@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from app.catalogue.attributes import Attributes
 from app.errors import BundleError, ConflictError
 
 Int64 = npt.NDArray[np.int64]
@@ -60,6 +61,7 @@ class Catalogue:
         changes: grows with everything that changes here.
         ids: N item ids by row; titles, categories likewise.
         bundle_rows: so many items, the first ones, come from the bundle.
+        attributes: what was said of items beside that.
     """
 
     def __init__(
@@ -91,6 +93,8 @@ class Catalogue:
         self._closes_ms = _Column(np.full(n, NEVER, np.int64))
         self._rows = {item_id: row for row, item_id in enumerate(self.ids)}
         self._new: dict[int, int] = {}  # key -> row, not among the sorted ones yet
+        self._born_ms = _Column(np.full(n, -1, np.int64))
+        self.attributes = Attributes(n)
         self._arrivals: list[tuple[int, int]] = []  # version, `unknown_bits` of the item
         self._limited: set[int] = set()  # rows that are not always available
         self._edges_ms: Int64 | None = None  # when anything opens or closes
@@ -125,6 +129,11 @@ class Catalogue:
         """(N,) whether the model has a vector of the item; the others are in no list of the model and not understood in
         events."""
         return self._known.rows
+
+    @property
+    def born_ms(self) -> Int64:
+        """(N,) since when each item has been there, unix ms; -1 where nobody knows."""
+        return self._born_ms.rows
 
     def row(self, item_id: str) -> int | None:
         """Row of an item, or None if it is not in the catalogue."""
@@ -179,8 +188,10 @@ class Catalogue:
         categories: Sequence[str] | None,
         opens_ms: int = ALWAYS,
         closes_ms: int = NEVER,
+        born_ms: int = -1,
     ) -> int:
-        """Say of an item, an old one or a new one, what it is called and when it is available: [opens_ms, closes_ms).
+        """Say of an item, an old one or a new one, what it is called and when it is available: [opens_ms, closes_ms), and since
+        when it has been there (-1: nobody knows).
 
         What is None of an item of the bundle is as it says there. Returns the item's row; a new one is not known to the model
         until `teach`.
@@ -196,6 +207,7 @@ class Catalogue:
         self.categories[row] = self._bundle_categories[row] if categories is None and in_bundle else tuple(categories or ())
         self._opens_ms.put(row, opens_ms)
         self._closes_ms.put(row, closes_ms)
+        self._born_ms.put(row, born_ms)
         if (opens_ms, closes_ms) == (ALWAYS, NEVER):
             self._limited.discard(row)
         else:
@@ -208,6 +220,7 @@ class Catalogue:
 
     def as_in_bundle(self, row: int) -> None:
         """Forget what was said of an item since the bundle."""
+        self.attributes.clear(row)
         if row >= self.bundle_rows:
             self.close(row)
         else:
@@ -257,7 +270,9 @@ class Catalogue:
         self._keys.put(row, key)
         self._opens_ms.put(row, ALWAYS)
         self._closes_ms.put(row, NEVER)
+        self._born_ms.put(row, -1)
         self._known.put(row, False)
+        self.attributes.grow(row + 1)
         self._new[key] = row
         self._rows[item_id] = row
         return row

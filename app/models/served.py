@@ -23,6 +23,7 @@ from app.recommend.follow import PopularityFollower
 from app.recommend.interests import Portraits
 from app.recommend.live import LiveItems
 from app.recommend.pipeline import Recommender
+from app.recommend.scenarios import Scenarios
 from app.recommend.score import Scorer
 from app.recommend.similar import SimilarItems
 from app.runtime.bundle import Bundle
@@ -32,6 +33,7 @@ from app.settings import Settings
 from app.state.codec import StateCodec
 from app.state.items import ItemStore
 from app.state.redis import RedisStore
+from app.state.scenarios import ScenarioStore
 from app.telemetry import Metrics
 
 TENANT: Final = "default"  # keys and more tenants come with authentication
@@ -56,6 +58,7 @@ class Service:
     similar: SimilarItems
     items: ItemStore
     live: LiveItems
+    scenarios: Scenarios
 
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
@@ -166,6 +169,7 @@ class ServedModel:
             similar=SimilarItems(catalogue),
             items=ItemStore(store, TENANT),
             live=self.live,
+            scenarios=Scenarios(ScenarioStore(store, TENANT), settings.catalogue_poll_ms / 1000),
         )
 
     async def start(self) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import structlog
 
 from app.catalogue.catalogue import ALWAYS, NEVER, Catalogue, Float32
-from app.errors import ConflictError, StorageError
+from app.errors import ConflictError, InvalidRequestError, StorageError
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.state.items import Item, ItemStore, Mark, Said
@@ -178,8 +178,16 @@ class LiveItems:
         closes_ms = NEVER if item.available_to is None else item.available_to
         if item.hidden:
             opens_ms = closes_ms = NEVER
-        row = self._catalogue.put(said.item_id, item.title, item.categories, opens_ms, closes_ms)
+        in_bundle = row is not None and row < self._catalogue.bundle_rows
+        born_ms = item.available_from if item.available_from is not None else -1 if in_bundle else said.since_ms
+        row = self._catalogue.put(said.item_id, item.title, item.categories, opens_ms, closes_ms, born_ms)
         self._said.add(row)
+        try:
+            self._catalogue.attributes.set(row, item.attributes)
+        except InvalidRequestError as error:
+            # Two workers were told different things at one moment: what came first holds, here as everywhere.
+            log.error("the attributes of an item are left out", item=said.item_id, reason=error.detail)
+            self._catalogue.attributes.clear(row)
         if row >= self._catalogue.bundle_rows:
             self._want(row, said.version, said.item_id, item)
 

@@ -13,9 +13,12 @@ import onnxruntime as ort
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.fold import Fold
+from app.recommend.rules import spread_of
+from app.runtime.golden import golden_output
 from app.runtime.session import Array, Runtime
 
 _SLOTS_STEP = 32
+_SAMPLED = 20_000  # items, for the spread of scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,7 @@ class Question:
         platform: index of the platform where it is asked.
         forbidden: rows that must not come back.
         among: if given, the only rows that may come back.
+        added: (N,) added to the scores, if given; -inf for what may not come back.
     """
 
     blob: bytes
@@ -36,11 +40,12 @@ class Question:
     platform: int
     forbidden: Sequence[int]
     among: Sequence[int] | None = None
+    added: Array | None = None
 
     @property
     def is_free(self) -> bool:
-        """Whether every item may come back."""
-        return self.among is None and not self.forbidden
+        """Whether every item may come back, by its score alone."""
+        return self.among is None and self.added is None and not self.forbidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,9 @@ class Scorer:
     """Scores all N items for each user and takes the best; item matrix and bias lie on the device from the start.
 
     A list depends on its question alone (to float noise), whatever else is in the batch.
+
+    Attributes:
+        spread: standard deviation of a user's scores over the items, a typical one.
     """
 
     def __init__(self, runtime: Runtime, catalogue: Catalogue, popularity: LivePopularity, fold: Fold) -> None:
@@ -97,6 +105,7 @@ class Scorer:
         self._items = self._resident(catalogue.bias)
         shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
         self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
+        self.spread = _spread(runtime, catalogue)
         # On another device the event loop has something better to do than to wait for it.
         self._waits = runtime.device.name != "cpu"
 
@@ -178,8 +187,20 @@ class Scorer:
 def _bias(questions: Sequence[Question], count: int) -> Array:
     bias = np.zeros((len(questions), count), np.float32)
     for place, question in enumerate(questions):
+        if question.added is not None:
+            bias[place, : len(question.added)] = question.added
+            bias[place, len(question.added) :] = -np.inf  # has come since
         if question.among is not None:
+            kept = bias[place, question.among]
             bias[place] = -np.inf
-            bias[place, question.among] = 0.0
+            bias[place, question.among] = kept
         bias[place, question.forbidden] = -np.inf
     return bias
+
+
+def _spread(runtime: Runtime, catalogue: Catalogue) -> float:
+    """From the interests that every bundle carries for its verification: the same for a model wherever it runs."""
+    rows = np.linspace(0, len(catalogue) - 1, min(len(catalogue), _SAMPLED)).astype(np.int64)
+    interests = golden_output(runtime.bundle, "interest", "interests")  # (B, J, D)
+    scores = (interests @ catalogue.vectors[rows].T).max(1) + catalogue.bias[rows]
+    return spread_of(scores)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
@@ -41,11 +41,15 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An item as it was left by a change; `item` is None for one that was deleted."""
+    """An item as it was left by a change; `item` is None for one that was deleted.
+
+    `since_ms` is when anything was said of it first, or again after it was deleted; 0 where that was not read.
+    """
 
     item_id: str
     version: int
     item: Item | None
+    since_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +82,9 @@ class ItemStore:
         self._changes = keys.item_changes_key(tenant)
         self._tenant = tenant
 
-    async def change(self, changes: Sequence[Change]) -> list[int] | None:
+    async def change(self, changes: Sequence[Change], now_ms: int) -> list[int] | None:
         """Make changes, all of them or none: the version of each. None if one did not meet the version that it expected."""
-        arguments: list[str | int | bytes] = [MOST_CHANGES, secrets.token_hex(8)]
+        arguments: list[str | int | bytes] = [MOST_CHANGES, secrets.token_hex(8), now_ms]
         for one in changes:
             said = b"" if one.item is None else _encode(one.item)
             arguments += (_text(one.item_id), said, -1 if one.expected is None else one.expected)
@@ -116,7 +120,9 @@ class ItemStore:
         values = await self._store.all([("HMGET", self._items, *names)])
         # An item may have been changed again since: then it is read once more, with that change.
         return [
-            Said(name.decode("utf-8", "surrogatepass"), at, None if value is None else _said("", value).item)
+            Said(name.decode("utf-8", "surrogatepass"), at, None)
+            if value is None
+            else replace(_said(name.decode("utf-8", "surrogatepass"), value), version=at)
             for at, name, value in zip(versions, names, values[0], strict=True)
         ]
 
@@ -160,8 +166,8 @@ def _mark(found: bytes | None) -> Mark:
 
 
 def _said(item_id: str, value: bytes) -> Said:
-    version, _, said = value.partition(b" ")
-    return Said(item_id, int(version), _decode(said) if said else None)
+    version, since_ms, said = value.split(b" ", 2)
+    return Said(item_id, int(version), _decode(said) if said else None, int(since_ms))
 
 
 def _text(item_id: str) -> bytes:

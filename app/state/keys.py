@@ -57,6 +57,11 @@ def encode_id(identifier: str) -> str:
     return quote(identifier, safe="", errors="surrogatepass")
 
 
+def decode_id(encoded: str) -> str:
+    """What `encode_id` was given."""
+    return unquote(encoded, errors="surrogatepass")
+
+
 def partition(tenant: str, user_id: str) -> str:
     """The user's partition as two hex digits: a stable hash of tenant and user, the same in every process and version."""
     return _partition(encode_id(tenant), encode_id(user_id))
@@ -138,6 +143,11 @@ def item_changes_key(tenant: str) -> str:
 def item_vectors_key(tenant: str, model_id: str) -> str:
     """Hash: item id -> what a model made of an item that it was not trained with."""
     return f"lw:{encode_id(tenant)}:vectors:{encode_id(model_id)}"
+
+
+def scenarios_key(tenant: str) -> str:
+    """Hash: the scenarios with their versions, see scenario.lua."""
+    return f"lw:{encode_id(tenant)}:scenarios"
 
 
 def _partition(encoded_tenant: str, encoded_user: str) -> str:
