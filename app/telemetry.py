@@ -112,6 +112,18 @@ class Metrics:
             registry=r,
             multiprocess_mode="max",
         )
+        self.catalogue_version = Gauge(
+            "longwave_catalogue_version",
+            "Version of the live items that a worker has taken over; the smallest of all workers.",
+            registry=r,
+            multiprocess_mode="livemin",
+        )
+        self.catalogue_waiting = Gauge(
+            "longwave_catalogue_waiting",
+            "New items that wait for their vectors, in the worker that has most of them.",
+            registry=r,
+            multiprocess_mode="livemax",
+        )
         self.activations = Counter(
             "longwave_activations_total",
             "Activations, and bundles that cannot even be read, by how it ended.",

@@ -219,7 +219,7 @@ async def post_items(request: Request) -> Response:
         raise TooLargeError(f"{len(given)} items; at most {MOST_ITEMS} are taken at once")
     body = checked({"items": raw} if isinstance(raw, list) else raw, ItemsBody)
     changes = [Change(one.item_id, one.item()) for one in body.items]
-    versions = await _store(await service_of(request), changes) or (0,)
+    versions = await _store(await service_of(request), changes, many=True) or (0,)
     return json_response(ItemChanges(len(changes), versions[-1]))
 
 
@@ -228,17 +228,26 @@ async def _json(request: Request) -> Any:
     return await read_json(request, hook.settings.max_body_bytes, hook.bounds)
 
 
-async def _store(service: Service, changes: Sequence[Change]) -> list[int] | None:
+async def _store(service: Service, changes: Sequence[Change], many: bool = False) -> list[int] | None:
     """Store changes and take them over here; None if one did not meet what it expected. Raises ConflictError,
     InvalidRequestError, StorageError."""
-    for one in changes:
+    for index, one in enumerate(changes):
         if one.item is not None:
             service.catalogue.check(one.item_id)
-            service.catalogue.attributes.check(one.item.attributes)
+            try:
+                service.catalogue.attributes.check(one.item.attributes)
+            except InvalidRequestError as error:
+                raise _among(error, index) if many else error from None
     versions = await service.items.change(changes, now_ms())
     with contextlib.suppress(StorageError):  # stored they are: this worker, too, takes them over with its next look
         await service.live.refresh()
     return versions
+
+
+def _among(error: InvalidRequestError, index: int) -> InvalidRequestError:
+    """What is wrong with one of several items."""
+    errors = [one | {"field": f"items.{index}.{one['field']}"} for one in error.errors]
+    return InvalidRequestError(f"items.{index}: {error.detail}", errors)
 
 
 async def _one(service: Service, change: Change) -> Response:

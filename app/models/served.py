@@ -82,7 +82,7 @@ async def fold_of(runtime: Runtime, settings: Settings, store: RedisStore) -> Fo
     """The fold of a model with the live items as they are now, for whoever needs nothing else of it. Raises BundleError,
     StorageError."""
     catalogue, text = catalogue_of(runtime.bundle), text_of(runtime, settings)
-    await LiveItems(ItemStore(store, TENANT), catalogue, runtime, text, 0.0).complete()
+    await LiveItems(ItemStore(store, TENANT), catalogue, runtime, text, 0.0, Metrics()).complete()
     return Fold(
         runtime, catalogue, StateCodec(runtime.bundle.manifest.state), EventTensors(runtime.bundle.manifest, catalogue, text)
     )
@@ -108,7 +108,7 @@ class ServedModel:
         )
         text = text_of(runtime, settings)
         tensors = EventTensors(manifest, catalogue, text)
-        self.live = LiveItems(ItemStore(store, TENANT), catalogue, runtime, text, settings.catalogue_poll_ms / 1000)
+        self.live = LiveItems(ItemStore(store, TENANT), catalogue, runtime, text, settings.catalogue_poll_ms / 1000, metrics)
         fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
         cache = StateCache(settings.state_cache_mb * 2**20)
         self._commits = commits = Commits(

@@ -24,6 +24,7 @@ from app.errors import ConflictError, InvalidRequestError, StorageError
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.state.items import Item, ItemStore, Mark, Said
+from app.telemetry import Metrics
 
 _TOGETHER: Final = 32  # items that are encoded in one call
 _APPLIED: Final = 200  # changes that are taken over before requests go in between
@@ -55,12 +56,15 @@ class LiveItems:
     model.
     """
 
-    def __init__(self, store: ItemStore, catalogue: Catalogue, runtime: Runtime, text: TextEncoder | None, poll_s: float) -> None:
+    def __init__(
+        self, store: ItemStore, catalogue: Catalogue, runtime: Runtime, text: TextEncoder | None, poll_s: float, metrics: Metrics
+    ) -> None:
         self._store = store
         self._catalogue = catalogue
         self._runtime = runtime
         self._text = text
         self._poll_s = poll_s
+        self._metrics = metrics
         self._model_id = runtime.bundle.manifest.model_id
         self._feature_names = runtime.bundle.manifest.item_features
         self._mark = Mark()
@@ -69,11 +73,6 @@ class LiveItems:
         self._said: set[int] = set()  # rows of which anything was said
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
-
-    @property
-    def waiting(self) -> int:
-        """How many items are waiting for their vectors."""
-        return len(self._wanted)
 
     async def refresh(self) -> None:
         """Take over what was said until now; vectors follow. Raises StorageError."""
@@ -207,6 +206,8 @@ class LiveItems:
         first = next(iter(self._wanted.values()), None)
         version = self._mark.version
         self._catalogue.settle(version if first is None else min(version, first.version - 1))
+        self._metrics.catalogue_version.set(version)
+        self._metrics.catalogue_waiting.set(len(self._wanted))
 
     async def _kept(self, wanted: Sequence[_Wanted]) -> list[tuple[Float32, float] | None]:
         """The vectors and biases that somebody has made of this very content already."""

@@ -204,6 +204,11 @@ async def test_many_items_at_once_are_all_taken_or_none(two):
     assert bad.status_code == 422
     assert bad.json()["errors"][0]["field"] == "items.1.title"
     assert (await one.get("/v1/items/good")).status_code == 404
+    typed = await one.post("/v1/items", json=[{"item_id": "good"}, {"item_id": "n1", "attributes": {"size": 3}}])
+    assert typed.status_code == 200
+    wrong = await one.post("/v1/items", json=[{"item_id": "fine"}, {"item_id": "bad", "attributes": {"size": "big"}}])
+    assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (422, "items.1.attributes.size")
+    assert (await one.get("/v1/items/fine")).status_code == 404
     assert (await one.post("/v1/items", json=[{"item_id": f"n{n}"} for n in range(1001)])).status_code == 413
 
 
