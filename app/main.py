@@ -17,7 +17,21 @@ import structlog
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import events, health, history, identities, items, lists, models, openapi, problems, rankings, recommendations, users
+from app.api import (
+    events,
+    health,
+    history,
+    identities,
+    items,
+    lists,
+    models,
+    openapi,
+    problems,
+    rankings,
+    recommendations,
+    trending,
+    users,
+)
 from app.api.connection import Bounds, ended
 from app.api.hot import Application, HotRoute
 from app.api.measure import Measure
@@ -86,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lists.router,
         rankings.router,
         items.router,
+        trending.router,
         history.router,
         identities.router,
         users.router,

@@ -125,6 +125,11 @@ def popularity_key(tenant: str, half_lives_s: Sequence[float]) -> str:
     return f"lw:{encode_id(tenant)}:popularity:{','.join(f'{half_life:.17g}' for half_life in half_lives_s)}"
 
 
+def trend_key(tenant: str, width_s: int, slot: int) -> str:
+    """Hash: what was used within one bucket of time, see trend.lua. All of a tenant are in one slot of a Cluster."""
+    return f"lw:{{trend-{encode_id(tenant)}}}:{width_s}:{slot}"
+
+
 def _partition(encoded_tenant: str, encoded_user: str) -> str:
     digest = blake2b(f"{encoded_tenant}:{encoded_user}".encode("ascii"), digest_size=8).digest()
     return f"{int.from_bytes(digest, 'little') % PARTITIONS:02x}"
