@@ -15,6 +15,10 @@ mining in large frequency tables, The American Statistician 53 (1999).
 The window slides over buckets (app/state/trends.py): of the bucket where it begins the part that lies within it counts, the one
 where it ends counts whole. A worker that is asked reads the buckets that have changed, at most once a second; so all of them
 count the same within two seconds. What is usual follows with the popularity table, `LONGWAVE_POPULARITY_REFRESH_MS`.
+
+Cost: two writes per event in Redis, gathered for a fifth of a second; per worker and second in which it is asked, the bucket of
+now, read again if it has changed, and a ranking of the items that were used. A worker that has just started reads all buckets of
+the window. Nothing of it runs while nobody asks.
 """
 
 from __future__ import annotations
@@ -34,12 +38,14 @@ import structlog
 from msgspec import Meta
 
 from app.catalogue.catalogue import Catalogue
-from app.catalogue.popularity import LivePopularity
+from app.catalogue.popularity import Float32, LivePopularity
 from app.errors import StorageError
 from app.state.trends import COARSE, FINE, Ring, Trends
 
 PRIOR: Final = 10.0
 _LEAST: Final = 1e-300  # nothing was used
+_INLINE_ITEMS: Final = 50_000
+"""With more items than this the ranking would hold up every other request of the event loop: it goes to a thread."""
 
 Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
@@ -120,7 +126,7 @@ class TrendingItems:
         self._fresh_s = fresh_s
         self._buckets: dict[tuple[Ring, int], _Bucket] = {}  # by slot
         self._ranked: dict[WindowName, _Ranked] = {}
-        self._reading = asyncio.Lock()
+        self._one = asyncio.Lock()
         self._away_s = -math.inf  # when storage last did not answer, on time.monotonic()
 
     async def top(self, window: WindowName, k: int, as_of_ms: int, category: str | None = None) -> Rising:
@@ -128,12 +134,13 @@ class TrendingItems:
         degraded = False
         second_ms = as_of_ms - as_of_ms % 1000
         first, last = self._span(window, second_ms)
-        try:
-            await self._refresh(_WINDOWS[window].ring, range(first, last + 1))
-        except StorageError as error:
-            log.warning("storage is away, trends are as they were read last", error=error.detail)
-            degraded = True
-        ranked = self._rank(window, second_ms)
+        async with self._one:  # who asks meanwhile finds it done
+            try:
+                await self._refresh(_WINDOWS[window].ring, range(first, last + 1))
+            except StorageError as error:
+                log.warning("storage is away, trends are as they were read last", error=error.detail)
+                degraded = True
+            ranked = await self._rank(window, second_ms)
         places = range(len(ranked.rows)) if category is None else self._within(ranked.rows, category)
         best = np.fromiter(islice(places, k), np.int64)
         return Rising(ranked.rows[best].tolist(), ranked.scores[best].tolist(), ranked.weights[best].tolist(), degraded)
@@ -149,30 +156,32 @@ class TrendingItems:
 
     async def _refresh(self, ring: Ring, numbers: range) -> None:
         """Read the buckets that have changed, unless that was looked at a moment ago."""
-        async with self._reading:
-            now_s = monotonic()
-            old = [number for number in numbers if not self._is_fresh(self._bucket(ring, number), now_s)]
-            if not old:
-                return
-            if now_s < self._away_s + self._fresh_s:
-                raise StorageError("Redis did not answer a moment ago")
-            try:
-                versions = dict(zip(old, await self._trends.versions(self._tenant, ring, old), strict=True))
-                changed = [number for number in old if self._has_changed(self._bucket(ring, number), versions[number])]
-                read = await self._read(ring, [number for number in changed if versions[number] is not None])
-            except StorageError:
-                self._away_s = monotonic()
-                raise
-            for number, version in versions.items():
-                before = self._bucket(ring, number)
-                if before is not None and number not in changed:
-                    bucket = replace(before, seen_s=now_s)
-                else:
-                    weights, lacking = read.get(number, ({}, None))
-                    rows = np.fromiter(weights, np.int64, len(weights))
-                    values = np.fromiter(weights.values(), np.float64, len(weights))
-                    bucket = _Bucket(number, version, rows, values, lacking, now_s)
-                self._buckets[ring, number % ring.slots] = bucket
+        now_s = monotonic()
+        old = [number for number in numbers if not self._is_fresh(self._bucket(ring, number), now_s)]
+        if not old:
+            return
+        if now_s < self._away_s + self._fresh_s:
+            raise StorageError("Redis did not answer a moment ago")
+        try:
+            versions = dict(zip(old, await self._trends.versions(self._tenant, ring, old), strict=True))
+            changed = [number for number in old if self._has_changed(self._bucket(ring, number), versions[number])]
+            read = await self._read(ring, [number for number in changed if versions[number] is not None])
+        except StorageError:
+            self._away_s = monotonic()
+            raise
+        for number, version in versions.items():
+            slot = (ring, number % ring.slots)
+            if version is None and slot in self._buckets and self._buckets[slot].number != number:
+                continue  # a question about a moment of which nothing is left must not cost what is there
+            before = self._bucket(ring, number)
+            if before is not None and number not in changed:
+                bucket = replace(before, seen_s=now_s)
+            else:
+                weights, lacking = read.get(number, ({}, None))
+                rows = np.fromiter(weights, np.int64, len(weights))
+                values = np.fromiter(weights.values(), np.float64, len(weights))
+                bucket = _Bucket(number, version, rows, values, lacking, now_s)
+            self._buckets[slot] = bucket
 
     async def _read(self, ring: Ring, numbers: Sequence[int]) -> dict[int, tuple[dict[int, float], int | None]]:
         """Bucket -> weights by row, and the size of the catalogue if that lacks some of the items."""
@@ -189,7 +198,7 @@ class TrendingItems:
         return found
 
     def _bucket(self, ring: Ring, number: int) -> _Bucket | None:
-        """What was read of a bucket."""
+        """What was read of a bucket, if anything was."""
         bucket = self._buckets.get((ring, number % ring.slots))
         return bucket if bucket is not None and bucket.number == number else None
 
@@ -200,32 +209,46 @@ class TrendingItems:
         """Whether it must be read, also for the sake of items that the catalogue has by now."""
         return bucket is None or bucket.version != version or bucket.lacking not in (None, len(self._catalogue))
 
-    def _rank(self, window: WindowName, second_ms: int) -> _Ranked:
+    async def _rank(self, window: WindowName, second_ms: int) -> _Ranked:
         ring, length_s = _WINDOWS[window].ring, _WINDOWS[window].length_s
         first, last = self._span(window, second_ms)
         buckets = [bucket for number in range(first, last + 1) if (bucket := self._bucket(ring, number)) is not None]
         basis = (second_ms, len(self._catalogue), [(bucket.number, bucket.version, bucket.lacking) for bucket in buckets])
         ranked = self._ranked.get(window)
-        if ranked is None or ranked.basis != basis:
-            counts = np.zeros(len(self._catalogue))
-            for bucket in buckets:
-                start_ms, end_ms = (1000 * ring.width_s * number for number in (bucket.number, bucket.number + 1))
-                inside = (end_ms - max(start_ms, second_ms - 1000 * length_s)) / (end_ms - start_ms)
-                counts[bucket.rows] += inside * bucket.weights
-            ranked = self._ranked[window] = self._scored(basis, counts, length_s, second_ms)
+        if ranked is not None and ranked.basis == basis:
+            return ranked
+        shares = []
+        for bucket in buckets:
+            start_ms, end_ms = (1000 * ring.width_s * number for number in (bucket.number, bucket.number + 1))
+            shares.append((end_ms - max(start_ms, second_ms - 1000 * length_s)) / (end_ms - start_ms))
+        half_life_s = max(self._popularity.half_lives_s)
+        # Popularity is the event loop's; taken here, not in the thread.
+        table = self._popularity.at(second_ms)[:, self._popularity.half_lives_s.index(half_life_s)]
+        decays = length_s / half_life_s
+        if len(table) <= _INLINE_ITEMS:
+            ranked = _scored(basis, buckets, shares, table, decays)
+        else:
+            ranked = await asyncio.to_thread(_scored, basis, buckets, shares, table, decays)
+        self._ranked[window] = ranked
         return ranked
 
-    def _scored(self, basis: object, counts: Float64, length_s: int, second_ms: int) -> _Ranked:
-        half_life_s = max(self._popularity.half_lives_s)
-        decays = length_s / half_life_s
-        # What is left on average of events that were spread evenly over the window.
-        left = (1 - 2.0**-decays) / (math.log(2) * decays)
-        table = self._popularity.at(second_ms)[:, self._popularity.half_lives_s.index(half_life_s)]
-        known = np.maximum(table - left * counts, 0.0)
-        used = np.flatnonzero(counts)
-        total, of_all = float(counts.sum()), float(known.sum())
-        usual = known[used] * (total / max(of_all, total, _LEAST))
-        scores = (counts[used] + PRIOR) / (usual + PRIOR)
-        order = np.argsort(-scores, kind="stable")
-        order = order[scores[order] > 1.0]
-        return _Ranked(basis, used[order], scores[order], counts[used[order]])
+
+def _scored(basis: object, buckets: Sequence[_Bucket], shares: Sequence[float], table: Float32, decays: float) -> _Ranked:
+    """Args:
+    shares: how much of each bucket lies within the window.
+    table: (N,) decayed counts, among them what happened within the window.
+    decays: length of the window in half-lives of these.
+    """
+    counts = np.zeros(len(table))
+    for bucket, share in zip(buckets, shares, strict=True):
+        counts[bucket.rows] += share * bucket.weights
+    # What is left on average of events that were spread evenly over the window.
+    left = (1 - 2.0**-decays) / (math.log(2) * decays)
+    known = np.maximum(table - left * counts, 0.0)
+    used = np.flatnonzero(counts)
+    total, of_all = float(counts.sum()), float(known.sum())
+    usual = known[used] * (total / max(of_all, total, _LEAST))
+    scores = (counts[used] + PRIOR) / (usual + PRIOR)
+    rising = np.flatnonzero(scores > 1.0)
+    order = rising[np.argsort(-scores[rising], kind="stable")]
+    return _Ranked(basis, used[order], scores[order], counts[used[order]])

@@ -112,6 +112,16 @@ async def test_on_the_first_day_of_a_shop_what_is_used_most_rises_most(store: Re
     assert list(await worker.top()) == ["i1", "i2", "i4", "i5"]  # ties by row
 
 
+async def test_a_large_catalogue_is_ranked_as_a_small_one(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+    worker = Worker(store, [50.0, 10.0, 0.0, 10.0])
+    await worker.tell(*((f"i{row}", 5, 5.0 + row) for row in range(6)))
+    inline = await worker.top()
+    monkeypatch.setattr("app.recommend.trending._INLINE_ITEMS", 0)
+    large = Worker(store, [50.0, 10.0, 0.0, 10.0])
+    large.popularity.add([(f"i{row}", 5.0 + row, NOW - 5 * MINUTE) for row in range(6)], 0.0)
+    assert await large.top() == inline
+
+
 async def test_windows_hold_what_lies_within_them(store: RedisStore):
     worker = Worker(store)
     events = {"i0": 5, "i1": 40, "i2": 90, "i3": 20 * 60, "i4": 26 * 60}
@@ -183,6 +193,15 @@ async def test_only_buckets_that_have_changed_are_read_and_not_more_often_than_a
     await calm.tell(("i4", 5, 1.0))
     assert len(await calm.top()) == 3
     assert calm.trends.asked == 1
+
+
+async def test_questions_about_long_gone_moments_do_not_have_everything_read_again(store: RedisStore):
+    worker = Worker(store, fresh_s=60.0)
+    await worker.tell(("i1", 5, 1.0), ("i2", 40, 1.0))
+    for turn in range(FINE.slots + 1):
+        assert await worker.top(minutes=5 * (FINE.slots * 100 + turn)) == {}
+        assert len(await worker.top()) == 2
+    assert worker.trends.read_buckets == 2
 
 
 async def test_an_item_that_comes_into_the_catalogue_later_is_found_in_what_was_counted(store: RedisStore):
