@@ -29,6 +29,22 @@ class InvalidRequestError(LongwaveError):
         self.errors = errors or []
 
 
+class FilterError(InvalidRequestError):
+    """A filter that cannot be read, or that asks what the items cannot answer.
+
+    `position` is the character it is about, counted from 1; `found` is what stands there, `expected` what could.
+    """
+
+    type = "invalid-filter"
+    title = "Invalid filter"
+
+    def __init__(self, position: int, found: str, expected: str) -> None:
+        super().__init__(f"The filter, at character {position}: found {found}, expected {expected}.")
+        self.position = position
+        self.found = found
+        self.expected = expected
+
+
 class NotFoundError(LongwaveError):
     """There is no such user, item or model."""
 

@@ -29,6 +29,8 @@ from app.api import (
     problems,
     rankings,
     recommendations,
+    scenarios,
+    similar,
     trending,
     users,
 )
@@ -99,7 +101,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         recommendations.router,
         lists.router,
         rankings.router,
+        similar.router,
         items.router,
+        scenarios.router,
         trending.router,
         history.router,
         identities.router,

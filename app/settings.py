@@ -173,6 +173,9 @@ class Settings(BaseSettings):
     popularity_refresh_ms: int = Field(
         5_000, ge=10, description="How often a worker reads the popularity counts that other workers changed."
     )
+    catalogue_poll_ms: int = Field(
+        100, ge=10, le=60_000, description="How often a worker looks for items that were changed, by whichever worker."
+    )
     background_fold: bool = Field(
         True,
         description="Fold new events into states in the background. Off: reads fold them; answers are the same, but slower.",

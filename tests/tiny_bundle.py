@@ -29,8 +29,14 @@ def item_id(row: int) -> str:
 LABELS = ["books", "cups", "lamps"]
 
 
-def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend", stored: str = "float32") -> Path:
-    """Write a bundle of ITEMS items (`item_id(row)`, titled "Thing <row>") as `folder` and return it."""
+FEATURES = ["feature_round", "feature_warm"]
+
+
+def write_tiny_bundle(
+    folder: Path, seed: int = 0, seen_items: str = "recommend", stored: str = "float32", content: bool = False
+) -> Path:
+    """Write a bundle of ITEMS items (`item_id(row)`, titled "Thing <row>") as `folder` and return it; with `content` it
+    understands items by their FEATURES."""
     torch.manual_seed(seed)
     config = ModelConfig(
         items=ITEMS,
@@ -48,6 +54,7 @@ def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend"
         repeats=16,
         repeat_hidden=8,
         popularity_half_lives_s=(7 * DAY_S, 60 * DAY_S),
+        feature_width=len(FEATURES) if content else 0,
     )
     net = Longwave(config).eval()
     torch.nn.init.normal_(net.item.id.weight)
@@ -75,8 +82,8 @@ def write_tiny_bundle(folder: Path, seed: int = 0, seen_items: str = "recommend"
         titles=[f"Thing {row}" for row in range(ITEMS)],
         categories=[["things"]] * ITEMS,
         text=None,
-        features=None,
-        feature_names=[],
+        features=np.random.default_rng(seed).normal(size=(ITEMS, 2)).astype(np.float32) if content else None,
+        feature_names=FEATURES if content else [],
         popularity=np.random.default_rng(seed).uniform(0, 20, size=(ITEMS, 2)),
         as_of_ms=TRAINED_UNTIL_MS,
         labels=Labels(LABELS, np.eye(len(LABELS), dtype=np.float32)[np.arange(ITEMS) % len(LABELS)]),

@@ -52,7 +52,11 @@ async def read_json(request: Request, max_bytes: int, bounds: Bounds) -> Any:
 
 async def read_model(request: Request, model: type[Read], max_bytes: int, bounds: Bounds) -> Read:
     """The body as `model`. Raises like `read_json`, InvalidRequestError also for each field that is not what it should be."""
-    body = await read_json(request, max_bytes, bounds)
+    return checked(await read_json(request, max_bytes, bounds), model)
+
+
+def checked(body: object, model: type[Read]) -> Read:
+    """A parsed body as `model`. Raises InvalidRequestError with each field that is not what it should be."""
     try:
         return model.model_validate(body)
     except ValidationError as error:

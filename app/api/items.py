@@ -1,43 +1,279 @@
-"""GET /v1/items/{item_id}/similar"""
+"""The live catalogue: GET, PUT, PATCH and DELETE of /v1/items/{item_id}, POST of /v1/items"""
 
 from __future__ import annotations
 
-import asyncio
-from typing import Annotated, Final
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final
 
+import msgspec
 from fastapi import APIRouter, Path, Request, Response
+from msgspec import Meta
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from app.api.openapi import answers
-from app.api.parameters import K
-from app.api.service import json_response, service_of
-from app.errors import NotFoundError
-from app.ingest.schema import Id
-from app.recommend.answer import Similar, SimilarItem
+from app.api.body import checked, read_json
+from app.api.openapi import answers, model_body
+from app.api.parameters import now_ms
+from app.api.service import Service, hook_of, json_response, service_of
+from app.errors import ConflictError, InvalidRequestError, NotFoundError, StorageError, TooLargeError
+from app.ingest.schema import Id, Number, Time
+from app.recommend.answer import moment
+from app.state.items import Change, Item, Said
 
 router = APIRouter(tags=["items"])
 
-_INLINE_ITEMS: Final = 50_000
-"""With more items than this the search would hold up every other request of the event loop: it goes to a thread."""
+MOST_ITEMS: Final = 1_000
+_RESERVED: Final = "/similar"  # `/v1/items/{id}/similar` is a route
+_TRIES: Final = 8
+_EXAMPLE: Final = {
+    "title": "White hanging heart T-light holder",
+    "categories": ["candles"],
+    "attributes": {"price": 2.55, "colour": "white", "in_stock": True, "materials": ["metal", "glass"]},
+    "available_from": "2011-12-01T00:00:00Z",
+}
+
+Title = Annotated[str, Field(max_length=512)]
+Value = bool | int | float | Annotated[str, Field(max_length=256)] | Annotated[list[Id], Field(max_length=64)]
+
+
+def _check_item_id(item_id: str) -> str:
+    if item_id.endswith(_RESERVED):
+        raise PydanticCustomError(
+            "item_id", f"must not end in {_RESERVED}: its address would be that of another item's neighbours"
+        )
+    return item_id
+
+
+ItemId = Annotated[Id, AfterValidator(_check_item_id), Path(description="Your id of the item.", examples=["85123A"])]
+
+
+class ItemBody(BaseModel):
+    """What there is to say of an item. What is left out of an item that the model was trained with is as the trainer knew it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    title: Title | None = Field(None, description="A model that reads texts understands a new item by its title.")
+    description: Annotated[str, Field(max_length=4_096)] | None = None
+    categories: Annotated[list[Id], Field(max_length=32)] | None = None
+    attributes: Annotated[dict[Id, Value], Field(max_length=64)] = Field(
+        {}, description="For filters: strings, numbers, booleans, lists."
+    )
+    available_from: Time | None = Field(None, description="RFC 3339 or unix milliseconds; before it the item is in no list.")
+    available_to: Time | None = Field(None, description="From this moment on the item is in no list.")
+    hidden: bool = Field(False, description="In no list, until this is taken back.")
+    features: Annotated[dict[Id, Number], Field(max_length=4_096)] = Field(
+        {},
+        description="Dense features (of an image, a sound), by the names that the model was trained with; others change nothing.",
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ItemBody:
+        if self.available_from is not None and self.available_to is not None and self.available_from >= self.available_to:
+            raise PydanticCustomError("available", "available_from must be before available_to")
+        return self
+
+    def item(self) -> Item:
+        """As it is stored."""
+        said = {name: getattr(self, name) for name in ItemBody.model_fields}
+        attributes = {name: tuple(value) if isinstance(value, list) else value for name, value in self.attributes.items()}
+        return Item(
+            **said | {"attributes": attributes, "categories": None if self.categories is None else tuple(self.categories)}
+        )
+
+
+class NamedItemBody(ItemBody):
+    """An item among several."""
+
+    item_id: Annotated[Id, AfterValidator(_check_item_id)]
+
+
+class ItemsBody(BaseModel):
+    """Several items."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    items: Annotated[list[NamedItemBody], Field(min_length=1)]
+
+
+class ItemChange(msgspec.Struct, frozen=True):
+    """A change that is stored, and holds for every list from now on, those of other workers within a second."""
+
+    item_id: str
+    version: Annotated[int, Meta(description="Of the catalogue; it grows with each change.")]
+
+
+class ItemChanges(msgspec.Struct, frozen=True):
+    """Changes that are stored."""
+
+    items: Annotated[int, Meta(description="How many.")]
+    version: Annotated[int, Meta(description="Of the catalogue after the last of them.")]
+
+
+class CatalogueItem(msgspec.Struct, frozen=True):
+    """An item as it is now."""
+
+    item_id: str
+    title: str | None
+    description: str | None
+    categories: list[str]
+    attributes: dict[str, Any]
+    available_from: datetime | None
+    available_to: datetime | None
+    hidden: bool
+    features: dict[str, float]
+    version: Annotated[int | None, Meta(description="Of the last change; null if nothing was said since the model was trained.")]
+    trained: Annotated[bool, Meta(description="Whether the model was trained with it; other items it knows by their content.")]
+    known: Annotated[bool, Meta(description="Whether it can be in lists of the model: a new item can a moment after it came.")]
+    available: Annotated[bool, Meta(description="Whether it may be in lists now.")]
+
+
+@router.put(
+    "/v1/items/{item_id:path}",
+    summary="Say what an item is",
+    responses=answers(ItemChange, 409, 413, 422, 503),
+    openapi_extra={"requestBody": model_body(ItemBody, _EXAMPLE)},
+    operation_id="put_item",
+)
+async def put_item(request: Request, item_id: ItemId) -> Response:
+    """Add an item, or replace what was said of it before.
+
+    A new item can be recommended as soon as its vector is made from its title (and features), if the model understands such; what
+    users did with it before takes effect then. An item that the model was trained with keeps what it learned.
+    """
+    body = checked(await _json(request), ItemBody)
+    return await _one(await service_of(request), Change(item_id, body.item()))
+
+
+@router.patch(
+    "/v1/items/{item_id:path}",
+    summary="Change something of an item",
+    responses=answers(ItemChange, 404, 409, 413, 422, 503),
+    openapi_extra={"requestBody": model_body(ItemBody, _EXAMPLE)},
+    operation_id="patch_item",
+)
+async def patch_item(request: Request, item_id: ItemId) -> Response:
+    """Change the fields that are given and leave the others; null takes a field back, or one attribute (RFC 7396)."""
+    patch = await _json(request)
+    if not isinstance(patch, dict):
+        raise InvalidRequestError("the body must be an object with the fields to be changed")
+    service = await service_of(request)
+    for _ in range(_TRIES):
+        said = await service.items.get(item_id)
+        if (said is None or said.item is None) and (said is not None or service.catalogue.row(item_id) is None):
+            raise NotFoundError(f"there is no item {item_id!r}")
+        before = msgspec.json.decode(msgspec.json.encode(said.item)) if said is not None else {}
+        body = checked(_merged(before, patch), ItemBody)
+        versions = await _store(service, [Change(item_id, body.item(), said.version if said is not None else 0)])
+        if versions is not None:
+            return json_response(ItemChange(item_id, versions[0]))
+    raise ConflictError(f"item {item_id!r} is being changed by others all the time")
+
+
+@router.delete(
+    "/v1/items/{item_id:path}",
+    summary="Take an item out",
+    responses=answers(ItemChange, 404, 422, 503),
+    operation_id="delete_item",
+)
+async def delete_item(request: Request, item_id: ItemId) -> Response:
+    """The item is in no list any more; what users did with it stays in their histories. It comes back by PUT."""
+    service = await service_of(request)
+    said = await service.items.get(item_id)
+    if said is None and service.catalogue.row(item_id) is None:
+        raise NotFoundError(f"there is no item {item_id!r}")
+    if said is not None and said.item is None:
+        return json_response(ItemChange(item_id, said.version))  # a second time
+    return await _one(service, Change(item_id, None))
 
 
 @router.get(
-    "/v1/items/{item_id:path}/similar",
-    summary="Items that are like an item",
-    responses=answers(Similar, 404, 422, 503),
-    operation_id="get_similar_items",
+    "/v1/items/{item_id:path}",
+    summary="What is known of an item",
+    responses=answers(CatalogueItem, 404, 422, 503),
+    operation_id="get_item",
 )
-async def get_similar_items(
-    request: Request, item_id: Annotated[Id, Path(description="Your id of the item.", examples=["85123A"])], k: K = 20
-) -> Response:
-    """The items that are wanted by the same users, most alike first; the item itself is not among them."""
+async def get_item(request: Request, item_id: ItemId) -> Response:
+    """What was said of the item, and what the model makes of it."""
     service = await service_of(request)
+    said = await service.items.get(item_id)
+    row = service.catalogue.row(item_id)
+    if (said is None and row is None) or (said is not None and said.item is None):
+        raise NotFoundError(f"there is no item {item_id!r}")
+    return json_response(_shown(service, item_id, row, said))
+
+
+@router.post(
+    "/v1/items",
+    summary="Say what several items are",
+    responses=answers(ItemChanges, 409, 413, 422, 503),
+    openapi_extra={"requestBody": model_body(ItemsBody, {"items": [{"item_id": "85123A", **_EXAMPLE}]})},
+    operation_id="post_items",
+)
+async def post_items(request: Request) -> Response:
+    """PUT for up to 1,000 items: all of them, or, if one is bad, none."""
+    raw = await _json(request)
+    given = raw.get("items") if isinstance(raw, dict) else raw
+    if isinstance(given, list) and len(given) > MOST_ITEMS:
+        raise TooLargeError(f"{len(given)} items; at most {MOST_ITEMS} are taken at once")
+    body = checked({"items": raw} if isinstance(raw, list) else raw, ItemsBody)
+    changes = [Change(one.item_id, one.item()) for one in body.items]
+    versions = await _store(await service_of(request), changes) or (0,)
+    return json_response(ItemChanges(len(changes), versions[-1]))
+
+
+async def _json(request: Request) -> Any:
+    hook = hook_of(request)
+    return await read_json(request, hook.settings.max_body_bytes, hook.bounds)
+
+
+async def _store(service: Service, changes: Sequence[Change]) -> list[int] | None:
+    """Store changes and take them over here; None if one did not meet what it expected. Raises ConflictError,
+    InvalidRequestError, StorageError."""
+    for one in changes:
+        if one.item is not None:
+            service.catalogue.check(one.item_id)
+            service.catalogue.attributes.check(one.item.attributes)
+    versions = await service.items.change(changes, now_ms())
+    with contextlib.suppress(StorageError):  # stored they are: this worker, too, takes them over with its next look
+        await service.live.refresh()
+    return versions
+
+
+async def _one(service: Service, change: Change) -> Response:
+    (version,) = await _store(service, [change]) or (0,)
+    return json_response(ItemChange(change.item_id, version))
+
+
+def _merged(before: Any, patch: Any) -> Any:
+    """RFC 7396."""
+    if not isinstance(patch, dict):
+        return patch
+    merged = dict(before) if isinstance(before, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(merged.get(name), value)
+    return merged
+
+
+def _shown(service: Service, item_id: str, row: int | None, said: Said | None) -> CatalogueItem:
     catalogue = service.catalogue
-    row = catalogue.row(item_id)
-    if row is None:
-        raise NotFoundError(f"item {item_id!r} is not known to model {service.runtime.bundle.manifest.model_id}")
-    if len(catalogue) <= _INLINE_ITEMS:
-        rows, cosines = service.similar.of(row, k)
-    else:
-        rows, cosines = await asyncio.to_thread(service.similar.of, row, k)
-    items = [SimilarItem(catalogue.ids[near], cosine, catalogue.titles[near]) for near, cosine in zip(rows, cosines, strict=True)]
-    return json_response(Similar(item_id, catalogue.titles[row], service.runtime.bundle.manifest.model_id, items))
+    item = said.item if said is not None and said.item is not None else Item()
+    return CatalogueItem(
+        item_id=item_id,
+        title=item.title if row is None else catalogue.titles[row],
+        description=item.description,
+        categories=list((item.categories or ()) if row is None else catalogue.categories[row]),
+        attributes=dict(item.attributes),
+        available_from=None if item.available_from is None else moment(item.available_from),
+        available_to=None if item.available_to is None else moment(item.available_to),
+        hidden=item.hidden,
+        features=dict(item.features),
+        version=None if said is None else said.version,
+        trained=row is not None and row < catalogue.bundle_rows,
+        known=row is not None and bool(catalogue.known[row]),
+        available=row is not None and bool(catalogue.open_at(now_ms())[row]),
+    )

@@ -11,10 +11,11 @@ from pydantic_core import PydanticCustomError
 from app.api.body import MOST_ERRORS, read_model
 from app.api.openapi import answers, list_body
 from app.api.parameters import Moment, now_ms
-from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of
+from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
 from app.errors import InvalidRequestError, StorageError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, Recommendations
+from app.recommend.ruleset import NO_RULES, RuleSet
 from app.state.events import StoredEvent
 from app.telemetry import Stages
 
@@ -34,6 +35,11 @@ class ListRequest(BaseModel):
     as_of: Moment | None = None
     platform: Id | None = None
     exclude: Annotated[list[Id], Field(max_length=1_000)] = []
+    scenario: Id | None = None
+    rules: RuleSet = NO_RULES
+    parameters: Annotated[dict[str, Any], Field(max_length=100)] = {}
+    context: Annotated[dict[str, Any], Field(max_length=100)] = {}
+    debug: Annotated[list[Id], Field(max_length=100)] = []
 
     @model_validator(mode="after")
     def _one_of_them(self) -> ListRequest:
@@ -45,12 +51,15 @@ class ListRequest(BaseModel):
 @router.post(
     "/v1/recommendations",
     summary="What a user, or somebody who did just this, would want next",
-    responses=answers(Recommendations, 413, 422, 503),
+    responses=answers(Recommendations, 404, 413, 422, 503),
     openapi_extra={"requestBody": list_body()},
     operation_id="post_recommendations",
 )
 async def post_recommendations(request: Request) -> Response:
     """With a `user_id` the same as `GET /v1/users/{user_id}/recommendations`.
+
+    `rules` say what the list must be like; those of a `scenario` hold together with them. Rules that cannot be kept give way, and
+    `gave_way` names them. Filters may read `$name` from `parameters`, `context.name`, and `user.name` from the user's attributes.
 
     With `events` the list is for somebody who did these, in this order, and nothing else: nothing is stored and nobody is looked
     up. So a visitor without an id, or without consent, gets a list of their own from the first click on. If one event is bad, the
@@ -66,16 +75,22 @@ async def post_recommendations(request: Request) -> Response:
         now if asked.as_of is None else asked.as_of,
         asked.platform,
         exclude=asked.exclude,
+        rules=asked.rules,
+        parameters=asked.parameters,
+        context=asked.context,
+        debug=asked.debug,
     )
     try:
         service = await service_of(request)
+        ruled = await under(service, asked.scenario, query)
         if asked.events is None:
-            answer = await service.recommender.recommend(query, stages)
+            answer = await service.recommender.recommend(ruled, stages)
         else:
-            answer = await service.recommender.recommend_from(_checked(service, asked.events, now), query, stages)
+            answer = await service.recommender.recommend_from(_checked(service, asked.events, now), ruled, stages)
     except StorageError:
         # As in GET: without storage nobody can tell which model may answer.
-        answer = models_of(request).hall.service.recommender.degraded(query, stages)
+        service = models_of(request).hall.service
+        answer = service.recommender.degraded(await under(service, asked.scenario, query), stages)
     hook.metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})
 

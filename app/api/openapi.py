@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
 from app.api.problems import Problem
 from app.ingest.schema import Event
@@ -34,6 +35,9 @@ _EXAMPLE = {
 }
 
 _structs: dict[str, type] = {}  # every struct that a route answers with, by name
+
+
+_models: dict[str, type[BaseModel]] = {}  # every model that checks a body of `model_body`, by name
 
 
 def answers(success: type, *errors: int) -> dict[int | str, dict[str, Any]]:
@@ -100,6 +104,16 @@ def list_body() -> dict[str, Any]:
             "as_of": {"anyOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]},
             "platform": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "exclude": {"type": "array", "items": {"type": "string"}, "maxItems": 1000},
+            "scenario": {"type": "string", "description": "Rules that are stored under a name."},
+            "rules": _ref("RuleSet"),
+            "parameters": {"type": "object", "description": "For `$name` in filters."},
+            "context": {"type": "object", "description": "For `context.name` in filters."},
+            "debug": {
+                "type": "array",
+                "description": "Items of which the answer says why they are in the list or not.",
+                "items": {"type": "string"},
+                "maxItems": 100,
+            },
         },
         "additionalProperties": False,
     }
@@ -124,6 +138,12 @@ def ranking_body(most: int) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
+def model_body(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """A request body that a model checks."""
+    _models[model.__name__] = model
+    return {"required": True, "content": {"application/json": {"schema": _ref(model.__name__), "example": example}}}
+
+
 def install(app: FastAPI) -> None:
     """Have the application describe itself with this document, made on first use."""
 
@@ -142,6 +162,10 @@ def _document(app: FastAPI) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(event.pop("$defs", {}))
     schemas.update(structs, Event=event)
+    for name, model in _models.items():
+        schema = model.model_json_schema(ref_template=_REF.replace("{name}", "{model}"))
+        schemas.update(schema.pop("$defs", {}))
+        schemas[name] = schema
     for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own error form, which is never sent
         schemas.pop(name, None)
     return document

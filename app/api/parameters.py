@@ -43,3 +43,7 @@ Exclude = Annotated[
     Query(max_length=1_000, description="Items that must not be in the list; may be given again. Unknown ids exclude nothing."),
 ]
 Platform = Annotated[Id | None, Query(description="Where the list is shown, as in events.", examples=["app"])]
+ScenarioParameter = Annotated[Id | None, Query(description="Rules that are stored under a name, see `/v1/scenarios`.")]
+FilterParameter = Annotated[
+    str | None, Query(min_length=1, max_length=4_096, description="Only items of which this is true, see docs/filters.md.")
+]

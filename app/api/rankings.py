@@ -42,8 +42,8 @@ class RankingRequest(BaseModel):
 async def post_rankings(request: Request) -> Response:
     """All of the given items that the model knows, best first, also those that the user had already; each of them once.
 
-    Ids that the model does not know are named in `unknown_items`. A user without events gets them by what is popular now. In all
-    other respects as recommendations are.
+    Ids that the model does not know, or that are not available, are named in `unknown_items`. A user without events gets them by
+    what is popular now. In all other respects as recommendations are.
     """
     hook = hook_of(request)
     asked = await read_model(request, RankingRequest, hook.settings.max_body_bytes, hook.bounds)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request, Response
 
 from app.api.openapi import answers
-from app.api.parameters import AsOf, Exclude, K, KnownUserId, Platform, now_ms
-from app.api.service import TENANT, hook_of, json_response, models_of, service_of
+from app.api.parameters import AsOf, Exclude, FilterParameter, K, KnownUserId, Platform, ScenarioParameter, now_ms
+from app.api.service import TENANT, hook_of, json_response, models_of, service_of, under
 from app.errors import StorageError
 from app.recommend.answer import Query, Recommendations
+from app.recommend.ruleset import filtered_by
 from app.telemetry import Stages
 
 router = APIRouter(tags=["recommendations"])
@@ -17,7 +20,7 @@ router = APIRouter(tags=["recommendations"])
 @router.get(
     "/v1/users/{user_id:path}/recommendations",
     summary="What the user would want next",
-    responses=answers(Recommendations, 422, 503),
+    responses=answers(Recommendations, 404, 422, 503),
     operation_id="get_recommendations",
 )
 async def get_recommendations(
@@ -27,6 +30,8 @@ async def get_recommendations(
     as_of: AsOf = None,
     platform: Platform = None,
     exclude: Exclude = [],  # noqa: B006  # never written to, and a literal is what the schema can show
+    scenario: ScenarioParameter = None,
+    filter: FilterParameter = None,
 ) -> Response:
     """The best items for the user, best first, reflecting every event that was acknowledged before the request.
 
@@ -35,10 +40,14 @@ async def get_recommendations(
     """
     stages = Stages()
     query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform, exclude=exclude)
+    if filter is not None:
+        query = replace(query, rules=filtered_by(filter))
     try:
-        answer = await (await service_of(request)).recommender.recommend(query, stages)
+        service = await service_of(request)
+        answer = await service.recommender.recommend(await under(service, scenario, query), stages)
     except StorageError:
-        # Nobody can tell now which model may answer: none does, not even the one that served until now.
-        answer = models_of(request).hall.service.recommender.degraded(query, stages)
+        # Nobody can tell now which model may answer: none does, not even the one that served until now. But the rules hold.
+        service = models_of(request).hall.service
+        answer = service.recommender.degraded(await under(service, scenario, query), stages)
     hook_of(request).metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})

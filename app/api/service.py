@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 from fastapi import Request, Response
@@ -12,6 +12,7 @@ from app.errors import NotReadyError
 from app.models.activate import Activation
 from app.models.hall import Hall
 from app.models.served import TENANT, Service
+from app.recommend.answer import Query
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -53,6 +54,14 @@ def models_of(request: Request) -> Models:
 async def service_of(request: Request) -> Service:
     """The model that serves at this moment: a request takes it once and stays with it. Raises NotReadyError."""
     return await models_of(request).hall.current()
+
+
+async def under(service: Service, scenario: str | None, query: Query) -> Query:
+    """A question with the rules of a scenario beside its own. Raises NotFoundError, StorageError."""
+    if scenario is None:
+        return query
+    named, rules = await service.scenarios.get(scenario)
+    return replace(query, rules=query.rules.under(rules), scenario=named)
 
 
 _encode = msgspec.json.Encoder().encode

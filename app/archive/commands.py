@@ -151,7 +151,7 @@ def rebuild(
                     return await run(
                         histories(Archive(settings.archive_folder)),
                         store,
-                        fold_of(runtime, settings),
+                        await fold_of(runtime, settings, store),
                         runtime.bundle.manifest.model_id,
                         lambda users: bar.advance(task, users),
                     )

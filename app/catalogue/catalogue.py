@@ -1,17 +1,24 @@
-"""Items by row: ids, 64-bit keys, vectors, titles. Rows belong to one model; ids and keys are for ever."""
+"""Items by row: ids, 64-bit keys, vectors, titles, when they are available. Rows are one model's; ids and keys are for ever."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from app.errors import BundleError
+from app.catalogue.attributes import Attributes
+from app.errors import BundleError, ConflictError
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
+Bool = npt.NDArray[np.bool_]
+
+ALWAYS: Final = np.iinfo(np.int64).min
+NEVER: Final = np.iinfo(np.int64).max
+_SLACK: Final = 1_024  # rows at least that can be appended before everything is copied again
 
 
 def item_key(item_id: str) -> int:
@@ -20,17 +27,42 @@ def item_key(item_id: str) -> int:
     return key or 1
 
 
+class _Column:
+    """An array whose first axis grows; what it was made from is never written to."""
+
+    def __init__(self, array: npt.NDArray[Any]) -> None:
+        self._buffer = array
+        self._size = len(array)
+
+    @property
+    def rows(self) -> npt.NDArray[Any]:
+        return self._buffer[: self._size]
+
+    def put(self, row: int, value: Any) -> None:
+        """Write a row: one that is there, or the next one."""
+        if row >= len(self._buffer) or not self._buffer.flags.writeable:
+            room = max(row + 1, self._size + self._size // 8 + _SLACK)
+            buffer = np.empty((room, *self._buffer.shape[1:]), self._buffer.dtype)
+            buffer[: self._size] = self.rows
+            self._buffer = buffer
+        self._buffer[row] = value
+        self._size = max(self._size, row + 1)
+
+
 class Catalogue:
-    """N items, fixed while the service runs; nothing here is written after construction, so any thread may read.
+    """N items: those of a bundle, and those that were added since. A row that has been given stays its item's.
+
+    One thread, that of the event loop, makes changes (`put`, `close`, `as_in_bundle`, `teach`), some at a time, and ends them
+    with `settle` before it does anything else; others may read meanwhile. An array that was taken is as it was then, but for the
+    vectors, of which a row may be renewed.
 
     Attributes:
-        version: number of the catalogue's state, kept in the header of every user state; 0 is the bundle's own.
+        version: of the live items that are in here, kept in the header of every user state; 0 is the bundle alone.
+        changes: grows with everything that changes here.
         ids: N item ids by row; titles, categories likewise.
-        vectors: (N, D) float32; bias: (N,) float32.
-        keys: (N,) int64 key of each row.
+        bundle_rows: so many items, the first ones, come from the bundle.
+        attributes: what was said of items beside that.
     """
-
-    version = 0
 
     def __init__(
         self,
@@ -40,31 +72,77 @@ class Catalogue:
         vectors: Float32,
         bias: Float32,
     ) -> None:
-        """Take the items of a bundle.
+        """Take the items of a bundle: vectors (N, D), bias (N,).
 
         Raises:
             BundleError: two items share an id or a 64-bit key.
         """
+        self.version = 0
+        self.changes = 0
         self.ids = list(ids)
         self.titles = list(titles)
         self.categories = [tuple(names) for names in categories]
-        self.vectors = vectors
-        self.bias = bias
-        self.keys: Int64 = np.fromiter((item_key(item_id) for item_id in self.ids), np.int64, len(self.ids))
+        self.bundle_rows = n = len(self.ids)
+        self._bundle_titles = self.titles.copy()
+        self._bundle_categories = self.categories.copy()
+        self._vectors = _Column(vectors)
+        self._bias = _Column(bias)
+        self._keys = _Column(np.fromiter((item_key(item_id) for item_id in self.ids), np.int64, n))
+        self._known = _Column(np.ones(n, np.bool_))
+        self._opens_ms = _Column(np.full(n, ALWAYS, np.int64))
+        self._closes_ms = _Column(np.full(n, NEVER, np.int64))
         self._rows = {item_id: row for row, item_id in enumerate(self.ids)}
+        self._new: dict[int, int] = {}  # key -> row, not among the sorted ones yet
+        self._born_ms = _Column(np.full(n, -1, np.int64))
+        self.attributes = Attributes(n)
+        self._arrivals: list[tuple[int, int]] = []  # version, `unknown_bits` of the item
+        self._limited: set[int] = set()  # rows that are not always available
+        self._edges_ms: Int64 | None = None  # when anything opens or closes
+        self._open_cache: dict[int, tuple[Bool, Float32]] = {}
         order = np.argsort(self.keys, kind="stable")
-        self._sorted_keys, self._sorted_rows = self.keys[order], order
-        for position in np.flatnonzero(self._sorted_keys[1:] == self._sorted_keys[:-1])[:1]:
+        self._sorted = (self.keys[order], order)  # keys, rows: of one moment, also for who searches in another thread
+        for position in np.flatnonzero(self._sorted[0][1:] == self._sorted[0][:-1])[:1]:
             first, second = (self.ids[order[position + side]] for side in (0, 1))
             what = "appears twice" if first == second else f"and {second!r} have the same 64-bit key; rename one"
             raise BundleError(f"item ids: {first!r} {what}")
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._known.rows)
+
+    @property
+    def vectors(self) -> Float32:
+        """(N, D); zeros for an item that is not `known`."""
+        return self._vectors.rows
+
+    @property
+    def bias(self) -> Float32:
+        """(N,)"""
+        return self._bias.rows
+
+    @property
+    def keys(self) -> Int64:
+        """(N,) 64-bit key of each row."""
+        return self._keys.rows
+
+    @property
+    def known(self) -> Bool:
+        """(N,) whether the model has a vector of the item; the others are in no list of the model and not understood in
+        events."""
+        return self._known.rows
+
+    @property
+    def born_ms(self) -> Int64:
+        """(N,) since when each item has been there, unix ms; -1 where nobody knows."""
+        return self._born_ms.rows
 
     def row(self, item_id: str) -> int | None:
-        """Row of an item, or None if this model does not know it."""
+        """Row of an item, or None if it is not in the catalogue."""
         return self._rows.get(item_id)
+
+    def knows(self, item_id: str) -> bool:
+        """Whether the model has a vector of the item."""
+        row = self._rows.get(item_id)
+        return row is not None and bool(self._known.rows[row])
 
     def title(self, item_id: str | None) -> str | None:
         row = self._rows.get(item_id) if item_id is not None else None
@@ -72,6 +150,137 @@ class Catalogue:
 
     def rows_of_keys(self, keys: Int64) -> Int64:
         """Rows of item keys of any shape, in that shape; -1 where the key is 0 or not of this catalogue."""
-        places = np.minimum(self._sorted_keys.searchsorted(keys), len(self.ids) - 1)
-        rows: Int64 = np.where(self._sorted_keys[places] == keys, self._sorted_rows[places], -1)
+        sorted_keys, sorted_rows = self._sorted
+        places = np.minimum(sorted_keys.searchsorted(keys), len(sorted_keys) - 1)
+        rows: Int64 = np.where(sorted_keys[places] == keys, sorted_rows[places], -1)
         return rows
+
+    def open_at(self, as_of_ms: int) -> Bool:
+        """(N,) which items are available at a moment (unix ms), whether the model knows them or not. Do not write into it."""
+        return self._at(as_of_ms)[0]
+
+    def bias_at(self, as_of_ms: int) -> Float32:
+        """(N,) the items' bias, -inf where an item is not available at a moment or not known. The same array until that
+        changes."""
+        return self._at(as_of_ms)[1]
+
+    def _at(self, as_of_ms: int) -> tuple[Bool, Float32]:
+        if self._edges_ms is None:
+            limited = np.fromiter(self._limited, np.int64, len(self._limited))
+            edges = np.concatenate([self._opens_ms.rows[limited], self._closes_ms.rows[limited]])
+            self._edges_ms = np.unique(edges)
+            self._open_cache.clear()
+        between = int(self._edges_ms.searchsorted(as_of_ms, "right"))
+        found = self._open_cache.get(between)
+        if found is None:
+            opened = (self._opens_ms.rows <= as_of_ms) & (as_of_ms < self._closes_ms.rows)
+            eligible = opened & self.known
+            bias = self.bias if eligible.all() else np.where(eligible, self.bias, np.float32(-np.inf))
+            if len(self._open_cache) >= _MOST_MOMENTS:
+                self._open_cache.clear()
+            found = self._open_cache[between] = (opened, bias)
+        return found
+
+    def put(
+        self,
+        item_id: str,
+        title: str | None,
+        categories: Sequence[str] | None,
+        opens_ms: int = ALWAYS,
+        closes_ms: int = NEVER,
+        born_ms: int = -1,
+    ) -> int:
+        """Say of an item, an old one or a new one, what it is called and when it is available: [opens_ms, closes_ms), and since
+        when it has been there (-1: nobody knows).
+
+        What is None of an item of the bundle is as it says there. Returns the item's row; a new one is not known to the model
+        until `teach`.
+
+        Raises:
+            ConflictError: it has the 64-bit key of another item.
+        """
+        row = self._rows.get(item_id)
+        if row is None:
+            row = self._append(item_id)
+        in_bundle = row < self.bundle_rows
+        self.titles[row] = self._bundle_titles[row] if title is None and in_bundle else title
+        self.categories[row] = self._bundle_categories[row] if categories is None and in_bundle else tuple(categories or ())
+        self._opens_ms.put(row, opens_ms)
+        self._closes_ms.put(row, closes_ms)
+        self._born_ms.put(row, born_ms)
+        if (opens_ms, closes_ms) == (ALWAYS, NEVER):
+            self._limited.discard(row)
+        else:
+            self._limited.add(row)
+        return row
+
+    def close(self, row: int) -> None:
+        """An item is gone: it is in no list any more, and what people did with it stays understood."""
+        self.put(self.ids[row], self.titles[row], self.categories[row], NEVER, NEVER)
+
+    def as_in_bundle(self, row: int) -> None:
+        """Forget what was said of an item since the bundle."""
+        self.attributes.clear(row)
+        if row >= self.bundle_rows:
+            self.close(row)
+        else:
+            self.put(self.ids[row], None, None)
+
+    def teach(self, row: int, vector: Float32, bias: float, version: int) -> None:
+        """Give an item its vector (D,), as of a version of the live items."""
+        arrives = not self.known[row]
+        self._vectors.put(row, vector)
+        self._bias.put(row, bias)
+        if arrives:
+            self._known.put(row, True)
+            self._arrivals.append((version, unknown_bits(int(self.keys[row]))))
+
+    def settle(self, version: int) -> None:
+        """End some changes, which were those up to a version of the live items."""
+        if self._new:
+            keys, rows = (np.fromiter(some, np.int64, len(self._new)) for some in (self._new.keys(), self._new.values()))
+            order = np.argsort(keys)
+            places = self._sorted[0].searchsorted(keys[order])
+            self._sorted = (np.insert(self._sorted[0], places, keys[order]), np.insert(self._sorted[1], places, rows[order]))
+            self._new.clear()
+        self.version = version
+        self.changes += 1
+        self._edges_ms = None
+
+    def arrived(self, bits: int, version: int) -> bool:
+        """Whether an item that was not known at `version` is now, and may be among those whose `unknown_bits` are in `bits`."""
+        return any(at > version and its & bits == its for at, its in reversed(self._arrivals))
+
+    def check(self, item_id: str) -> int:
+        """The 64-bit key of an item that is here or could be put here. Raises ConflictError if it has that of another item."""
+        key = item_key(item_id)
+        there = self._new.get(key, int(self.rows_of_keys(np.asarray(key))))
+        if there >= 0 and self.ids[there] != item_id:
+            raise ConflictError(f"item ids: {item_id!r} and {self.ids[there]!r} have the same 64-bit key; rename one")
+        return key
+
+    def _append(self, item_id: str) -> int:
+        key = self.check(item_id)
+        row = len(self)
+        self.ids.append(item_id)
+        self.titles.append(None)
+        self.categories.append(())
+        self._vectors.put(row, 0.0)
+        self._bias.put(row, 0.0)
+        self._keys.put(row, key)
+        self._opens_ms.put(row, ALWAYS)
+        self._closes_ms.put(row, NEVER)
+        self._born_ms.put(row, -1)
+        self._known.put(row, False)
+        self.attributes.grow(row + 1)
+        self._new[key] = row
+        self._rows[item_id] = row
+        return row
+
+
+_MOST_MOMENTS: Final = 16
+
+
+def unknown_bits(key: int) -> int:
+    """Two of 32 bits that stand for an item: those of several items are put together, and may then hold others by chance."""
+    return 1 << (key & 31) | 1 << (key >> 5 & 31)

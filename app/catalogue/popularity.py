@@ -58,6 +58,7 @@ class LivePopularity:
 
     def _count(self) -> None:
         """Count what was gathered."""
+        self._grow()
         if not self._added:
             return
         increments, self._added = self._added, []
@@ -114,11 +115,21 @@ class LivePopularity:
             self._at = (second_ms, (self._faded * self._factor(elapsed_ms)).astype(np.float32))
         return self._at[1]
 
+    def _grow(self) -> None:
+        """Make room for items that were added."""
+        new = len(self._catalogue) - len(self._times_ms)
+        if new:
+            nothing = np.zeros((new, len(self.half_lives_s)))
+            self._counts, self._faded = np.concatenate([self._counts, nothing]), np.concatenate([self._faded, nothing])
+            self._times_ms = np.concatenate([self._times_ms, np.full(new, self._latest_ms, np.int64)])
+            self._touched_s = np.concatenate([self._touched_s, np.full(new, -np.inf)])
+            self._at = None
+
     def top(
         self, k: int, as_of_ms: int, among: Sequence[int] | None = None, without: Sequence[int] = ()
     ) -> tuple[list[int], list[float]]:
-        """Rows of the k most popular items, of all or of those in `among` and never those in `without`, best first, and their
-        counts then.
+        """Rows of the k most popular items that are available then, of all or of those in `among` and never those in `without`,
+        best first, and their counts then.
 
         Ranked by the shortest half-life, ties by the longer ones in turn, then by lower row. The order is that of the exact
         counts, also where they are too small for a float and come out as 0.
@@ -127,6 +138,9 @@ class LivePopularity:
         ages = self._ages(as_of_ms)
         shortest = self._shortest_first[0]
         asked = np.arange(len(ages)) if among is None else np.unique(np.asarray(among, np.int64))
+        opened = self._catalogue.open_at(as_of_ms)
+        if not opened.all():
+            asked = asked[opened[asked]]
         if without:
             asked = asked[np.isin(asked, without, invert=True)]
         if not len(asked):

@@ -82,11 +82,19 @@ class Fold:
             else:
                 for name in self._names:
                     state[name][rows] = after[name + "_out"]
-        headers = [
-            Header(header.epoch, header.base, user.start + len(user.tail), self._catalogue.version)
-            for user, header in zip(users, headers, strict=True)
-        ]
+        headers = [self._after(header, user, tail) for header, user, tail in zip(headers, users, tails, strict=True)]
         return list(zip(headers, self._codec.pack_many(headers, state), strict=True))
+
+    def is_outdated(self, header: Header) -> bool:
+        """Whether the state was folded with an item as unknown that is known by now."""
+        return header.unknown != 0 and self._catalogue.arrived(header.unknown, header.catalogue_version)
+
+    def _after(self, before: Header, user: Unfolded, tail: Sequence[StoredEvent]) -> Header:
+        """The header after a tail: its catalogue version is the oldest one at which an item was not known."""
+        unknown, version = self._tensors.unknown(tail), self._catalogue.version
+        if before.unknown and (not unknown or before.catalogue_version < version):
+            version = before.catalogue_version
+        return Header(before.epoch, before.base, user.start + len(user.tail), version, before.unknown | unknown)
 
     def tensors(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """The tensors (B, ...) of B packed states, as the graphs take them."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from app.catalogue.catalogue import Catalogue, item_key
+from app.catalogue.catalogue import Catalogue, item_key, unknown_bits
 from app.errors import BundleError
 from app.runtime.manifest import Manifest
 from app.runtime.session import Array
@@ -41,6 +41,14 @@ class EventTensors:
         """Index of a platform; 0 if missing or unseen."""
         return 0 if name is None else self._platforms.get(name, 0)
 
+    def unknown(self, events: Sequence[StoredEvent]) -> int:
+        """The `unknown_bits` of the items in some events that the model has no vector of now; 0 if it knows them all."""
+        bits = 0
+        for event in events:
+            if event.item_id is not None and not self._catalogue.knows(event.item_id):
+                bits |= unknown_bits(item_key(event.item_id))
+        return bits
+
     def step(self, events: Sequence[StoredEvent]) -> dict[str, Array]:
         """Inputs of shape (B, ...): one event of each of B users."""
         return self._columns(events)
@@ -66,11 +74,12 @@ class EventTensors:
         find = self._catalogue.row
         items = [(-1 if (row := find(e.item_id)) is None else row) if e.item_id is not None else -1 for e in events]
         rows = np.asarray(items, np.int64)
-        known = rows >= 0
-        vectors = self._catalogue.vectors[np.where(known, rows, 0)]
+        found = np.where(rows >= 0, rows, 0)
+        known = (rows >= 0) & self._catalogue.known[found]
+        vectors = self._catalogue.vectors[found]
         vectors[~known] = 0.0
-        keys = self._catalogue.keys[np.where(known, rows, 0)]
-        for index in np.flatnonzero(~known).tolist():
+        keys = self._catalogue.keys[found]
+        for index in np.flatnonzero(rows < 0).tolist():
             item_id = events[index].item_id
             keys[index] = 0 if item_id is None else item_key(item_id)
         columns: dict[str, Array] = {

@@ -194,21 +194,35 @@ class Users:
                 break
             except StorageChangedError:
                 log.warning("another Redis answers than before; states held from before it are not used")
-        damaged = []
+        damaged, outdated = [], []
         for place, user in enumerate(loaded):
             if user.state is not None and user.meta is not None:
                 blob = self._fold.restore(user.state, user.meta.epoch, user.tail_start)
                 if blob is None:
                     damaged.append(place)
-                else:
-                    loaded[place] = replace(user, state=blob)
+                    continue
+                user = loaded[place] = replace(user, state=blob)
+            if self._is_outdated(user, held[place]):
+                self._cache.drop(tenant, user.user_id)
+                outdated.append(place)
         if damaged:
             log.warning("stored state cannot be continued, folding the sequence again", users=len(damaged))
             self._metrics.rebuilt.labels("damaged").inc(len(damaged))
-            whole = await self._store.load(tenant, _NO_MODEL, [users[place] for place in damaged], None, _MOST_EVENTS)
-            for place, user in zip(damaged, whole, strict=True):
+        self._metrics.rebuilt.labels("item_arrived").inc(len(outdated))
+        if again := [*damaged, *outdated]:
+            whole = await self._store.load(tenant, _NO_MODEL, [users[place] for place in again], None, _MOST_EVENTS)
+            for place, user in zip(again, whole, strict=True):
                 loaded[place] = user
         return loaded, held, generation
+
+    def _is_outdated(self, user: Loaded, own: CachedState | None) -> bool:
+        """Whether an item has arrived that the user's state knows nothing of, and all events of the state are there to be folded
+        again: what it remembers beyond them is worth more than that item."""
+        blob = _state_of(user, own)
+        if user.meta is None or blob is None:
+            return False
+        header = own.header if user.held and own is not None else peek(blob)
+        return self._fold.is_outdated(header) and header.base >= user.meta.appended - user.meta.stored
 
     def _keep_loaded(self, tenant: str, user: Loaded, blob: bytes, generation: int) -> Header:
         """Hold on to a state as it came from the store."""

@@ -292,6 +292,7 @@ class Hall:
             if runtime.bundle.manifest.model_id != model_id:
                 raise BundleError(f"{found.folder}: holds {runtime.bundle.manifest.model_id} by now")
             model = ServedModel(self._settings, self._store, self._metrics, runtime)
+            await model.live.complete()
             await self._store.register_model(model_id, "{}")
             self._open[model_id] = model
             log.info("opened", model=model_id)

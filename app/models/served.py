@@ -22,7 +22,9 @@ from app.ingest.pipeline import Ingest
 from app.ingest.trend import TrendCounter
 from app.recommend.follow import PopularityFollower
 from app.recommend.interests import Portraits
+from app.recommend.live import LiveItems
 from app.recommend.pipeline import Recommender
+from app.recommend.scenarios import Scenarios
 from app.recommend.score import Scorer
 from app.recommend.similar import SimilarItems
 from app.recommend.trending import TrendingItems
@@ -31,7 +33,9 @@ from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.settings import Settings
 from app.state.codec import StateCodec
+from app.state.items import ItemStore
 from app.state.redis import RedisStore
+from app.state.scenarios import ScenarioStore
 from app.state.trends import Trends
 from app.telemetry import Metrics
 
@@ -57,6 +61,9 @@ class Service:
     users: Users
     portraits: Portraits
     similar: SimilarItems
+    items: ItemStore
+    live: LiveItems
+    scenarios: Scenarios
     trending: TrendingItems
 
 
@@ -71,17 +78,20 @@ def catalogue_of(bundle: Bundle) -> Catalogue:
     )
 
 
-def tensors_of(runtime: Runtime, settings: Settings, catalogue: Catalogue) -> EventTensors:
-    """How a model reads events. Raises BundleError."""
+def text_of(runtime: Runtime, settings: Settings) -> TextEncoder | None:
+    """What a model reads texts with, if it does. Raises BundleError."""
     bundle = runtime.bundle
-    text = TextEncoder(bundle, runtime.device, settings.intra_op_threads) if bundle.manifest.text is not None else None
-    return EventTensors(bundle.manifest, catalogue, text)
+    return TextEncoder(bundle, runtime.device, settings.intra_op_threads) if bundle.manifest.text is not None else None
 
 
-def fold_of(runtime: Runtime, settings: Settings) -> Fold:
-    """The fold of a model, for whoever needs nothing else of it. Raises BundleError."""
-    catalogue = catalogue_of(runtime.bundle)
-    return Fold(runtime, catalogue, StateCodec(runtime.bundle.manifest.state), tensors_of(runtime, settings, catalogue))
+async def fold_of(runtime: Runtime, settings: Settings, store: RedisStore) -> Fold:
+    """The fold of a model with the live items as they are now, for whoever needs nothing else of it. Raises BundleError,
+    StorageError."""
+    catalogue, text = catalogue_of(runtime.bundle), text_of(runtime, settings)
+    await LiveItems(ItemStore(store, TENANT), catalogue, runtime, text, 0.0).complete()
+    return Fold(
+        runtime, catalogue, StateCodec(runtime.bundle.manifest.state), EventTensors(runtime.bundle.manifest, catalogue, text)
+    )
 
 
 class ServedModel:
@@ -102,7 +112,9 @@ class ServedModel:
             manifest.popularity.as_of_ms,
             in_flight_s=_COUNT_DELAY_S + settings.redis_timeout_ms / 1000,
         )
-        tensors = tensors_of(runtime, settings, catalogue)
+        text = text_of(runtime, settings)
+        tensors = EventTensors(manifest, catalogue, text)
+        self.live = LiveItems(ItemStore(store, TENANT), catalogue, runtime, text, settings.catalogue_poll_ms / 1000)
         fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
         cache = StateCache(settings.state_cache_mb * 2**20)
         self._commits = commits = Commits(
@@ -164,6 +176,9 @@ class ServedModel:
             users=known,
             portraits=Portraits(runtime, catalogue, popularity, fold),
             similar=SimilarItems(catalogue),
+            items=ItemStore(store, TENANT),
+            live=self.live,
+            scenarios=Scenarios(ScenarioStore(store, TENANT), settings.catalogue_poll_ms / 1000),
             trending=TrendingItems(trends, TENANT, catalogue, popularity, _TREND_FRESH_S),
         )
 
@@ -176,8 +191,11 @@ class ServedModel:
             return
         try:
             await self._following.refresh()
+            await self.live.refresh()
         except StorageError as error:
             log.warning("storage is away at the start", error=error.detail)
+        self._run(self.live.follow())
+        self._run(self.live.encode())
         self._run(self._following.follow(self._settings.popularity_refresh_ms / 1000))
         if self._settings.background_fold:
             self._run(self._advance.run())

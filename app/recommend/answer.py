@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
+
+from app.recommend.ruleset import NO_RULES, RuleSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,9 @@ class Query:
     Attributes:
         among: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
         exclude: ids of items that must not come back, known or not.
+        rules: what else the list must follow; `parameters` and `context` are what its filters read.
+        scenario: where (some of) the rules come from.
+        debug: ids of items of which the answer is to say why they are in the list or not.
     """
 
     tenant: str
@@ -27,6 +32,18 @@ class Query:
     platform: str | None
     among: tuple[int, ...] | None = None
     exclude: Sequence[str] = ()
+    rules: RuleSet = NO_RULES
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    context: Mapping[str, object] = field(default_factory=dict)
+    scenario: ScenarioName | None = None
+    debug: Sequence[str] = ()
+
+
+class ScenarioName(msgspec.Struct, frozen=True):
+    """A scenario, as of one of its versions."""
+
+    name: str
+    version: int
 
 
 class RecommendedItem(msgspec.Struct, frozen=True):
@@ -35,6 +52,35 @@ class RecommendedItem(msgspec.Struct, frozen=True):
     item_id: str
     score: Annotated[float, Meta(description="Comparable within one list only.")]
     title: str | None
+
+
+class RuleGaveWay(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A rule that could not be kept."""
+
+    rule: Annotated[Literal["pin", "k"], Meta(description="A pin that is not in its place, or a list of fewer than k items.")]
+    reason: str
+    item_id: str | None = None
+    position: int | None = None
+    caps: tuple[str, ...] = ()
+    missing: Annotated[int, Meta(description="Items that the list has less than k.")] = 0
+
+
+class ItemDebug(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why an item is in the list, or is not."""
+
+    item_id: str
+    what: Annotated[
+        str,
+        Meta(
+            description="In the list: `pinned` or `chosen`. Not in it: `unknown`, `unavailable`, `without_vector` (the model "
+            "does not know it yet), `excluded`, `had`, `filtered`, `capped`, `diversity`, `below_min_score`, `behind` or "
+            "`not_reached` (enough others are better), `not_eligible`."
+        ),
+    ]
+    position: int | None = None
+    rank: Annotated[int | None, Meta(description="Among all that may be in the list, by score.")] = None
+    score: float | None = None
+    cap: str | None = None
 
 
 class Recommendations(msgspec.Struct, frozen=True):
@@ -54,12 +100,15 @@ class Recommendations(msgspec.Struct, frozen=True):
     last_event_time: Annotated[datetime | None, Meta(description="Time of the latest of them.")]
     as_of: Annotated[datetime, Meta(description="The moment the question was asked for.")]
     items: list[RecommendedItem]
+    scenario: Annotated[ScenarioName | UnsetType, Meta(description="Of a list under one.")] = UNSET
+    gave_way: Annotated[list[RuleGaveWay] | UnsetType, Meta(description="Rules that could not be kept.")] = UNSET
+    debug: Annotated[list[ItemDebug] | UnsetType, Meta(description="Of the items that `debug` named.")] = UNSET
 
 
-class Ranking(Recommendations, frozen=True):
+class Ranking(Recommendations, frozen=True, kw_only=True):
     """The caller's items, the one that the user would want most first."""
 
-    unknown_items: Annotated[list[str], Meta(description="Ids that this model does not know; they are not in the list.")]
+    unknown_items: Annotated[list[str], Meta(description="Ids that this model does not know, or that are not available then.")]
 
 
 class SimilarItem(msgspec.Struct, frozen=True):

@@ -83,6 +83,7 @@ class PopularityFollower:
     async def _seed(self) -> None:
         half_lives_s = self._popularity.half_lives_s
         there = await self._store.popularity(self._tenant, half_lives_s)
-        rows = [row for row, item_id in enumerate(self._catalogue.ids) if item_id not in there]
+        bundled = self._catalogue.ids[: self._catalogue.bundle_rows]
+        rows = [row for row, item_id in enumerate(bundled) if item_id not in there]
         ids, counts = [self._catalogue.ids[row] for row in rows], self._bundle.popularity[rows].tolist()
         await self._store.seed_popularity(self._tenant, half_lives_s, ids, counts, self._bundle.manifest.popularity.as_of_ms)

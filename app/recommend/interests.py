@@ -56,9 +56,11 @@ class Portraits:
         tensors = self._fold.tensors([user.blob])
         tensors |= {"as_of": np.asarray([as_of_ms], np.int64), "platform": np.zeros(1, np.int64)}
         interest = self._runtime.interest(tensors)
+        items = self._catalogue.bundle_rows  # labels are known of those
         if "repeat_keys" in interest:
-            interest["repeat_rows"] = self._catalogue.rows_of_keys(interest["repeat_keys"])
-        found = self._graph({**tensors, **interest, **self._resident, "popularity": self._popularity.at(as_of_ms)})
+            rows = self._catalogue.rows_of_keys(interest["repeat_keys"])
+            interest["repeat_rows"] = np.where(rows < items, rows, -1)
+        found = self._graph({**tensors, **interest, **self._resident, "popularity": self._popularity.at(as_of_ms)[:items]})
         weights = found["labels"][0]
         best = np.argsort(-weights, kind="stable")[:MOST]
         interests = [Interest(self._names[index], round(float(weights[index]), 4)) for index in best.tolist()]

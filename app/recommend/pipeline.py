@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
 import msgspec
+import numpy as np
 import structlog
+from msgspec import UNSET
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
-from app.errors import StorageError
+from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
-from app.recommend.answer import Query, Ranking, Recommendations, RecommendedItem, moment
-from app.recommend.score import Question, Ranked, Scorer
-from app.recommend.seen import SeenItems
+from app.recommend.answer import ItemDebug, Query, Ranking, Recommendations, RecommendedItem, moment
+from app.recommend.debug import Out, debugged, gave_way
+from app.recommend.listing import Listed, Lister, Plan
+from app.recommend.ruled import Given, RuleBook, Ruled
+from app.recommend.ruleset import NO_RULES, HadRule
+from app.recommend.score import Question, Scorer
+from app.recommend.seen import ALL, SeenItems
+from app.recommend.selection import Selection
 from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
@@ -50,11 +57,13 @@ class _Reflects:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """A user and their list; `load_s` is what loading and folding took, of all users of the batch."""
+    """A user and their list; `load_s` is what loading and folding took, of all users of the batch. `out` are the items that were
+    left out, by what for."""
 
     user: UserState
-    ranked: Ranked
+    listed: Listed
     load_s: float
+    out: Out
 
 
 class Recommender:
@@ -77,10 +86,12 @@ class Recommender:
         metrics: Metrics,
     ) -> None:
         self._model_id = bundle.manifest.model_id
-        self._seen = SeenItems(store, catalogue) if bundle.manifest.seen_items == "exclude" else None
+        self._seen = SeenItems(store, catalogue)
+        self._had: Sequence[HadRule] = ALL if bundle.manifest.seen_items == "exclude" else ()
         self._catalogue = catalogue
         self._popularity = popularity
-        self._scorer = scorer
+        self._lister = Lister(scorer, catalogue, popularity)
+        self._rules = RuleBook(catalogue, popularity, scorer.spread)
         self._fold = fold
         self._platform = tensors.platform
         self._users = users
@@ -102,10 +113,10 @@ class Recommender:
         if answer is None:
             stages.mark("load")
             return self._fallback(query, "unknown_user", stages)
-        ranked = answer.ranked
+        ranked = answer.listed.ranked
         stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
         reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
-        return self._respond(query, ranked.rows, ranked.scores, reflects)
+        return self._respond(query, ranked.rows, ranked.scores, reflects, selection=answer.listed.selection, out=answer.out)
 
     async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:
         """The k best items for somebody who did just these events, in this order; nothing is stored, and nothing is looked up."""
@@ -116,14 +127,13 @@ class Recommender:
         # Longer ones would hold up every other request of the event loop.
         folded = await asyncio.to_thread(self._fold, [told]) if len(events) > _INLINE_EVENTS else self._fold([told])
         load_s = perf_counter() - began
-        had = [] if self._seen is None else [row for event in events if (row := self._row(event.item_id)) is not None]
-        question = Question(
-            folded[0][1], query.k, query.as_of_ms, self._platform(query.platform), [*self._excluded(query), *had], query.among
-        )
-        (ranked,) = await self._scorer.rank([question])
+        had = self._seen.of_events(events, self._had_rules(query), query.as_of_ms)
+        plan, out = self._plan(query, folded[0][1], {}, had)
+        (listed,) = await self._lister.lists([plan])
+        ranked = listed.ranked
         stages.book("queue", load=load_s, interest=ranked.interest_s, score=ranked.score_s)
         reflects = _Reflects(len(events), max(event.time_ms for event in events))
-        return self._respond(query, ranked.rows, ranked.scores, reflects)
+        return self._respond(query, ranked.rows, ranked.scores, reflects, selection=listed.selection, out=out)
 
     async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
@@ -136,43 +146,71 @@ class Recommender:
         return _ranking(self.degraded(query, stages), unknown)
 
     def _among(self, query: Query, item_ids: Sequence[str]) -> tuple[Query, list[str]]:
-        """The question for these items, each of them once, and which of them nobody knows here."""
-        rows = {item_id: self._catalogue.row(item_id) for item_id in item_ids}
+        """The question for these items, each of them once, and which of them cannot be in a list."""
+        can = np.isfinite(self._catalogue.bias_at(query.as_of_ms))
+        rows = {item_id: row if (row := self._row(item_id)) is not None and can[row] else None for item_id in item_ids}
         known = tuple(row for row in rows.values() if row is not None)
         return replace(query, k=max(1, len(known)), among=known), [item_id for item_id, row in rows.items() if row is None]
 
-    async def _answer(self, asked: Sequence[tuple[Query, Asked]]) -> list[_Answer | LongTail | None]:
-        """Load, fold and rank for all of them; None for a user without events."""
+    async def _answer(self, asked: Sequence[tuple[Query, Asked]]) -> list[_Answer | LongTail | Exception | None]:
+        """Load, fold and rank for all of them; None for a user without events, an error where the rules cannot be followed."""
         began = perf_counter()
         queries = [query for query, _ in asked]
         users = await self._users.batch([user for _, user in asked])
-        answers: list[_Answer | LongTail | None] = [user if isinstance(user, LongTail) else None for user in users]
+        answers: list[_Answer | LongTail | Exception | None] = [user if isinstance(user, LongTail) else None for user in users]
         known = [(place, user) for place, user in enumerate(users) if isinstance(user, UserState)]
-        if not known:
-            return answers
-        forbidden: list[Sequence[int]] = [self._excluded(queries[place]) for place, _ in known]
-        if self._seen is not None:
-            seen = await asyncio.gather(*(self._had(queries[place], user) for place, user in known))
-            forbidden = [[*excluded, *rows] for excluded, rows in zip(forbidden, seen, strict=True)]
+        had: Sequence[Sequence[int]] = [()] * len(known)
+        if self._had or any(query.rules.exclude_had for query in queries):
+            had = await asyncio.gather(*(self._seen_by(queries[place], user) for place, user in known))
         load_s = perf_counter() - began
-        questions = [
-            Question(user.blob, query.k, query.as_of_ms, self._platform(query.platform), rows, query.among)
-            for (query, user), rows in zip(((queries[place], user) for place, user in known), forbidden, strict=True)
-        ]
-        for (place, user), ranked in zip(known, await self._scorer.rank(questions), strict=True):
-            answers[place] = _Answer(user, ranked, load_s)
+        plans: list[tuple[int, UserState, Plan, Out]] = []
+        for (place, user), rows in zip(known, had, strict=True):
+            try:
+                plans.append((place, user, *self._plan(queries[place], user.blob, user.meta.attributes, rows)))
+            except InvalidRequestError as error:
+                answers[place] = error
+        if plans:
+            lists = await self._lister.lists([plan for _, _, plan, _ in plans])
+            for (place, user, _, out), listed in zip(plans, lists, strict=True):
+                answers[place] = _Answer(user, listed, load_s, out)
         return answers
 
+    def _plan(self, query: Query, blob: bytes, attributes: Mapping[str, str], had: Sequence[int]) -> tuple[Plan, Out]:
+        """The question for the scorer. Raises InvalidRequestError if its rules cannot be followed."""
+        excluded = self._excluded(query)
+        ruled = None
+        if query.rules is not NO_RULES or query.debug:
+            ruled = self._resolve(query, attributes)
+        question = Question(
+            blob,
+            query.k,
+            query.as_of_ms,
+            self._platform(query.platform),
+            [*excluded, *had],
+            query.among,
+            None if ruled is None else ruled.added,
+        )
+        return Plan(question, ruled), Out(excluded, had, None if ruled is None else ruled.eligible)
+
+    def _resolve(self, query: Query, attributes: Mapping[str, str]) -> Ruled:
+        return self._rules.resolve(query.rules, Given(query.parameters, attributes, query.context), query.k, query.as_of_ms)
+
     def _excluded(self, query: Query) -> Sequence[int]:
-        if not query.exclude:
+        if not query.exclude and not query.rules.exclude:
             return ()
-        return [row for item_id in query.exclude if (row := self._row(item_id)) is not None]
+        return [row for item_id in (*query.exclude, *query.rules.exclude) if (row := self._row(item_id)) is not None]
 
     def _row(self, item_id: str | None) -> int | None:
         return None if item_id is None else self._catalogue.row(item_id)
 
-    async def _had(self, query: Query, user: UserState) -> Sequence[int]:
-        return () if self._seen is None or query.among is not None else await self._seen.rows(query.tenant, user)
+    def _had_rules(self, query: Query) -> Sequence[HadRule]:
+        if query.among is not None:
+            return ()
+        return self._had if query.rules.exclude_had is None else query.rules.exclude_had
+
+    async def _seen_by(self, query: Query, user: UserState) -> Sequence[int]:
+        rules = self._had_rules(query)
+        return await self._seen.rows(query.tenant, user, rules, query.as_of_ms) if rules else ()
 
     def degraded(self, query: Query, stages: Stages) -> Recommendations:
         """The answer where storage is away, without trying it."""
@@ -180,9 +218,16 @@ class Recommender:
 
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()
-        rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, self._excluded(query))
+        excluded = self._excluded(query)
+        if query.rules is NO_RULES and not query.debug:
+            rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, excluded)
+            stages.mark("fallback")
+            return self._respond(query, rows, counts, None, reason)
+        ruled = self._resolve(query, {})
+        selection = self._lister.popular(ruled, query.k, query.as_of_ms, excluded)
         stages.mark("fallback")
-        return self._respond(query, rows, counts, None, reason)
+        out = Out(excluded, (), ruled.eligible)
+        return self._respond(query, selection.rows, selection.scores, None, reason, selection, out)
 
     def _respond(
         self,
@@ -191,6 +236,8 @@ class Recommender:
         scores: list[float],
         reflects: _Reflects | None,
         reason: Literal["unknown_user", "storage_unavailable"] | None = None,
+        selection: Selection | None = None,
+        out: Out | None = None,
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
         return Recommendations(
@@ -204,7 +251,21 @@ class Recommender:
             last_event_time=moment(reflects.last_time_ms) if reflects is not None else None,
             as_of=moment(query.as_of_ms),
             items=[RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)],
+            scenario=UNSET if query.scenario is None else query.scenario,
+            gave_way=UNSET if selection is None or not selection.gave_way else [gave_way(one) for one in selection.gave_way],
+            debug=UNSET if selection is None or out is None or not query.debug else self._why(query, selection, out),
         )
+
+    def _why(self, query: Query, selection: Selection, out: Out) -> list[ItemDebug]:
+        catalogue, opened = self._catalogue, self._catalogue.open_at(query.as_of_ms)
+        found = []
+        for item_id in query.debug:
+            row = catalogue.row(item_id)
+            what = "unknown" if row is None else out.what(row)
+            if row is not None and row not in selection.rows:
+                what = "unavailable" if not opened[row] else "without_vector" if not catalogue.known[row] else what
+            found.append(debugged(item_id, what, None if row is None or what is not None else selection.why(row)))
+        return found
 
 
 def _ranking(answer: Recommendations, unknown: list[str]) -> Ranking:

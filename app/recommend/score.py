@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
+import onnxruntime as ort
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.fold import Fold
+from app.recommend.rules import spread_of
+from app.runtime.golden import golden_output
 from app.runtime.session import Array, Runtime
 
 _SLOTS_STEP = 32
+_SAMPLED = 20_000  # items, for the spread of scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,7 @@ class Question:
         platform: index of the platform where it is asked.
         forbidden: rows that must not come back.
         among: if given, the only rows that may come back.
+        added: (N,) added to the scores, if given; -inf for what may not come back.
     """
 
     blob: bytes
@@ -35,11 +40,12 @@ class Question:
     platform: int
     forbidden: Sequence[int]
     among: Sequence[int] | None = None
+    added: Array | None = None
 
     @property
     def is_free(self) -> bool:
-        """Whether every item may come back."""
-        return self.among is None and not self.forbidden
+        """Whether every item may come back, by its score alone."""
+        return self.among is None and self.added is None and not self.forbidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,40 @@ class Ranked:
     score_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """The items on the device, as of `changes` of the catalogue and as available at some moment.
+
+    `bias` is where `item_bias` came from, `nothing` an additive bias (1, N) that forbids nothing.
+    """
+
+    changes: int
+    bias: Array
+    item_matrix: ort.OrtValue
+    item_bias: ort.OrtValue
+    nothing: ort.OrtValue
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What depends on the moment of asking: popularity (N, P), and which items are available."""
+
+    popularity: Array
+    items: _Items
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """The same for those that can be answered in one call."""
+        return id(self.popularity), id(self.items)
+
+
 class Scorer:
     """Scores all N items for each user and takes the best; item matrix and bias lie on the device from the start.
 
     A list depends on its question alone (to float noise), whatever else is in the batch.
+
+    Attributes:
+        spread: standard deviation of a user's scores over the items, a typical one.
     """
 
     def __init__(self, runtime: Runtime, catalogue: Catalogue, popularity: LivePopularity, fold: Fold) -> None:
@@ -66,34 +102,49 @@ class Scorer:
         self._catalogue = catalogue
         self._popularity = popularity
         self._fold = fold
-        self._item_matrix = runtime.resident(catalogue.vectors)
-        self._item_bias = runtime.resident(catalogue.bias)
-        self._nothing_forbidden = runtime.resident(np.zeros((1, len(catalogue)), np.float32))
+        self._items = self._resident(catalogue.bias)
         shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
         self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
+        self.spread = _spread(runtime, catalogue)
         # On another device the event loop has something better to do than to wait for it.
         self._waits = runtime.device.name != "cpu"
 
+    def _resident(self, bias: Array) -> _Items:
+        """The items as they are now, on the device."""
+        matrix, nothing = self._catalogue.vectors, np.zeros((1, len(bias)), np.float32)
+        put = self._runtime.resident
+        return _Items(self._catalogue.changes, bias, put(matrix), put(bias), put(nothing))
+
+    def _at(self, as_of_ms: int) -> _Items:
+        """The items as they are available at a moment."""
+        bias = self._catalogue.bias_at(as_of_ms)
+        items = self._items
+        if items.changes != self._catalogue.changes:
+            items = self._items = self._resident(bias)
+        elif items.bias is not bias:
+            items = self._items = replace(items, bias=bias, item_bias=self._runtime.resident(bias))
+        return items
+
     async def rank(self, questions: Sequence[Question]) -> list[Ranked]:
         """The answers to some questions, in their order."""
-        # Popularity is the event loop's; taken here, not in the thread.
-        tables = [self._popularity.at(question.as_of_ms) for question in questions]
+        # Popularity and items are the event loop's; taken here, not in the thread.
+        tables = [_Table(self._popularity.at(question.as_of_ms), self._at(question.as_of_ms)) for question in questions]
         if self._waits:
             return await asyncio.to_thread(self._rank, questions, tables)
         return self._rank(questions, tables)
 
-    def _rank(self, questions: Sequence[Question], tables: list[Array]) -> list[Ranked]:
+    def _rank(self, questions: Sequence[Question], tables: list[_Table]) -> list[Ranked]:
         began = perf_counter()
         tensors = self._filled(self._fold.tensors([question.blob for question in questions]))
         tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)
         tensors["platform"] = np.asarray([question.platform for question in questions], np.int64)
         interest = self._runtime.interest(tensors)
         interest_s = perf_counter() - began
-        if all(table is tables[0] for table in tables):
+        if all(table.key == tables[0].key for table in tables):
             return self._score(questions, interest, tables[0], interest_s)
         ranked: dict[int, Ranked] = {}
-        for table in {id(table): table for table in tables}.values():  # one call for each second that was asked for
-            places = [place for place, one in enumerate(tables) if one is table]
+        for table in {table.key: table for table in tables}.values():  # one call for each second that was asked for
+            places = [place for place, one in enumerate(tables) if one.key == table.key]
             some = {name: array[places] for name, array in interest.items()}
             ranked.update(zip(places, self._score([questions[p] for p in places], some, table, interest_s), strict=True))
         return [ranked[place] for place in range(len(questions))]
@@ -107,21 +158,21 @@ class Scorer:
         slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
         return {name: array[:, :slots] if name.startswith("repeat_") else array for name, array in tensors.items()}
 
-    def _score(
-        self, questions: Sequence[Question], interest: dict[str, Array], popularity: Array, interest_s: float
-    ) -> list[Ranked]:
+    def _score(self, questions: Sequence[Question], interest: dict[str, Array], table: _Table, interest_s: float) -> list[Ranked]:
         began = perf_counter()
-        most = min(max(question.k for question in questions), len(self._catalogue))
+        items, count = table.items, len(table.items.bias)
+        most = min(max(question.k for question in questions), count)
         feeds = {
             **interest,
-            "item_matrix": self._item_matrix,
-            "item_bias": self._item_bias,
-            "popularity": popularity,
-            "bias": self._nothing_forbidden if all(question.is_free for question in questions) else self._bias(questions),
+            "item_matrix": items.item_matrix,
+            "item_bias": items.item_bias,
+            "popularity": table.popularity,
+            "bias": items.nothing if all(question.is_free for question in questions) else _bias(questions, count),
             "k": np.asarray([most], np.int64),
         }
         if "repeat_keys" in interest:
-            feeds["repeat_rows"] = self._catalogue.rows_of_keys(interest["repeat_keys"])
+            rows = self._catalogue.rows_of_keys(interest["repeat_keys"])
+            feeds["repeat_rows"] = np.where(rows < count, rows, -1)  # of an item that was added since
         best = self._runtime.score(feeds)
         eligible = np.isfinite(best["scores"]).sum(1).tolist()  # scores fall; -inf ends a list
         rows, scores = best["rows"].tolist(), best["scores"].tolist()
@@ -132,11 +183,24 @@ class Scorer:
             ranked.append(Ranked(rows[place][:end], scores[place][:end], interest_s, score_s))
         return ranked
 
-    def _bias(self, questions: Sequence[Question]) -> Array:
-        bias = np.zeros((len(questions), len(self._catalogue)), np.float32)
-        for place, question in enumerate(questions):
-            if question.among is not None:
-                bias[place] = -np.inf
-                bias[place, question.among] = 0.0
-            bias[place, question.forbidden] = -np.inf
-        return bias
+
+def _bias(questions: Sequence[Question], count: int) -> Array:
+    bias = np.zeros((len(questions), count), np.float32)
+    for place, question in enumerate(questions):
+        if question.added is not None:
+            bias[place, : len(question.added)] = question.added
+            bias[place, len(question.added) :] = -np.inf  # has come since
+        if question.among is not None:
+            kept = bias[place, question.among]
+            bias[place] = -np.inf
+            bias[place, question.among] = kept
+        bias[place, question.forbidden] = -np.inf
+    return bias
+
+
+def _spread(runtime: Runtime, catalogue: Catalogue) -> float:
+    """From the interests that every bundle carries for its verification: the same for a model wherever it runs."""
+    rows = np.linspace(0, len(catalogue) - 1, min(len(catalogue), _SAMPLED)).astype(np.int64)
+    interests = golden_output(runtime.bundle, "interest", "interests")  # (B, J, D)
+    scores = (interests @ catalogue.vectors[rows].T).max(1) + catalogue.bias[rows]
+    return spread_of(scores)

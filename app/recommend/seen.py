@@ -1,32 +1,58 @@
-"""Which items a user had: what a model must leave out whose data says that people do not come back to what they had."""
+"""Which items a user had: what a list must leave out where people do not come back to them, or where its rules say so."""
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import inf
+from typing import Final
 
 from app.catalogue.catalogue import Catalogue
 from app.errors import StorageChangedError
 from app.fold import UserState
+from app.recommend.ruleset import HadRule
+from app.state.events import StoredEvent
 from app.state.store import Held, StateStore
 
-_MOST_EVENTS = 2_000_000  # of all users that are remembered together, some 60 bytes each
-_NO_MODEL = "-"  # no state is wanted
+_MOST_EVENTS: Final = 1_000_000  # of all users that are remembered together, some 120 bytes each
+_NO_MODEL: Final = "-"  # no state is wanted
+
+ALL: Final = (HadRule(),)
+
+Had = tuple[int | None, str, int]
+"""Row of an event's item (None if it has none, or none that is in the catalogue), its type, its time (unix ms)."""
 
 
 @dataclass(slots=True)
 class _Seen:
-    """The rows of the events [end - len(rows), end) of a user's sequence, None for an item that this model does not know."""
+    """The events [end - len(events), end) of a user's sequence, their rows as of a catalogue of so many `items`."""
 
     epoch: bytes
     generation: int
+    items: int
     end: int
-    rows: deque[int | None] = field(default_factory=deque)
+    events: deque[Had] = field(default_factory=deque)
     times: Counter[int] = field(default_factory=Counter)
+
+    def add(self, some: Iterable[Had]) -> None:
+        for had in some:
+            self.events.append(had)
+            if had[0] is not None:
+                self.times[had[0]] += 1
+
+    def drop_oldest(self) -> None:
+        row, _, _ = self.events.popleft()
+        if row is not None:
+            self.times[row] -= 1
+            if not self.times[row]:
+                del self.times[row]
 
 
 class SeenItems:
     """The rows of the items in users' stored sequences; what has fallen out of a sequence may be recommended again.
+
+    Rules that mean some events only look at each that is stored of the user.
 
     Remembers them for the users that asked last, so that a read costs what is new since their last one, not the whole history.
     """
@@ -37,32 +63,38 @@ class SeenItems:
         self._users: OrderedDict[tuple[str, str], _Seen] = OrderedDict()
         self._events = 0
 
-    async def rows(self, tenant: str, user: UserState) -> list[int]:
-        """The rows of a user as loaded; also those of events that came since, if there are any."""
+    async def rows(self, tenant: str, user: UserState, rules: Sequence[HadRule], as_of_ms: int) -> list[int]:
+        """The rows that any of the rules means, of a user as loaded; also those of events that came since, if there are any."""
         key = (tenant, user.user_id)
         seen = self._take(key)
         if seen is not None and seen.generation != self._store.generation:
             seen = None  # another server, which may have lost some of these events
+        if seen is not None and seen.items != len(self._catalogue):
+            seen = None  # an item of theirs may have come
         if seen is None or seen.epoch != user.meta.epoch or seen.end < user.meta.appended:
             seen = await self._go_on(tenant, user, seen)
-        while len(seen.rows) > user.meta.stored and seen.end == user.meta.appended:
-            row = seen.rows.popleft()
-            if row is not None:
-                seen.times[row] -= 1
-                if not seen.times[row]:
-                    del seen.times[row]
+        while len(seen.events) > user.meta.stored and seen.end == user.meta.appended:
+            seen.drop_oldest()
         self._take(key)  # of another read of this user, which was under way at the same time
         self._users[key] = seen
-        self._events += len(seen.rows)
+        self._events += len(seen.events)
         while self._events > _MOST_EVENTS:
             _, oldest = self._users.popitem(last=False)
-            self._events -= len(oldest.rows)
-        return list(seen.times)
+            self._events -= len(oldest.events)
+        return list(seen.times) if any(map(_means_all, rules)) else rows_of(seen.events, rules, as_of_ms)
+
+    def of_events(self, events: Sequence[StoredEvent], rules: Sequence[HadRule], as_of_ms: int) -> list[int]:
+        """The rows that any of the rules means, of some events."""
+        return rows_of(map(self._had, events), rules, as_of_ms)
+
+    def _had(self, event: StoredEvent) -> Had:
+        row = self._catalogue.row(event.item_id) if event.item_id is not None else None
+        return row, event.type, event.time_ms
 
     def _take(self, key: tuple[str, str]) -> _Seen | None:
         seen = self._users.pop(key, None)
         if seen is not None:
-            self._events -= len(seen.rows)
+            self._events -= len(seen.events)
         return seen
 
     async def _go_on(self, tenant: str, user: UserState, seen: _Seen | None) -> _Seen:
@@ -73,11 +105,23 @@ class SeenItems:
         except StorageChangedError:
             return await self._go_on(tenant, user, None)
         if seen is None or not loaded.held:
-            seen = _Seen(loaded.meta.epoch if loaded.meta is not None else b"", generation, 0)
-        for event in loaded.tail:
-            row = self._catalogue.row(event.item_id) if event.item_id is not None else None
-            seen.rows.append(row)
-            if row is not None:
-                seen.times[row] += 1
+            seen = _Seen(loaded.meta.epoch if loaded.meta is not None else b"", generation, len(self._catalogue), 0)
+        seen.add(map(self._had, loaded.tail))
         seen.end = loaded.tail_start + len(loaded.tail)
         return seen
+
+
+def rows_of(events: Iterable[Had], rules: Sequence[HadRule], as_of_ms: int) -> list[int]:
+    """The rows of those events that any of the rules means, each once."""
+    if any(map(_means_all, rules)):
+        return list({row for row, _, _ in events if row is not None})
+    spans = [(rule.types, -inf if rule.within_s is None else as_of_ms - rule.within_s * 1000) for rule in rules]
+    found = set()
+    for row, of_type, time_ms in events:
+        if row is not None and any((types is None or of_type in types) and since_ms <= time_ms for types, since_ms in spans):
+            found.add(row)
+    return list(found)
+
+
+def _means_all(rule: HadRule) -> bool:
+    return rule.types is None and rule.within_s is None

@@ -141,13 +141,15 @@ class TrendingItems:
                 log.warning("storage is away, trends are as they were read last", error=error.detail)
                 degraded = True
             ranked = await self._rank(window, second_ms)
-        places = range(len(ranked.rows)) if category is None else self._within(ranked.rows, category)
-        best = np.fromiter(islice(places, k), np.int64)
+        best = np.fromiter(islice(self._within(ranked.rows, category, second_ms), k), np.int64)
         return Rising(ranked.rows[best].tolist(), ranked.scores[best].tolist(), ranked.weights[best].tolist(), degraded)
 
-    def _within(self, rows: Int64, category: str) -> Iterator[int]:
-        """Places of the rows of a category."""
-        return (place for place, row in enumerate(rows.tolist()) if category in self._catalogue.categories[row])
+    def _within(self, rows: Int64, category: str | None, second_ms: int) -> Iterator[int]:
+        """Places of the rows that are available, those of a category if one is given."""
+        places = np.flatnonzero(self._catalogue.open_at(second_ms)[rows]).tolist()
+        if category is None:
+            return iter(places)
+        return (place for place in places if category in self._catalogue.categories[rows[place]])
 
     def _span(self, window: WindowName, second_ms: int) -> tuple[int, int]:
         """The first and the last bucket of a window."""

@@ -8,7 +8,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from app.errors import BundleError
-from app.runtime.bundle import GOLDEN
+from app.runtime.bundle import GOLDEN, Bundle
 from app.runtime.manifest import GraphName, Tolerance
 from app.runtime.session import Array, Runtime
 
@@ -20,11 +20,7 @@ def replay_golden(runtime: Runtime) -> int:
         BundleError: a graph has no golden vectors, or an output differs by more than the manifest's tolerance.
     """
     file = runtime.bundle.file(GOLDEN)
-    try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-            golden: dict[str, Array] = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise BundleError(f"{file}: not a .npz archive: {error}") from None
+    golden = _read(runtime.bundle)
     compared = 0
     for name, graph in runtime.bundle.manifest.graphs.items():
         if not graph.inputs:  # an item graph without text and features has nothing to replay
@@ -41,6 +37,20 @@ def replay_golden(runtime: Runtime) -> int:
                 raise BundleError(f"{file}: {name}/out/{output}: {problem} on {runtime.device.name}")
             compared += values.size > 0
     return compared
+
+
+def golden_output(bundle: Bundle, graph: GraphName, output: str) -> Array:
+    """What a graph gave on its golden inputs. Raises BundleError if the bundle does not say."""
+    return _take(_read(bundle), f"{graph}/out/{output}", str(bundle.file(GOLDEN)))
+
+
+def _read(bundle: Bundle) -> dict[str, Array]:
+    file = bundle.file(GOLDEN)
+    try:
+        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise BundleError(f"{file}: not a .npz archive: {error}") from None
 
 
 def _take(golden: dict[str, Array], name: str, file: str) -> Array:

@@ -23,10 +23,11 @@ from numpy.typing import NDArray
 from app.errors import StateFormatError
 
 MAGIC = b"LWST"
-FORMAT = 2
+FORMAT = 3
 EPOCH_BYTES = 8
 
-# magic, format, how the tensors are packed, epoch, base, applied, catalogue version, bytes of the tensors as packed, (zero)
+# magic, format, how the tensors are packed, epoch, base, applied, catalogue version, bytes of the tensors as packed, unknown
+# items
 _HEADER = struct.Struct("<4sHH8sQQQII")
 _RAW, _DEFLATED = 0, 1
 _LEVEL = 1  # higher ones take twice the time for a percent
@@ -47,13 +48,15 @@ def new_epoch() -> bytes:
 class Header:
     """Which fold a state is: of the events [base, applied) of the user's sequence `epoch`, at a catalogue version.
 
-    Events are counted from 0, the first one the user ever had in this epoch. `epoch` has 8 bytes.
+    Events are counted from 0, the first one the user ever had in this epoch. `epoch` has 8 bytes. `unknown` has 32 bits that
+    stand for the items that were not known at that version (`app.catalogue.catalogue.unknown_bits`).
     """
 
     epoch: bytes
     base: int
     applied: int
     catalogue_version: int
+    unknown: int = 0
 
 
 class TensorSpec(Protocol):
@@ -127,12 +130,12 @@ def peek(blob: bytes) -> Header:
     """The header alone, without knowing the model. Raises StateFormatError for another magic or format."""
     if len(blob) < HEADER_BYTES:
         raise StateFormatError(f"state has {len(blob)} bytes, its header alone takes {HEADER_BYTES}")
-    magic, version, _, epoch, base, applied, catalogue_version, _, _ = _HEADER.unpack_from(blob)
+    magic, version, _, epoch, base, applied, catalogue_version, _, unknown = _HEADER.unpack_from(blob)
     if magic != MAGIC:
         raise StateFormatError(f"not a state: begins with {magic!r}, expected {MAGIC!r}")
     if version != FORMAT:
         raise StateFormatError(f"state has format {version}, this version reads {FORMAT}")
-    return Header(epoch=epoch, base=base, applied=applied, catalogue_version=catalogue_version)
+    return Header(epoch, base, applied, catalogue_version, unknown)
 
 
 def deflate(blob: bytes) -> bytes:
@@ -169,4 +172,5 @@ def inflate(blob: bytes, size: int) -> bytes:
 def _pack_header(header: Header, body_bytes: int) -> bytes:
     if len(header.epoch) != EPOCH_BYTES:
         raise StateFormatError(f"epoch has {len(header.epoch)} bytes, expected {EPOCH_BYTES}")
-    return _HEADER.pack(MAGIC, FORMAT, _RAW, header.epoch, header.base, header.applied, header.catalogue_version, body_bytes, 0)
+    counted = (header.base, header.applied, header.catalogue_version)
+    return _HEADER.pack(MAGIC, FORMAT, _RAW, header.epoch, *counted, body_bytes, header.unknown)

@@ -57,6 +57,11 @@ def encode_id(identifier: str) -> str:
     return quote(identifier, safe="", errors="surrogatepass")
 
 
+def decode_id(encoded: str) -> str:
+    """What `encode_id` was given."""
+    return unquote(encoded, errors="surrogatepass")
+
+
 def partition(tenant: str, user_id: str) -> str:
     """The user's partition as two hex digits: a stable hash of tenant and user, the same in every process and version."""
     return _partition(encode_id(tenant), encode_id(user_id))
@@ -128,6 +133,26 @@ def popularity_key(tenant: str, half_lives_s: Sequence[float]) -> str:
 def trend_key(tenant: str, width_s: int, slot: int) -> str:
     """Hash: what was used within one bucket of time, see trend.lua. All of a tenant are in one slot of a Cluster."""
     return f"lw:{{trend-{encode_id(tenant)}}}:{width_s}:{slot}"
+
+
+def items_key(tenant: str) -> str:
+    """Hash: what was said of each item, see items.lua."""
+    return f"lw:{encode_id(tenant)}:items"
+
+
+def item_changes_key(tenant: str) -> str:
+    """Stream: which items were changed, in order; on a Cluster in the slot of `items_key`."""
+    return f"lw:{{{items_key(tenant)}}}:changes"
+
+
+def item_vectors_key(tenant: str, model_id: str) -> str:
+    """Hash: item id -> what a model made of an item that it was not trained with."""
+    return f"lw:{encode_id(tenant)}:vectors:{encode_id(model_id)}"
+
+
+def scenarios_key(tenant: str) -> str:
+    """Hash: the scenarios with their versions, see scenario.lua."""
+    return f"lw:{encode_id(tenant)}:scenarios"
 
 
 def _partition(encoded_tenant: str, encoded_user: str) -> str:

@@ -82,6 +82,18 @@ async def test_categories(client):
     assert ids(await trending(client, category="no such")) == []
 
 
+async def test_items_that_are_not_available_are_left_out_and_new_ones_are_found(client):
+    await client.put("/v1/items/new%20one", json={"title": "A new one", "categories": ["fresh"]})
+    await client.tell(*much(7, 10), *much(9, 5), *(one | {"item_id": "new one"} for one in much(0, 3)))
+    answer = await until(client, 3)
+    assert (ids(answer), answer["items"][2]["title"]) == (["item-007", "item-009", "new one"], "A new one")
+    await client.patch("/v1/items/item-007", json={"hidden": True})
+    assert ids(await trending(client, k=2)) == ["item-009", "new one"]
+    assert ids(await trending(client, category="fresh")) == ["new one"]
+    await client.delete("/v1/items/item-009")
+    assert ids(await trending(client)) == ["new one"]
+
+
 async def test_a_retry_counts_once(client):
     events = [event("u", 7, event_id="once")]
     for _ in range(3):

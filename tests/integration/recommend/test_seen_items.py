@@ -15,7 +15,7 @@ from app.catalogue.catalogue import Catalogue
 from app.errors import StorageError
 from app.fold import UserState
 from app.recommend import seen as module
-from app.recommend.seen import SeenItems
+from app.recommend.seen import ALL, SeenItems
 from app.state.codec import Header
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
@@ -71,7 +71,7 @@ async def plain(store: RedisStore, user_id: str) -> list[int]:
 
 
 async def check(seen: SeenItems, store: RedisStore, user_id: str) -> None:
-    assert sorted(await seen.rows("default", await state_of(store, user_id))) == await plain(store, user_id)
+    assert sorted(await seen.rows("default", await state_of(store, user_id), ALL, 0)) == await plain(store, user_id)
 
 
 ITEM = st.one_of(st.integers(0, ITEMS + 1), st.none())
@@ -147,7 +147,7 @@ async def test_reads_of_one_user_at_the_same_time_are_remembered_once(watched: W
         # New events each time, so that all of them must look; as one batch of the recommender has them.
         await append(watched, "a", 0, 1, 2)
         user = await state_of(watched, "a")
-        rows = await asyncio.gather(*(seen.rows("default", user) for _ in range(4)))
+        rows = await asyncio.gather(*(seen.rows("default", user, ALL, 0) for _ in range(4)))
         assert [sorted(one) for one in rows] == [[0, 1, 2]] * 4
     watched.read = 0
     for _ in range(2):
@@ -160,9 +160,9 @@ async def test_events_that_came_after_the_read_began_may_be_seen_and_are_not_los
     await append(watched, "u", 0, 1, 2)
     before = await state_of(watched, "u")
     await append(watched, "u", 3, 4, 5)  # 0 has left
-    assert set(await seen.rows("default", before)) >= {1, 2}
+    assert set(await seen.rows("default", before, ALL, 0)) >= {1, 2}
     await check(seen, watched, "u")
-    assert set(await seen.rows("default", before)) >= {1, 2}  # a slower read of before, once more
+    assert set(await seen.rows("default", before, ALL, 0)) >= {1, 2}  # a slower read of before, once more
     await append(watched, "u", 0)
     await check(seen, watched, "u")
 
@@ -174,6 +174,6 @@ async def test_storage_that_was_away_forgets_nothing_wrongly(watched: WatchedSto
     await append(watched, "u", 2)
     user, watched.away = await state_of(watched, "u"), True
     with pytest.raises(StorageError):
-        await seen.rows("default", user)
+        await seen.rows("default", user, ALL, 0)
     watched.away = False
     await check(seen, watched, "u")

@@ -7,25 +7,26 @@ from app.catalogue.catalogue import Catalogue
 from app.recommend.similar import SimilarItems
 
 
-def of(vectors):
+def near(vectors, row, k):
     vectors = np.asarray(vectors, np.float32)
     ids = [f"i{row}" for row in range(len(vectors))]
-    return SimilarItems(Catalogue(ids, ids, [()] * len(ids), vectors, np.zeros(len(ids), np.float32)))
+    bias = np.zeros(len(ids), np.float32)
+    return SimilarItems(Catalogue(ids, ids, [()] * len(ids), vectors, bias)).of(row, k, bias)
 
 
 def test_best_first_and_ties_by_row():
-    rows, cosines = of([[1, 0], [0, 2], [3, 0], [5, 0], [-1, 0], [1, 1]]).of(0, 5)
+    rows, cosines = near([[1, 0], [0, 2], [3, 0], [5, 0], [-1, 0], [1, 1]], 0, 5)
     assert rows == [2, 3, 5, 1, 4]
     assert cosines == pytest.approx([1, 1, 0.5**0.5, 0, -1], abs=1e-6)
 
 
 def test_ties_at_the_edge_are_decided_by_row():
-    assert of([[1, 0], [1, 0], [2, 0], [3, 0]]).of(3, 2)[0] == [0, 1]
+    assert near([[1, 0], [1, 0], [2, 0], [3, 0]], 3, 2)[0] == [0, 1]
 
 
 def test_an_item_without_a_vector_is_like_nobody():
-    assert of([[0, 0], [1, 0], [0, 1]]).of(0, 2) == ([1, 2], [0.0, 0.0])
+    assert near([[0, 0], [1, 0], [0, 1]], 0, 2) == ([1, 2], [0.0, 0.0])
 
 
 def test_a_catalogue_of_one_item_has_no_neighbours():
-    assert of([[1, 0]]).of(0, 3) == ([], [])
+    assert near([[1, 0]], 0, 3) == ([], [])

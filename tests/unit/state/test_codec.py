@@ -23,7 +23,7 @@ CODEC = StateCodec(TENSORS)
 HEADER = Header(epoch=b"\x00\xff12345\x00", base=7, applied=2**40 + 1, catalogue_version=2**64 - 1)
 
 u64 = st.integers(0, 2**64 - 1)
-headers = st.builds(Header, epoch=st.binary(min_size=8, max_size=8), base=u64, applied=u64, catalogue_version=u64)
+headers = st.builds(Header, st.binary(min_size=8, max_size=8), u64, u64, u64, st.integers(0, 2**32 - 1))
 
 
 def arrays(seed: int, users: int) -> dict[str, np.ndarray]:
@@ -82,7 +82,7 @@ def test_unpacked_arrays_can_be_written_and_fed_to_onnxruntime():
 def test_bytes_are_the_documented_layout():
     blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(2, 1).items()})
     magic, version, _, epoch, base, applied, catalogue = struct.unpack_from("<4sHH8sQQQ", blob)
-    assert (magic, version, epoch, base, applied, catalogue) == (b"LWST", 2, HEADER.epoch, 7, 2**40 + 1, 2**64 - 1)
+    assert (magic, version, epoch, base, applied, catalogue) == (b"LWST", 3, HEADER.epoch, 7, 2**40 + 1, 2**64 - 1)
     assert HEADER_BYTES == 48
     assert struct.unpack_from("<I", blob, 40) == (len(blob) - 48,)
     assert blob[48 : 48 + 24] == arrays(2, 1)["h"].astype("<f4").tobytes()  # manifest order, no padding
@@ -101,8 +101,8 @@ def test_another_magic_or_format_is_refused_even_by_peek():
     assert peek(blob) == HEADER
     with pytest.raises(StateFormatError, match="LWST"):
         peek(b"X" + blob[1:])
-    with pytest.raises(StateFormatError, match="format 3"):
-        peek(blob[:4] + b"\x03\x00" + blob[6:])
+    with pytest.raises(StateFormatError, match="format 4"):
+        peek(blob[:4] + b"\x04\x00" + blob[6:])
     with pytest.raises(StateFormatError, match="47 bytes"):
         peek(blob[:47])
 

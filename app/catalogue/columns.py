@@ -1,0 +1,412 @@
+"""Columns of item attributes: one array, or few, for all items, so that a filter asks a million of them at once."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+
+Kind = Literal["string", "number", "boolean", "list"]
+Scalar = str | float | bool
+Value = str | float | bool | Sequence[str]
+Order = Literal["<", "<=", ">", ">="]
+Mask = npt.NDArray[np.bool_]
+
+_ONE_BY_ONE: Final = 8  # values that are looked for one after the other; from there on a table of all codes is quicker
+_SLOTS: Final = 4  # entries of a list that stand in arrays of their own
+_LEAST_DEAD: Final = 1_024  # entries; a short array is not worth compacting
+_BLOCK: Final = 32_768  # rows at a time where several arrays come of each other: they stay in the processor's cache
+_HASH_BITS: Final = 14
+# Odd, and another one in each process, so that nobody can choose a thousand numbers of one hash.
+_HASH_FACTOR: Final = np.uint64(secrets.randbits(64) | 1)
+
+_T = TypeVar("_T", bound=np.generic)
+
+
+class Column(Protocol):
+    """One attribute of N items, as filters read it. Every answer is a new (N,) array, which the caller may write into."""
+
+    @property
+    def kind(self) -> Kind: ...
+
+    def present(self) -> Mask:
+        """Which items have a value."""
+        ...
+
+    def any_of(self, values: Sequence[Scalar]) -> Mask:
+        """Which items have one of these values, or in their list one of these entries."""
+        ...
+
+
+class OrderedColumn(Column, Protocol):
+    """A column of numbers."""
+
+    def ordered(self, order: Order, bound: float) -> Mask:
+        """Which items have a value that is less (and so on) than `bound`."""
+        ...
+
+
+class LookupColumn:
+    """Strings that somebody else keeps, with an index from a string to the rows that have it: ids, above all.
+
+    Nothing is stored here, and nothing is scanned: a question costs its values, not the items.
+    """
+
+    kind: Final = "string"
+
+    def __init__(
+        self, count: Callable[[], int], rows: Callable[[str], Iterable[int]], present: Callable[[], Mask] | None = None
+    ) -> None:
+        """`count` says how many rows there are; `present` which of them have a value, all if it is not given."""
+        self._count = count
+        self._rows = rows
+        self._present = present
+
+    def present(self) -> Mask:
+        return np.ones(self._count(), np.bool_) if self._present is None else self._present().copy()
+
+    def any_of(self, values: Sequence[Scalar]) -> Mask:
+        mask = np.zeros(self._count(), np.bool_)
+        for value in values:
+            for row in self._rows(cast(str, value)):
+                mask[row] = True
+        return mask
+
+
+class Cells(Generic[_T]):
+    """An array that grows; `used` is the part in use. Room is doubled, and not touched before it is used."""
+
+    def __init__(self, count: int, missing: Any, dtype: type[_T]) -> None:
+        """Begin with `count` cells that hold `missing`, as do the new ones later."""
+        self._missing = missing
+        self._room: npt.NDArray[_T] = np.full(count, missing, dtype)
+        self.used = self._room
+
+    def __len__(self) -> int:
+        return len(self.used)
+
+    def grow(self, count: int) -> None:
+        before = len(self.used)
+        if count > len(self._room):
+            room = np.empty(max(count, 2 * len(self._room)), self._room.dtype)
+            room[:before] = self.used
+            self._room = room
+        self._room[before:count] = self._missing
+        self.used = self._room[:count]
+
+    def keep(self, kept: Mask) -> None:
+        """Close up to the cells of a mask."""
+        self._room = self.used[kept]
+        self.used = self._room
+
+
+class Vocabulary:
+    """Strings by code, each once, with how often it is used; the code of one that nobody uses any more is given out again."""
+
+    def __init__(self) -> None:
+        self._codes: dict[str, int] = {}
+        self._strings: list[str | None] = []
+        self._uses: list[int] = []
+        self._free: list[int] = []
+        self._bytes = 0  # of the strings themselves
+
+    def __len__(self) -> int:
+        """Codes that were ever given out: each is less than this."""
+        return len(self._strings)
+
+    @property
+    def nbytes(self) -> int:
+        return self._bytes + sum(sys.getsizeof(held) for held in (self._codes, self._strings, self._uses, self._free))
+
+    def take(self, string: str) -> int:
+        """The code of a string, used once more."""
+        code = self._codes.get(string)
+        if code is None:
+            if self._free:
+                code = self._free.pop()
+                self._strings[code] = string
+            else:
+                code = len(self._strings)
+                self._strings.append(string)
+                self._uses.append(0)
+            self._codes[string] = code
+            self._bytes += sys.getsizeof(string)
+        self._uses[code] += 1
+        return code
+
+    def release(self, code: int) -> None:
+        """One use less."""
+        self._uses[code] -= 1
+        if not self._uses[code]:
+            string = self.string(code)
+            del self._codes[string]
+            self._bytes -= sys.getsizeof(string)
+            self._strings[code] = None
+            self._free.append(code)
+
+    def string(self, code: int) -> str:
+        return cast(str, self._strings[code])
+
+    def where(self, values: Sequence[Scalar]) -> Callable[[npt.NDArray[np.int32]], Mask]:
+        """A function from codes to whether each is one of these strings; -1, no string, never is."""
+        wanted = [code for value in values if (code := self._codes.get(cast(str, value))) is not None]
+        if len(wanted) <= _ONE_BY_ONE:
+            return lambda codes: _one_of(codes, wanted)
+        table = np.zeros(len(self) + 1, np.bool_)
+        table[wanted] = True
+        # Without a sign, -1 is beyond the end, and clipped to the last place, which is free. (Wrapping -1 around to it takes ten
+        # times as long where missing values lie scattered.)
+        return lambda codes: table.take(codes.view(np.uint32), mode="clip")
+
+
+class StringColumn:
+    """A code for each row, -1 where there is no value."""
+
+    kind: ClassVar[Literal["string"]] = "string"
+
+    def __init__(self, count: int) -> None:
+        self._codes = Cells(count, -1, np.int32)
+        self._vocabulary = Vocabulary()
+
+    @property
+    def nbytes(self) -> int:
+        return self._codes.used.nbytes + self._vocabulary.nbytes
+
+    def grow(self, count: int) -> None:
+        self._codes.grow(count)
+
+    def put(self, row: int, value: Value) -> None:
+        code = self._vocabulary.take(cast(str, value))  # before the old one is dropped: it may be the same
+        self.drop(row)
+        self._codes.used[row] = code
+
+    def drop(self, row: int) -> None:
+        code = int(self._codes.used[row])
+        if code >= 0:
+            self._vocabulary.release(code)
+            self._codes.used[row] = -1
+
+    def value(self, row: int) -> str | None:
+        code = int(self._codes.used[row])
+        return self._vocabulary.string(code) if code >= 0 else None
+
+    def present(self) -> Mask:
+        return self._codes.used >= 0
+
+    def any_of(self, values: Sequence[Scalar]) -> Mask:
+        return self._vocabulary.where(values)(self._codes.used)
+
+
+class NumberColumn:
+    """A float64 for each row, NaN where there is no value."""
+
+    kind: ClassVar[Literal["number"]] = "number"
+
+    def __init__(self, count: int) -> None:
+        self._numbers = Cells(count, np.nan, np.float64)
+
+    @property
+    def nbytes(self) -> int:
+        return self._numbers.used.nbytes
+
+    def grow(self, count: int) -> None:
+        self._numbers.grow(count)
+
+    def put(self, row: int, value: Value) -> None:
+        self._numbers.used[row] = float(cast(float, value)) + 0.0  # -0.0 becomes 0.0: they are equal, their bits are not
+
+    def drop(self, row: int) -> None:
+        self._numbers.used[row] = np.nan
+
+    def value(self, row: int) -> float | None:
+        number = float(self._numbers.used[row])
+        return None if number != number else number
+
+    def present(self) -> Mask:
+        numbers = self._numbers.used
+        present: Mask = numbers == numbers
+        return present
+
+    def any_of(self, values: Sequence[Scalar]) -> Mask:
+        numbers = self._numbers.used
+        if len(values) <= _ONE_BY_ONE:
+            return _one_of(numbers, values)
+        # One value for each hash, against which a row with this hash is compared. Values whose place another one took go next.
+        mask = np.zeros(len(numbers), np.bool_)
+        rest = np.unique(np.asarray(values, np.float64) + 0.0)
+        while len(rest) > _ONE_BY_ONE:
+            table = np.full(1 << _HASH_BITS, np.nan)
+            hashes = _hashes(rest)
+            table[hashes] = rest
+            for start in range(0, len(numbers), _BLOCK):
+                block = numbers[start : start + _BLOCK]
+                mask[start : start + _BLOCK] |= table.take(_hashes(block), mode="wrap") == block
+            rest = rest[table[hashes] != rest]
+        mask |= _one_of(numbers, rest.tolist())
+        return mask
+
+    def ordered(self, order: Order, bound: float) -> Mask:
+        numbers = self._numbers.used
+        match order:  # with NaN each of them is false
+            case "<":
+                return numbers < bound
+            case "<=":
+                return numbers <= bound
+            case ">":
+                return numbers > bound
+            case ">=":
+                return numbers >= bound
+
+
+class BooleanColumn:
+    """0 or 1 for each row, -1 where there is no value."""
+
+    kind: ClassVar[Literal["boolean"]] = "boolean"
+
+    def __init__(self, count: int) -> None:
+        self._flags = Cells(count, -1, np.int8)
+
+    @property
+    def nbytes(self) -> int:
+        return self._flags.used.nbytes
+
+    def grow(self, count: int) -> None:
+        self._flags.grow(count)
+
+    def put(self, row: int, value: Value) -> None:
+        self._flags.used[row] = bool(value)
+
+    def drop(self, row: int) -> None:
+        self._flags.used[row] = -1
+
+    def value(self, row: int) -> bool | None:
+        flag = int(self._flags.used[row])
+        return bool(flag) if flag >= 0 else None
+
+    def present(self) -> Mask:
+        return self._flags.used >= 0
+
+    def any_of(self, values: Sequence[Scalar]) -> Mask:
+        return _one_of(self._flags.used, [int(cast(bool, value)) for value in dict.fromkeys(values)])
+
+
+class ListColumn:
+    """Lists of strings: the first four entries in arrays over the rows, the others of all rows in one more array.
+
+    An entry that many items have is then found by comparing alone; writing a quarter of a million rows into a mask one by one
+    takes ten times as long, and is only done for what stands fifth or later.
+    """
+
+    kind: ClassVar[Literal["list"]] = "list"
+
+    def __init__(self, count: int) -> None:
+        self._lengths = Cells(count, -1, np.int8)  # -1: no value, which is not the empty list
+        self._slots: list[Cells[np.int32]] = []  # codes, -1 behind the end of a list
+        self._starts: Cells[np.int32] | None = None  # of each row's entries from the fifth on, in the next two
+        self._entry_rows = Cells(0, -1, np.int32)
+        self._entry_codes = Cells(0, -1, np.int32)  # -1: dead
+        self._dead = 0
+        self._vocabulary = Vocabulary()
+
+    @property
+    def nbytes(self) -> int:
+        cells: list[Cells[Any]] = [self._lengths, *self._slots, self._entry_rows, self._entry_codes]
+        if self._starts is not None:
+            cells.append(self._starts)
+        return sum(some.used.nbytes for some in cells) + self._vocabulary.nbytes
+
+    def grow(self, count: int) -> None:
+        self._lengths.grow(count)
+        for slot in self._slots:
+            slot.grow(count)
+        if self._starts is not None:
+            self._starts.grow(count)
+
+    def put(self, row: int, value: Value) -> None:
+        codes = [self._vocabulary.take(entry) for entry in cast("Sequence[str]", value)]  # before the old ones are dropped
+        self.drop(row)
+        while len(self._slots) < min(len(codes), _SLOTS):
+            self._slots.append(Cells(len(self._lengths), -1, np.int32))
+        for slot, code in zip(self._slots, codes, strict=False):
+            slot.used[row] = code
+        more = codes[_SLOTS:]
+        if more:
+            if self._starts is None:
+                self._starts = Cells(len(self._lengths), 0, np.int32)
+            start = len(self._entry_codes)
+            self._starts.used[row] = start
+            self._entry_rows.grow(start + len(more))
+            self._entry_codes.grow(start + len(more))
+            self._entry_rows.used[start:] = row
+            self._entry_codes.used[start:] = more
+        self._lengths.used[row] = len(codes)
+
+    def drop(self, row: int) -> None:
+        length = int(self._lengths.used[row])
+        if length < 0:
+            return
+        for code in self._of(row, length):
+            self._vocabulary.release(code)
+        for slot in self._slots[:length]:
+            slot.used[row] = -1
+        self._lengths.used[row] = -1
+        if length > _SLOTS:
+            self._entries(row, length)[:] = -1
+            self._dead += length - _SLOTS
+            if self._dead >= max(_LEAST_DEAD, len(self._entry_codes) / 2):
+                self._compact()
+
+    def value(self, row: int) -> list[str] | None:
+        length = int(self._lengths.used[row])
+        return [self._vocabulary.string(code) for code in self._of(row, length)] if length >= 0 else None
+
+    def present(self) -> Mask:
+        return self._lengths.used >= 0
+
+    def any_of(self, values: Sequence[Scalar]) -> Mask:
+        where = self._vocabulary.where(values)
+        mask = np.zeros(len(self._lengths), np.bool_)
+        for slot in self._slots:
+            mask |= where(slot.used)
+        if len(self._entry_codes):
+            mask[self._entry_rows.used.compress(where(self._entry_codes.used))] = True
+        return mask
+
+    def _of(self, row: int, length: int) -> list[int]:
+        codes = [int(slot.used[row]) for slot in self._slots[:length]]
+        return codes + self._entries(row, length).tolist() if length > _SLOTS else codes
+
+    def _entries(self, row: int, length: int) -> npt.NDArray[np.int32]:
+        assert self._starts is not None
+        start = int(self._starts.used[row])
+        return self._entry_codes.used[start : start + length - _SLOTS]
+
+    def _compact(self) -> None:
+        """Close the gaps of dead entries; those of one row stay together."""
+        assert self._starts is not None
+        alive = self._entry_codes.used >= 0
+        places = np.cumsum(alive, dtype=np.int32) - alive  # of each entry afterwards
+        long = self._lengths.used > _SLOTS
+        self._starts.used[long] = places[self._starts.used[long]]
+        self._entry_rows.keep(alive)
+        self._entry_codes.keep(alive)
+        self._dead = 0
+
+
+def _one_of(array: npt.NDArray[Any], values: Sequence[Any]) -> Mask:
+    """Where a cell equals one of few values."""
+    if not values:
+        return np.zeros(len(array), np.bool_)
+    mask: Mask = array == values[0]
+    for value in values[1:]:
+        mask |= array == value
+    return mask
+
+
+def _hashes(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    hashes: npt.NDArray[np.int64] = ((numbers.view(np.uint64) * _HASH_FACTOR) >> np.uint64(64 - _HASH_BITS)).view(np.int64)
+    return hashes

@@ -1,0 +1,39 @@
+"""Why an item is in a list or not, in the words of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.catalogue.catalogue import Bool
+from app.recommend.answer import ItemDebug, RuleGaveWay
+from app.recommend.selection import GaveWay, Why
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """Rows that were left out before anything was scored, by what for; `eligible` (N,) is what filters let through."""
+
+    excluded: Sequence[int]
+    had: Sequence[int]
+    eligible: Bool | None
+
+    def what(self, row: int) -> str | None:
+        """What a row was left out for; None if it was not."""
+        if row in self.excluded:
+            return "excluded"
+        if row in self.had:
+            return "had"
+        return "filtered" if self.eligible is not None and not self.eligible[row] else None
+
+
+def gave_way(rule: GaveWay) -> RuleGaveWay:
+    """For the answer."""
+    return RuleGaveWay(rule.rule, rule.reason, rule.item_id, rule.position, rule.caps, rule.missing)
+
+
+def debugged(item_id: str, what: str | None, why: Why | None) -> ItemDebug:
+    """For the answer: what an item was left out for, or else why the selection did what it did."""
+    if why is None:
+        return ItemDebug(item_id, what or "not_eligible")
+    return ItemDebug(item_id, why.what, why.position, why.rank, why.score, why.cap)

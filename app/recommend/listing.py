@@ -1,0 +1,135 @@
+"""From a user's state to a list under rules: candidates from the scorer, as many as the rules need, many users at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from app.catalogue.catalogue import Catalogue, Float32
+from app.catalogue.popularity import LivePopularity
+from app.recommend.ruled import Ruled
+from app.recommend.rules import Rows
+from app.recommend.score import Question, Ranked, Scorer
+from app.recommend.select import Found, select, selecting
+from app.recommend.selection import Selection
+
+_RARE = 1e-9  # of a count, so that what nobody used has a logarithm
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A question, and the rules that its list must follow, if there are any."""
+
+    question: Question
+    ruled: Ruled | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A list, and how the rules made it; `interest_s` and `score_s` as in `Ranked`, of all calls that it took."""
+
+    ranked: Ranked
+    selection: Selection | None = None
+
+
+class Lister:
+    """Makes lists of one model's items."""
+
+    def __init__(self, scorer: Scorer, catalogue: Catalogue, popularity: LivePopularity) -> None:
+        self._scorer = scorer
+        self._catalogue = catalogue
+        self._popularity = popularity
+
+    async def lists(self, plans: Sequence[Plan]) -> list[Listed]:
+        """The lists of some plans, in their order; each depends on its own plan alone (to float noise)."""
+        if all(plan.ruled is None for plan in plans):
+            return [Listed(ranked) for ranked in await self._scorer.rank([plan.question for plan in plans])]
+        rounds = [_Round(plan) for plan in plans]
+        # What is pinned must be known first: only what can be shown takes a place.
+        pinned = [each for each in rounds if each.pins]
+        asked = [replace(each.plan.question, k=len(each.pins), among=each.pins) for each in pinned]
+        for each, ranked in zip(pinned, await self._scorer.rank(asked) if asked else [], strict=True):
+            each.take_pins(ranked)
+        for each in rounds:
+            each.begin(self._vectors)
+        while waiting := [each for each in rounds if each.wanted is not None]:
+            asked = [replace(each.plan.question, k=each.wanted or 1) for each in waiting]
+            for each, ranked in zip(waiting, await self._scorer.rank(asked), strict=True):
+                each.take(ranked)
+        return [each.listed() for each in rounds]
+
+    def popular(self, ruled: Ruled, k: int, as_of_ms: int, without: Sequence[int]) -> Selection:
+        """The most popular items under rules; scores are logarithms of counts, and there is no minimum."""
+        shortest = int(np.argmin(self._popularity.half_lives_s))
+        scores = np.log(self._popularity.at(as_of_ms)[:, shortest] + np.float32(_RARE))
+        if ruled.added is not None:
+            scores = scores + ruled.added
+        scores = np.where(self._catalogue.open_at(as_of_ms), scores, np.float32(-np.inf))
+        scores[list(without)] = -np.inf
+        order = np.argsort(-scores, kind="stable")
+        order = order[: int(np.isfinite(scores).sum())]
+
+        def more(m: int) -> Found:
+            return order[:m], scores[order[:m]]
+
+        return select(replace(ruled.rules, min_score=-np.inf, k=k), more, lambda rows: scores[rows], self._vectors)
+
+    def _vectors(self, rows: Rows) -> Float32:
+        vectors: Float32 = self._catalogue.vectors[rows]
+        return vectors
+
+
+class _Round:
+    """One plan on its way to a list."""
+
+    def __init__(self, plan: Plan) -> None:
+        rules = plan.ruled.rules if plan.ruled is not None else None
+        self.plan = plan
+        self.pins = tuple(sorted({pin.row for pin in rules.pins if pin.row is not None})) if rules is not None else ()
+        self.wanted: int | None = None  # candidates
+        self._pin_scores: dict[int, float] = {}
+        self._steps: Generator[int, Found, Selection] | None = None
+        self._ranked: Ranked | None = None
+        self._selection: Selection | None = None
+        self._interest_s = self._score_s = 0.0
+
+    def take_pins(self, ranked: Ranked) -> None:
+        self._pin_scores = dict(zip(ranked.rows, ranked.scores, strict=True))
+        self._took(ranked)
+
+    def begin(self, vectors: Callable[[Rows], Float32]) -> None:
+        if self.plan.ruled is None:
+            self.wanted = self.plan.question.k
+            return
+        self._steps = selecting(self.plan.ruled.rules, self._scores_of, vectors)
+        self._go_on(None)
+
+    def take(self, ranked: Ranked) -> None:
+        self._took(ranked)
+        if self._steps is None:
+            self._ranked, self.wanted = ranked, None
+        else:
+            self._go_on((np.asarray(ranked.rows, np.int64), np.asarray(ranked.scores, np.float32)))
+
+    def listed(self) -> Listed:
+        if self._selection is None:
+            assert self._ranked is not None
+            return Listed(self._ranked)
+        found = self._selection
+        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s), found)
+
+    def _took(self, ranked: Ranked) -> None:
+        self._interest_s += ranked.interest_s
+        self._score_s += ranked.score_s
+
+    def _go_on(self, found: Found | None) -> None:
+        assert self._steps is not None
+        try:
+            self.wanted = next(self._steps) if found is None else self._steps.send(found)
+        except StopIteration as end:
+            self._selection, self.wanted = end.value, None
+
+    def _scores_of(self, rows: Rows) -> Float32:
+        return np.asarray([self._pin_scores.get(row, -np.inf) for row in rows.tolist()], np.float32)

@@ -1,0 +1,234 @@
+"""Keeps a worker's catalogue in step with what applications say of their items, wherever they said it.
+
+A new item is in the catalogue as soon as its change is read, and known to the model as soon as its content has been made a vector
+(text encoder, then item.onnx), which one worker does and the others mostly find in Redis. Until then what users do with it counts
+as done with an unknown item, and afterwards their states are folded anew: `Catalogue.version` is that of the last change before
+the first item that is still waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import numpy as np
+import structlog
+
+from app.catalogue.catalogue import ALWAYS, NEVER, Catalogue, Float32
+from app.errors import ConflictError, InvalidRequestError, StorageError
+from app.runtime.session import Runtime
+from app.runtime.text import TextEncoder
+from app.state.items import Item, ItemStore, Mark, Said
+
+_TOGETHER: Final = 32  # items that are encoded in one call
+_APPLIED: Final = 200  # changes that are taken over before requests go in between
+_DIGEST_BYTES: Final = 8
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """An item that is to have a vector: as of which change, and of which content."""
+
+    version: int
+    item_id: str
+    title: str | None
+    features: tuple[float, ...]
+
+    @property
+    def digest(self) -> bytes:
+        content = msgspec.json.encode([self.title, self.features])
+        return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
+
+
+class LiveItems:
+    """Follows the live items for the catalogue of one model.
+
+    An item that the model was trained with keeps the vector that it learned: what people did with it says more than a new title.
+    All others get one from their content, if the model understands any; else they are in the catalogue, and in no list of the
+    model.
+    """
+
+    def __init__(self, store: ItemStore, catalogue: Catalogue, runtime: Runtime, text: TextEncoder | None, poll_s: float) -> None:
+        self._store = store
+        self._catalogue = catalogue
+        self._runtime = runtime
+        self._text = text
+        self._poll_s = poll_s
+        self._model_id = runtime.bundle.manifest.model_id
+        self._feature_names = runtime.bundle.manifest.item_features
+        self._mark = Mark()
+        self._wanted: dict[int, _Wanted] = {}  # by row, in the order in which they came
+        self._digests: dict[int, bytes] = {}  # of what the vectors of rows were made from
+        self._said: set[int] = set()  # rows of which anything was said
+        self._reading = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    @property
+    def waiting(self) -> int:
+        """How many items are waiting for their vectors."""
+        return len(self._wanted)
+
+    async def refresh(self) -> None:
+        """Take over what was said until now; vectors follow. Raises StorageError."""
+        async with self._reading:
+            while (said := await self._store.since(self._mark)) != []:
+                if said is None:
+                    await self._read_everything()
+                else:
+                    self._take(said)
+                    self._mark = Mark(self._mark.epoch, said[-1].version)
+                    self._settle()
+                await asyncio.sleep(0)
+            self._settle()
+
+    async def complete(self) -> None:
+        """`refresh`, and wait for the vectors. Raises StorageError."""
+        await self.refresh()
+        while self._wanted:
+            await self.encode_some()
+
+    async def follow(self) -> None:
+        """Refresh until cancelled; a store that is away is asked again."""
+        while True:
+            try:
+                await self.refresh()
+            except StorageError as error:
+                log.warning("the catalogue is not refreshed", error=error.detail)
+            except Exception:
+                log.exception("the catalogue is not refreshed")
+            await asyncio.sleep(self._poll_s)
+
+    async def encode(self) -> None:
+        """Make vectors of the items that wait for theirs, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._wanted:
+                await self.encode_some()
+
+    async def encode_some(self) -> None:
+        """Give the items that have waited longest their vectors."""
+        some = dict(list(self._wanted.items())[:_TOGETHER])
+        vectors = await self._kept(list(some.values()))
+        missing = [row for row, vector in zip(some, vectors, strict=True) if vector is None]
+        made: list[tuple[Float32, float]] = []
+        try:
+            made = await asyncio.to_thread(self._make, [some[row] for row in missing])
+        except Exception:
+            # Without it they are as those of a model that understands no content; nothing else waits for them.
+            log.exception("cannot make vectors of items", items=[some[row].item_id for row in missing][:10])
+        fresh = dict(zip(missing, made, strict=False))
+        for (row, wanted), vector in zip(some.items(), vectors, strict=True):
+            found = vector or fresh.get(row)
+            if self._wanted.get(row) is wanted:  # nothing else was said of it meanwhile
+                del self._wanted[row]
+                if found is not None:
+                    self._catalogue.teach(row, *found, wanted.version)
+                    self._digests[row] = wanted.digest
+        self._settle()
+        if fresh:
+            packed = {
+                some[row].item_id: some[row].digest + np.append(*found).astype("<f4").tobytes() for row, found in fresh.items()
+            }
+            with contextlib.suppress(StorageError):  # then the others make their own
+                await self._store.keep_vectors(self._model_id, packed)
+
+    async def _read_everything(self) -> None:
+        """Begin anew: the stream does not go back to where we are, or the store is another one."""
+        mark = await self._store.mark()  # before the items, so that what is said meanwhile is read again
+        said: dict[str, Said] = {}
+        async for some in self._store.everything():
+            said |= {one.item_id: one for one in some}
+        for row in [row for row in self._said if self._catalogue.ids[row] not in said]:
+            self._said.discard(row)
+            self._wanted.pop(row, None)
+            self._catalogue.as_in_bundle(row)
+        ordered = sorted(said.values(), key=lambda one: one.version)
+        for start in range(0, len(ordered), _APPLIED):
+            self._take(ordered[start : start + _APPLIED])
+            self._settle()
+            await asyncio.sleep(0)
+        self._mark = mark
+        self._settle()
+
+    def _take(self, said: Sequence[Said]) -> None:
+        for one in said:
+            try:
+                self._put(one)
+            except ConflictError as error:
+                log.error("an item is left out", item=one.item_id, reason=error.detail)
+
+    def _put(self, said: Said) -> None:
+        """Take one item over. Raises ConflictError if it cannot be told from another one."""
+        item, row = said.item, self._catalogue.row(said.item_id)
+        if item is None:
+            if row is not None:
+                self._said.add(row)
+                self._wanted.pop(row, None)
+                self._catalogue.close(row)
+            return
+        opens_ms = ALWAYS if item.available_from is None else item.available_from
+        closes_ms = NEVER if item.available_to is None else item.available_to
+        if item.hidden:
+            opens_ms = closes_ms = NEVER
+        in_bundle = row is not None and row < self._catalogue.bundle_rows
+        born_ms = item.available_from if item.available_from is not None else -1 if in_bundle else said.since_ms
+        row = self._catalogue.put(said.item_id, item.title, item.categories, opens_ms, closes_ms, born_ms)
+        self._said.add(row)
+        try:
+            self._catalogue.attributes.set(row, item.attributes)
+        except InvalidRequestError as error:
+            # Two workers were told different things at one moment: what came first holds, here as everywhere.
+            log.error("the attributes of an item are left out", item=said.item_id, reason=error.detail)
+            self._catalogue.attributes.clear(row)
+        if row >= self._catalogue.bundle_rows:
+            self._want(row, said.version, said.item_id, item)
+
+    def _want(self, row: int, version: int, item_id: str, item: Item) -> None:
+        """Have a vector made, if there is anything new to make it of."""
+        self._wanted.pop(row, None)  # at the end of the others: they are in the order of their versions
+        features = tuple(item.features.get(name, 0.0) for name in self._feature_names)
+        readable = (self._text is not None and item.title) or (self._feature_names and item.features)
+        if self._runtime.item is None or not readable:
+            return
+        wanted = _Wanted(version, item_id, item.title if self._text is not None else None, features)
+        if self._digests.get(row) != wanted.digest:
+            self._wanted[row] = wanted
+            self._wake.set()
+
+    def _settle(self) -> None:
+        first = next(iter(self._wanted.values()), None)
+        version = self._mark.version
+        self._catalogue.settle(version if first is None else min(version, first.version - 1))
+
+    async def _kept(self, wanted: Sequence[_Wanted]) -> list[tuple[Float32, float] | None]:
+        """The vectors and biases that somebody has made of this very content already."""
+        try:
+            kept = await self._store.vectors(self._model_id, [one.item_id for one in wanted])
+        except StorageError:
+            return [None] * len(wanted)
+        return [self._unpacked(one, packed) for one, packed in zip(wanted, kept, strict=True)]
+
+    def _unpacked(self, wanted: _Wanted, packed: bytes | None) -> tuple[Float32, float] | None:
+        width = self._catalogue.vectors.shape[1]
+        if packed is None or len(packed) != _DIGEST_BYTES + 4 * (width + 1) or packed[:_DIGEST_BYTES] != wanted.digest:
+            return None
+        numbers = np.frombuffer(packed, "<f4", offset=_DIGEST_BYTES)
+        return (numbers[:-1], float(numbers[-1])) if np.isfinite(numbers).all() else None
+
+    def _make(self, wanted: Sequence[_Wanted]) -> list[tuple[Float32, float]]:
+        """Vectors (D,) and biases from contents, by the model."""
+        if not wanted or self._runtime.item is None:
+            return []
+        feeds = {"features": np.asarray([one.features for one in wanted], np.float32)}
+        if self._text is not None:
+            feeds["text"] = self._text.embed([one.title for one in wanted])
+        made = self._runtime.item(feeds)
+        return [(vector, float(bias)) for vector, bias in zip(made["vector"], made["bias"], strict=True)]

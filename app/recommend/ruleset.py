@@ -1,0 +1,102 @@
+"""The rules that a request or a scenario names, as JSON: checked here, and put to work in `app.recommend.ruled`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from app.errors import FilterError
+from app.recommend import filters
+
+_TEN_YEARS_S: Final = 315_360_000
+
+Id = Annotated[str, Field(min_length=1, max_length=256)]
+
+parse = lru_cache(4_096)(filters.parse)
+"""`filters.parse`, remembered: the same few filters come again and again."""
+
+
+def _readable(text: str) -> str:
+    try:
+        parse(text)
+    except FilterError as error:
+        raise PydanticCustomError("filter", "{detail}", {"detail": error.detail}) from None
+    return text
+
+
+FilterText = Annotated[str, AfterValidator(_readable), Field(min_length=1, max_length=4_096, description="See docs/filters.md.")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class PinRule(_Strict):
+    """An item at a position of the list, the first being 1, whatever its score."""
+
+    item_id: Id
+    position: Annotated[int, Field(ge=1, le=1_000)]
+
+
+class BoostRule(_Strict):
+    """The items of a filter are so many times as likely as they would be; below 1 buries them."""
+
+    filter: FilterText
+    factor: Annotated[float, Field(ge=1e-6, le=1e6)]
+
+
+class CapRule(_Strict):
+    """At most so many items of each value of an attribute; `categories` and `id` are attributes too."""
+
+    attribute: Annotated[str, Field(min_length=1, max_length=64)]
+    most: Annotated[int, Field(ge=0, le=1_000)]
+
+
+class HadRule(_Strict):
+    """No item that the user had: in events of these types (all if not given), within so many seconds (ever if not given)."""
+
+    types: Annotated[list[Id], Field(min_length=1, max_length=32)] | None = None
+    within_s: Annotated[int, Field(ge=1, le=_TEN_YEARS_S)] | None = None
+
+
+class RuleSet(_Strict):
+    """What a list must be like. What is left out rules nothing."""
+
+    filters: Annotated[list[FilterText], Field(max_length=16)] = Field(
+        [], description="Only items of which all of these are true."
+    )
+    exclude: Annotated[list[Id], Field(max_length=1_000)] = Field([], description="None of these.")
+    exclude_had: Annotated[list[HadRule], Field(max_length=8)] | None = Field(
+        None, description="Of what the user had. Not given: as the model's data says, all or nothing; an empty list: nothing."
+    )
+    boosts: Annotated[list[BoostRule], Field(max_length=32)] = []
+    pins: Annotated[list[PinRule], Field(max_length=100)] = []
+    caps: Annotated[list[CapRule], Field(max_length=8)] = []
+    diversity: Share | None = Field(None, description="From 0, the best by score, to 1, the most different from each other.")
+    freshness: Share | None = Field(None, description="How much young items are preferred, 0 to 1.")
+    freshness_half_life_s: Annotated[int, Field(ge=60, le=_TEN_YEARS_S)] | None = Field(None, description="A week if not given.")
+    popularity: Share | None = Field(None, description="How much popular items are preferred, beyond what the model gives them.")
+    min_score: float | None = Field(None, description="No item below it. Scores are logits of the model.")
+
+    def under(self, scenario: RuleSet) -> RuleSet:
+        """These rules of a request together with those of its scenario: both hold; where there can be one only, the request's."""
+        both: dict[str, Any] = {
+            name: getattr(self, name) if name in self.model_fields_set else getattr(scenario, name) for name in _ONE
+        }
+        both |= {name: [*getattr(self, name), *getattr(scenario, name)] for name in _MANY}
+        return RuleSet.model_construct(**both)
+
+
+_ONE: Final = ("exclude_had", "diversity", "freshness", "freshness_half_life_s", "popularity", "min_score")
+_MANY: Final = ("filters", "exclude", "boosts", "pins", "caps")
+NO_RULES: Final = RuleSet.model_validate({})
+
+
+def filtered_by(text: str) -> RuleSet:
+    """A filter and nothing else. Raises FilterError."""
+    parse(text)
+    return NO_RULES.model_copy(update={"filters": [text]})

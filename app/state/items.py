@@ -1,0 +1,174 @@
+"""The live catalogue in Redis: what applications said of their items, in the order in which they said it.
+
+A hash holds what is said of each item now, and a stream the order of the changes: each has a version, one more than the one
+before, and whoever has followed up to a version reads what came after it. The stream is bounded: who has fallen behind its
+beginning reads the whole hash.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+from app.state import keys
+from app.state.redis import RedisStore
+from app.state.scripts import script
+from app.state.transport import Command
+
+MOST_CHANGES: Final = 20_000
+"""That the stream keeps, about."""
+_PART: Final = 500
+_VECTORS_TTL_S: Final = 30 * 86_400
+
+
+class Item(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What an application said of an item. Times are unix milliseconds; it is available from the first until before the
+    second."""
+
+    title: str | None = None
+    description: str | None = None
+    categories: tuple[str, ...] | None = None
+    attributes: Mapping[str, str | int | float | bool | tuple[str, ...]] = {}
+    available_from: int | None = None
+    available_to: int | None = None
+    hidden: bool = False
+    features: Mapping[str, float] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An item as it was left by a change; `item` is None for one that was deleted.
+
+    `since_ms` is when anything was said of it first, or again after it was deleted; 0 where that was not read.
+    """
+
+    item_id: str
+    version: int
+    item: Item | None
+    since_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far somebody has followed the changes; another epoch is another store, or one that was emptied."""
+
+    epoch: str = ""
+    version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change to be made; `item` None deletes. With `expected`, only if that is the item's version now (0: nothing was said)."""
+
+    item_id: str
+    item: Item | None
+    expected: int | None = None
+
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+_decode = msgspec.json.Decoder(Item).decode
+
+
+class ItemStore:
+    """The live items of one tenant. Methods raise StorageError."""
+
+    def __init__(self, store: RedisStore, tenant: str) -> None:
+        self._store = store
+        self._items = keys.items_key(tenant)
+        self._changes = keys.item_changes_key(tenant)
+        self._tenant = tenant
+
+    async def change(self, changes: Sequence[Change], now_ms: int) -> list[int] | None:
+        """Make changes, all of them or none: the version of each. None if one did not meet the version that it expected."""
+        arguments: list[str | int | bytes] = [MOST_CHANGES, secrets.token_hex(8), now_ms]
+        for one in changes:
+            said = b"" if one.item is None else _encode(one.item)
+            arguments += (_text(one.item_id), said, -1 if one.expected is None else one.expected)
+        (last,) = await self._store.run(script("items"), [((self._items, self._changes), arguments)], durable=True)
+        return None if last is None else list(range(last - len(changes) + 1, last + 1))
+
+    async def get(self, item_id: str) -> Said | None:
+        """What was said last of an item; None if nothing was."""
+        (found,) = await self._store.all([("HGET", self._items, _text(item_id))])
+        return None if found is None else _said(item_id, found)
+
+    async def mark(self) -> Mark:
+        """Where the changes are now."""
+        (found,) = await self._store.all([("HGET", self._items, "")])
+        return _mark(found)
+
+    async def since(self, mark: Mark) -> list[Said] | None:
+        """What changed after a mark, in this order, the first some of it, each item as it is now; None if that is not known: read
+        everything."""
+        version = mark.version
+        last, found = await self._store.all(
+            [("HGET", self._items, ""), ("XRANGE", self._changes, f"({version}-0", "+", "COUNT", _PART)]
+        )
+        now = _mark(last)
+        if now.epoch != mark.epoch:
+            return None
+        versions = [int(entry_id.partition(b"-")[0]) for entry_id, _ in found]
+        if not versions:
+            return [] if now.version == version else None
+        if versions[0] != version + 1:
+            return None
+        names = [fields[1] for _, fields in found]
+        values = await self._store.all([("HMGET", self._items, *names)])
+        # An item may have been changed again since: then it is read once more, with that change.
+        return [
+            Said(name.decode("utf-8", "surrogatepass"), at, None)
+            if value is None
+            else replace(_said(name.decode("utf-8", "surrogatepass"), value), version=at)
+            for at, name, value in zip(versions, names, values[0], strict=True)
+        ]
+
+    async def everything(self) -> AsyncIterator[list[Said]]:
+        """All items of which something was said, also the deleted ones, some at a time; one may come twice."""
+        cursor: int | bytes = 0
+        while True:
+            ((cursor, found),) = await self._store.all([("HSCAN", self._items, cursor, "COUNT", _PART)])
+            yield [
+                _said(name.decode("utf-8", "surrogatepass"), value)
+                for name, value in zip(found[::2], found[1::2], strict=True)
+                if name
+            ]
+            if int(cursor) == 0:
+                return
+
+    async def vectors(self, model_id: str, item_ids: Sequence[str]) -> list[bytes | None]:
+        """What `keep_vectors` kept for these items."""
+        if not item_ids:
+            return []
+        (found,) = await self._store.all([("HMGET", self._vectors(model_id), *map(_text, item_ids))])
+        return list(found)
+
+    async def keep_vectors(self, model_id: str, vectors: Mapping[str, bytes]) -> None:
+        """Keep what a model made of some items, for other workers and the next start; forgotten a month after the last of
+        them."""
+        key = self._vectors(model_id)
+        pairs = [part for item_id, packed in vectors.items() for part in (_text(item_id), packed)]
+        commands: list[Command] = [("HSET", key, *pairs), ("EXPIRE", key, _VECTORS_TTL_S)]
+        await self._store.all(commands)
+
+    def _vectors(self, model_id: str) -> str:
+        return keys.item_vectors_key(self._tenant, model_id)
+
+
+def _mark(found: bytes | None) -> Mark:
+    if found is None:
+        return Mark()
+    version, _, epoch = found.decode().partition(" ")
+    return Mark(epoch, int(version))
+
+
+def _said(item_id: str, value: bytes) -> Said:
+    version, since_ms, said = value.split(b" ", 2)
+    return Said(item_id, int(version), _decode(said) if said else None, int(since_ms))
+
+
+def _text(item_id: str) -> bytes:
+    return item_id.encode("utf-8", "surrogatepass")

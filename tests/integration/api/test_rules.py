@@ -1,0 +1,247 @@
+"""Lists under rules, against a plain sort of the whole list with the rules applied by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+
+import pytest
+from conftest import START_MS, event, history
+
+from app.errors import StorageError
+from app.state.redis import RedisStore
+
+MOMENT = START_MS + 10**9
+
+
+def ids(answer):
+    return [item["item_id"] for item in answer["items"]]
+
+
+def attributes(row):
+    return {"price": float(row % 7), "brand": f"b{row % 4}", "tags": [f"t{row % 3}", f"t{row % 5}"], "new": row % 2 == 0}
+
+
+@pytest.fixture
+async def shop(start):
+    async with start() as client:
+        items = [
+            {"item_id": f"item-{row:03d}", "attributes": attributes(row), "categories": [f"c{row % 6}"]} for row in range(50)
+        ]
+        assert (await client.post("/v1/items", json=items)).status_code == 200
+        await client.tell(*history("u", 20))
+        yield client
+
+
+async def ask(client, status=200, **fields):
+    response = await client.post("/v1/recommendations", json={"user_id": "u", "k": 60, "as_of": MOMENT} | fields)
+    assert response.status_code == status, response.text
+    return json.loads(response.content)
+
+
+def row(item_id):
+    return int(item_id.removeprefix("item-"))
+
+
+async def test_a_filter_keeps_what_it_says_in_the_order_of_the_whole_list(shop):
+    whole = ids(await ask(shop))
+    for text, keeps in [
+        ("price < 3", lambda a: a["price"] < 3),
+        ("brand in ('b1', 'b2') and not new = true", lambda a: a["brand"] in ("b1", "b2") and not a["new"]),
+        ("tags contains 't4' or price = 6", lambda a: "t4" in a["tags"] or a["price"] == 6),
+    ]:
+        kept = [item for item in whole if row(item) < 50 and keeps(attributes(row(item)))]
+        assert ids(await ask(shop, rules={"filters": [text]})) == kept
+        assert len(kept) > 5
+        assert ids(await ask(shop, k=5, rules={"filters": [text]})) == kept[:5]
+        assert ids(await shop.ask("u", k=60, filter=text)) == kept
+        popular = ids(await ask(shop, user_id="nobody", rules={"filters": [text]}))
+        assert set(popular) == set(kept)
+    both = ids(await ask(shop, rules={"filters": ["price < 3", "new = true"]}))
+    assert both == [item for item in whole if row(item) < 50 and attributes(row(item))["price"] < 3 and row(item) % 2 == 0]
+
+
+async def test_what_is_built_in_can_be_filtered_by(shop):
+    whole = ids(await ask(shop))
+    assert ids(await ask(shop, rules={"filters": ["id in ('item-003', 'item-007', 'nowhere')"]})) == [
+        item for item in whole if item in ("item-003", "item-007")
+    ]
+    assert ids(await ask(shop, rules={"filters": ["title = 'Thing 9'"]})) == ["item-009"]
+    assert set(ids(await ask(shop, rules={"filters": ["categories contains 'c5'"]}))) == {
+        f"item-{n:03d}" for n in range(5, 50, 6)
+    }
+    assert set(ids(await ask(shop, rules={"filters": ["categories contains 'things'"]}))) == {
+        f"item-{n:03d}" for n in range(50, 60)
+    }
+
+
+async def test_a_filter_reads_parameters_context_and_the_users_attributes(shop):
+    await shop.put("/v1/users/u", json={"attributes": {"country": "Norway"}})
+    await shop.patch("/v1/items/item-011", json={"attributes": {"land": "Norway"}})
+    assert ids(await ask(shop, rules={"filters": ["land = user.country"]})) == ["item-011"]
+    found = ids(
+        await ask(
+            shop, rules={"filters": ["price <= $most and brand = context.shop"]}, parameters={"most": 2}, context={"shop": "b3"}
+        )
+    )
+    assert set(found) == {f"item-{n:03d}" for n in range(50) if n % 7 <= 2 and n % 4 == 3}
+    missing = await ask(shop, 422, rules={"filters": ["price <= $most"]})
+    assert "$most" in missing["detail"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "says"),
+    [
+        ({"filters": ["price <"]}, "at character 8"),
+        ({"filters": ["prise < 3"]}, "price"),
+        ({"filters": ["price = 'x'"]}, "character 9"),
+        ({"caps": [{"attribute": "brandy", "most": 1}]}, "brand"),
+        ({"boosts": [{"filter": "price >", "factor": 2}]}, "rules.boosts.0.filter"),
+        ({"boosts": [{"filter": "price > 1", "factor": 0}]}, "rules.boosts.0.factor"),
+        ({"diversity": 2}, "rules.diversity"),
+        ({"pins": [{"item_id": "a", "position": 0}]}, "rules.pins.0.position"),
+        ({"filter": "price < 3"}, "rules.filter"),
+    ],
+)
+async def test_rules_that_cannot_be_followed_are_refused_and_say_why(shop, rules, says):
+    problem = await ask(shop, 422, rules=rules)
+    assert says in json.dumps(problem)
+
+
+async def test_a_bad_filter_in_an_address_is_a_422_and_hurts_nobody_else(shop):
+    answers = await asyncio.gather(
+        shop.get("/v1/users/u/recommendations", params={"filter": "price <"}),
+        shop.get("/v1/users/u/recommendations", params={"filter": "prise < 3"}),
+        *(shop.get("/v1/users/u/recommendations") for _ in range(3)),
+    )
+    assert [answer.status_code for answer in answers] == [422, 422, 200, 200, 200]
+    assert answers[0].json()["type"].endswith("invalid-filter")
+
+
+async def test_a_boost_multiplies_the_odds_and_moves_items_into_the_list(shop):
+    plain = {item["item_id"]: item["score"] for item in (await ask(shop))["items"]}
+    boosted = await ask(
+        shop, rules={"boosts": [{"filter": "brand = 'b2'", "factor": 5.0}, {"filter": "price = 1", "factor": 0.5}]}
+    )
+    for item in boosted["items"]:
+        of = attributes(row(item["item_id"])) if row(item["item_id"]) < 50 else {}
+        added = math.log(5) * (of.get("brand") == "b2") + math.log(0.5) * (of.get("price") == 1)
+        assert item["score"] == pytest.approx(plain[item["item_id"]] + added, abs=1e-3)
+    assert [item["score"] for item in boosted["items"]] == sorted((item["score"] for item in boosted["items"]), reverse=True)
+    assert ids(await ask(shop, k=3, rules={"boosts": [{"filter": "id = 'item-042'", "factor": 1e6}]}))[0] == "item-042"
+
+
+async def test_pins_stand_and_what_cannot_stand_gives_way(shop):
+    whole = ids(await ask(shop))
+    await shop.put("/v1/items/item-020", json={"hidden": True})
+    pins = [{"item_id": item, "position": at} for item, at in [(whole[-1], 2), ("item-020", 3), ("nowhere", 4), (whole[-2], 9)]]
+    answer = await ask(shop, k=5, rules={"pins": pins})
+    rest = [item for item in whole if item not in ("item-020",)]
+    assert ids(answer) == [rest[0], whole[-1], *rest[1:4]]
+    assert [(one["item_id"], one["reason"]) for one in answer["gave_way"]] == [
+        ("item-020", "not_eligible"), ("nowhere", "unknown"), (whole[-2], "beyond_k"),
+    ]  # fmt: skip
+
+
+async def test_caps_hold_and_a_short_list_says_so(shop):
+    answer = await ask(shop, k=20, rules={"caps": [{"attribute": "brand", "most": 2}], "filters": ["price >= 0"]})
+    counts = [sum(attributes(row(item))["brand"] == brand for item in ids(answer)) for brand in ("b0", "b1", "b2", "b3")]
+    assert counts == [2, 2, 2, 2]
+    assert answer["gave_way"] == [{"rule": "k", "reason": "caps", "caps": ["brand"], "missing": 12}]
+    spread = ids(await ask(shop, k=6, rules={"caps": [{"attribute": "categories", "most": 1}], "filters": ["price >= 0"]}))
+    assert len({row(item) % 6 for item in spread}) == 6
+
+
+async def test_no_item_below_the_minimum_score(shop):
+    scores = [item["score"] for item in (await ask(shop))["items"]]
+    answer = await ask(shop, rules={"min_score": (scores[9] + scores[10]) / 2})
+    assert len(answer["items"]) == 10
+    assert answer["gave_way"][0]["reason"] == "min_score"
+
+
+async def test_what_the_user_had_is_left_out_by_type_and_time(shop):
+    await shop.tell(event("w", 1, 0, "purchase"), event("w", 2, 1_000, "view"), event("w", 3, 2_000, "view"))
+    at = START_MS + 2_000_000
+    for had, gone in [
+        ([{}], {1, 2, 3}),
+        ([{"types": ["view"]}], {2, 3}),
+        ([{"within_s": 500}], {3}),
+        ([{"types": ["purchase"], "within_s": 1_999}, {"types": ["view"], "within_s": 1_000}], {2, 3}),
+        ([], set()),
+    ]:
+        answer = await ask(shop, user_id="w", as_of=at, rules={"exclude_had": had})
+        assert set(range(60)) - {row(item) for item in ids(answer)} == gone
+        told = [event("w", 1, 0, "purchase"), event("w", 2, 1_000, "view"), event("w", 3, 2_000, "view")]
+        told = [{name: value for name, value in one.items() if name != "user_id"} for one in told]
+        nobody = await ask(shop, user_id=None, events=told, as_of=at, rules={"exclude_had": had})
+        assert ids(nobody) == ids(answer)
+
+
+async def test_diversity_and_influences_change_the_list_and_nought_changes_nothing(shop):
+    whole = await ask(shop, k=10)
+    assert ids(await ask(shop, k=10, rules={"diversity": 0.0, "freshness": 0.0, "popularity": 0.0})) == ids(whole)
+    assert ids(await ask(shop, k=10, rules={"diversity": 0.9})) != ids(whole)
+    await shop.put("/v1/items/item-033", json={"available_from": MOMENT - 1000})
+    assert ids(await ask(shop, k=3, rules={"freshness": 1.0}))[0] == "item-033"
+    popular = ids(await ask(shop, user_id="nobody"))
+    assert ids(await ask(shop, rules={"popularity": 1.0})).index(popular[0]) <= ids(await ask(shop)).index(popular[0])
+
+
+async def test_debug_says_of_any_item_why(shop):
+    whole = ids(await ask(shop))
+    await shop.put("/v1/items/item-020", json={"hidden": True})
+    await shop.put("/v1/items/fresh", json={"title": "Fresh"})
+    rest = [item for item in whole if item != "item-020"]
+    rules = {"filters": ["not brand = 'b3'"], "exclude": [rest[2]], "pins": [{"item_id": rest[-1], "position": 1}]}
+    kept = [item for item in rest if row(item) >= 50 or row(item) % 4 != 3]
+    out = next(item for item in rest if row(item) < 50 and row(item) % 4 == 3 and item != rest[2])
+    behind = [item for item in kept if item not in (rest[2], rest[-1])][8]
+    asked = [rest[-1], out, "item-020", "nowhere", rest[2], behind, "fresh"]
+    answer = await ask(shop, k=5, rules=rules, debug=asked)
+    what = {one["item_id"]: one["what"] for one in answer["debug"]}
+    assert list(what) == asked
+    assert list(what.values()) == ["pinned", "filtered", "unavailable", "unknown", "excluded", what[behind], "without_vector"]
+    assert what[behind] in ("behind", "not_reached")
+    assert answer["debug"][0]["position"] == 1
+
+
+async def test_a_scenario_is_stored_by_version_and_holds_with_the_rules_of_the_request(shop):
+    put = await shop.put("/v1/scenarios/cart page", json={"filters": ["price < 3"], "exclude": ["item-001"], "diversity": 0.5})
+    assert (put.json()["version"], put.json()["rules"]["filters"]) == (1, ["price < 3"])
+    cheap = {f"item-{n:03d}" for n in range(50) if n % 7 < 3 and n != 1}
+    answer = await ask(shop, scenario="cart page")
+    assert (set(ids(answer)), answer["scenario"]) == (cheap, {"name": "cart page", "version": 1})
+    both = await ask(shop, scenario="cart page", rules={"filters": ["new = true"]})
+    assert set(ids(both)) == {item for item in cheap if row(item) % 2 == 0}
+    again = await shop.put("/v1/scenarios/cart page", json={"filters": ["price < 3"], "exclude": ["item-001"], "diversity": 0.5})
+    assert again.json()["version"] == 1
+    assert (await shop.put("/v1/scenarios/cart page", json={"filters": ["price < 1"]})).json()["version"] == 2
+    answer = await shop.ask("u", k=60, scenario="cart page", filter="brand = 'b0'")
+    assert set(ids(answer)) == {f"item-{n:03d}" for n in range(50) if n % 7 < 1 and n % 4 == 0}
+    assert (await shop.get("/v1/scenarios/cart page", params={"version": 1})).json()["rules"]["diversity"] == 0.5
+    assert [one["name"] for one in (await shop.get("/v1/scenarios")).json()["scenarios"]] == ["cart page"]
+    assert (await shop.delete("/v1/scenarios/cart page")).status_code == 200
+    await ask(shop, 404, scenario="cart page")
+    for gone in (await shop.get("/v1/scenarios/cart page"), await shop.delete("/v1/scenarios/cart page")):
+        assert gone.status_code == 404
+    bad = await shop.put("/v1/scenarios/x", json={"filters": ["price <"]})
+    assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "filters.0")
+
+
+async def test_rules_hold_while_storage_is_away_or_nothing_is_answered(start, monkeypatch):
+    async with start() as client:
+        items = [{"item_id": f"item-{n:03d}", "attributes": attributes(n)} for n in range(50)]
+        assert (await client.post("/v1/items", json=items)).status_code == 200
+        await client.put("/v1/scenarios/known", json={"filters": ["price < 1"]})
+        await client.put("/v1/scenarios/never", json={"filters": ["price < 1"]})
+        await ask(client, scenario="known")
+
+        async def away(*_, **__):
+            raise StorageError("away")
+
+        monkeypatch.setattr(RedisStore, "all", away)
+        monkeypatch.setattr(RedisStore, "load", away)
+        answer = await ask(client, scenario="known")
+        assert (answer["degraded"], {row(item) % 7 for item in ids(answer)}) == (True, {0})
+        await ask(client, 503, scenario="never")
