@@ -30,7 +30,7 @@ def await_words(log, words):
 
 def test_children_end_with_the_context_the_latest_first(tmp_path):
     ends = tmp_path / "ends"
-    code = "import sys, time; print('up')\ntry: time.sleep(60)\nfinally:\n with open(sys.argv[1], 'a') as f: f.write(sys.argv[2])"
+    code = "import sys, time\ntry: print('up'); time.sleep(60)\nfinally:\n with open(sys.argv[1], 'a') as f: f.write(sys.argv[2])"
     with Signals() as signals, Children(signals) as children:
         for name in "ab":
             child = children.start(name, [*python(code), str(ends), name], log=tmp_path / name)

@@ -55,5 +55,5 @@ def test_a_folder_that_is_no_bundle_ends_in_one_line(python, tmp_path):
 def test_make_bench_runs_the_bench_with_its_arguments():
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     command = ["make", "--dry-run", "bench", "ARGS=--scale 3"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=True)
     assert done.stdout.splitlines()[-1] == ".venv/bin/python -m loadtests.bench --scale 3"
