@@ -31,6 +31,7 @@ from app.api import (
     recommendations,
     scenarios,
     similar,
+    trending,
     users,
 )
 from app.api.connection import Bounds, ended
@@ -103,6 +104,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         similar.router,
         items.router,
         scenarios.router,
+        trending.router,
         history.router,
         identities.router,
         users.router,

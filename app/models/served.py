@@ -19,6 +19,7 @@ from app.ingest.advance import Advance
 from app.ingest.append import Increment, UserEvents
 from app.ingest.count import PopularityCounter
 from app.ingest.pipeline import Ingest
+from app.ingest.trend import TrendCounter
 from app.recommend.follow import PopularityFollower
 from app.recommend.interests import Portraits
 from app.recommend.live import LiveItems
@@ -26,6 +27,7 @@ from app.recommend.pipeline import Recommender
 from app.recommend.scenarios import Scenarios
 from app.recommend.score import Scorer
 from app.recommend.similar import SimilarItems
+from app.recommend.trending import TrendingItems
 from app.runtime.bundle import Bundle
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
@@ -34,11 +36,14 @@ from app.state.codec import StateCodec
 from app.state.items import ItemStore
 from app.state.redis import RedisStore
 from app.state.scenarios import ScenarioStore
+from app.state.trends import Trends
 from app.telemetry import Metrics
 
 TENANT: Final = "default"  # keys and more tenants come with authentication
 
 _COUNT_DELAY_S: Final = 0.05  # popularity on its way to Redis; other workers read it every few seconds
+_TREND_DELAY_S: Final = 0.2  # trends, likewise; other workers look at most so often:
+_TREND_FRESH_S: Final = 1.0
 _STOP_AGAIN_S: Final = 0.05
 
 log = structlog.get_logger()
@@ -59,6 +64,7 @@ class Service:
     items: ItemStore
     live: LiveItems
     scenarios: Scenarios
+    trending: TrendingItems
 
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
@@ -128,11 +134,14 @@ class ServedModel:
         self._counter = counter = PopularityCounter(
             store, half_lives_s, _COUNT_DELAY_S, knows=lambda item_id: catalogue.row(item_id) is not None
         )
+        trends = Trends(store)
+        self._trend = trend = TrendCounter(trends, _TREND_DELAY_S, knows=lambda item_id: catalogue.row(item_id) is not None)
         self._following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.others_counted(TENANT))
 
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
             popularity.add(increments, monotonic())
             counter.add(tenant, increments)
+            trend.add(tenant, increments)
             if settings.background_fold:
                 for user in users:
                     to = user.appended
@@ -170,6 +179,7 @@ class ServedModel:
             items=ItemStore(store, TENANT),
             live=self.live,
             scenarios=Scenarios(ScenarioStore(store, TENANT), settings.catalogue_poll_ms / 1000),
+            trending=TrendingItems(trends, TENANT, catalogue, popularity, _TREND_FRESH_S),
         )
 
     async def start(self) -> None:
@@ -202,6 +212,7 @@ class ServedModel:
                 task.cancel()
                 await asyncio.wait([task], timeout=_STOP_AGAIN_S)
         await self._counter.close()
+        await self._trend.close()
         await self._commits.close()
         runtime = self.service.runtime
         self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(0)

@@ -130,6 +130,11 @@ def popularity_key(tenant: str, half_lives_s: Sequence[float]) -> str:
     return f"lw:{encode_id(tenant)}:popularity:{','.join(f'{half_life:.17g}' for half_life in half_lives_s)}"
 
 
+def trend_key(tenant: str, width_s: int, slot: int) -> str:
+    """Hash: what was used within one bucket of time, see trend.lua. All of a tenant are in one slot of a Cluster."""
+    return f"lw:{{trend-{encode_id(tenant)}}}:{width_s}:{slot}"
+
+
 def items_key(tenant: str) -> str:
     """Hash: what was said of each item, see items.lua."""
     return f"lw:{encode_id(tenant)}:items"
