@@ -61,6 +61,8 @@ class RuleBook:
         self._fields = ItemFields(catalogue)
         self._masks = Masks(self._fields)
         self._spread = spread
+        self._young: tuple[object, Float32] = (None, np.empty(0, np.float32))
+        self._prominent: tuple[object, Float32] = (None, np.empty(0, np.float32))
 
     def resolve(self, asked: RuleSet, given: Given, k: int, as_of_ms: int) -> Ruled:
         """The rules for one user at a moment.
@@ -78,13 +80,9 @@ class RuleBook:
             freshness=asked.freshness or 0.0,
             popularity=asked.popularity or 0.0,
         )
-        youth = prominence = None
-        if leanings.freshness:
-            half_life_s = float(asked.freshness_half_life_s or leanings.freshness_half_life_s)
-            youth = youth_of(self._catalogue.born_ms, as_of_ms, half_life_s)
-        if leanings.popularity:
-            longest = int(np.argmax(self._popularity.half_lives_s))
-            prominence = prominence_of(self._popularity.at(as_of_ms)[:, longest])
+        half_life_s = float(asked.freshness_half_life_s or leanings.freshness_half_life_s)
+        youth = self._youth(as_of_ms, half_life_s) if leanings.freshness else None
+        prominence = self._prominence(as_of_ms) if leanings.popularity else None
         rules = Rules(
             k,
             [Pin(pin.item_id, self._catalogue.row(pin.item_id), pin.position) for pin in asked.pins],
@@ -94,6 +92,21 @@ class RuleBook:
         )
         bias = additive_bias(leanings, len(self._catalogue), self._spread, youth=youth, prominence=prominence)
         return Ruled(rules, eligible, bias)
+
+    def _youth(self, as_of_ms: int, half_life_s: float) -> Float32:
+        """As of the second, like popularity: the requests of one second share it."""
+        second_ms = as_of_ms - as_of_ms % 1000
+        key = (second_ms, half_life_s, self._catalogue.changes)
+        if self._young[0] != key:
+            self._young = (key, youth_of(self._catalogue.born_ms, second_ms, half_life_s))
+        return self._young[1]
+
+    def _prominence(self, as_of_ms: int) -> Float32:
+        table = self._popularity.at(as_of_ms)  # the same array for all requests of a second
+        if self._prominent[0] is not table:
+            longest = int(np.argmax(self._popularity.half_lives_s))
+            self._prominent = (table, prominence_of(table[:, longest]))
+        return self._prominent[1]
 
     def _mask(self, text: str, given: Given) -> Bool:
         return self._masks.of(parse(text).bind(given.parameters, given.user, given.context))
