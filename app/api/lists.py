@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.body import MOST_ERRORS, read_model
 from app.api.openapi import answers, list_body
-from app.api.parameters import Moment, now_ms
+from app.api.parameters import Moment, new_seed, now_ms
 from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
 from app.errors import InvalidRequestError, StorageError
 from app.ingest.schema import Id, UserId
@@ -39,6 +39,7 @@ class ListRequest(BaseModel):
     rules: RuleSet = NO_RULES
     parameters: Annotated[dict[str, Any], Field(max_length=100)] = {}
     context: Annotated[dict[str, Any], Field(max_length=100)] = {}
+    seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
     debug: Annotated[list[Id], Field(max_length=100)] = []
 
     @model_validator(mode="after")
@@ -79,6 +80,7 @@ async def post_recommendations(request: Request) -> Response:
         parameters=asked.parameters,
         context=asked.context,
         debug=asked.debug,
+        seed=new_seed() if asked.seed is None else asked.seed,
     )
     try:
         service = await service_of(request)

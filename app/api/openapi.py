@@ -108,6 +108,7 @@ def list_body() -> dict[str, Any]:
             "rules": _ref("RuleSet"),
             "parameters": {"type": "object", "description": "For `$name` in filters."},
             "context": {"type": "object", "description": "For `context.name` in filters."},
+            "seed": {"type": "integer", "minimum": 0, "description": "Of exploration; one is made up if not given."},
             "debug": {
                 "type": "array",
                 "description": "Items of which the answer says why they are in the list or not.",

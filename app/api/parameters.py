@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import secrets
 from time import time_ns
 from typing import Annotated
 
@@ -17,6 +19,15 @@ _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 def now_ms() -> int:
     """Unix milliseconds."""
     return time_ns() // 1_000_000
+
+
+# Seeds must differ, not be secret.
+_random = random.Random(secrets.token_bytes(32))
+
+
+def new_seed() -> int:
+    """A seed for exploration where the request gives none."""
+    return _random.getrandbits(53)
 
 
 def _moment(value: object) -> int:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 
 from app.api.openapi import answers
-from app.api.parameters import AsOf, Exclude, FilterParameter, K, KnownUserId, Platform, ScenarioParameter, now_ms
+from app.api.parameters import AsOf, Exclude, FilterParameter, K, KnownUserId, Platform, ScenarioParameter, new_seed, now_ms
 from app.api.service import TENANT, hook_of, json_response, models_of, service_of, under
 from app.errors import StorageError
 from app.recommend.answer import Query, Recommendations
@@ -39,7 +39,7 @@ async def get_recommendations(
     took, and their sum `service`, in milliseconds.
     """
     stages = Stages()
-    query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform, exclude=exclude)
+    query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform, exclude=exclude, seed=new_seed())
     if filter is not None:
         query = replace(query, rules=filtered_by(filter))
     try:

@@ -22,6 +22,7 @@ class Query:
         exclude: ids of items that must not come back, known or not.
         rules: what else the list must follow; `parameters` and `context` are what its filters read.
         scenario: where (some of) the rules come from.
+        seed: of exploration.
         debug: ids of items of which the answer is to say why they are in the list or not.
     """
 
@@ -37,6 +38,7 @@ class Query:
     context: Mapping[str, object] = field(default_factory=dict)
     scenario: ScenarioName | None = None
     debug: Sequence[str] = ()
+    seed: int = 0
 
 
 class ScenarioName(msgspec.Struct, frozen=True):
@@ -63,6 +65,21 @@ class RuleGaveWay(msgspec.Struct, frozen=True, omit_defaults=True):
     position: int | None = None
     caps: tuple[str, ...] = ()
     missing: Annotated[int, Meta(description="Items that the list has less than k.")] = 0
+
+
+class ExploredItem(msgspec.Struct, frozen=True):
+    """An item that stands in the list because it was drawn by chance."""
+
+    item_id: str
+    position: int
+    propensity: Annotated[float, Meta(description="How likely it was to be drawn, after those before it in the list.")]
+
+
+class Explored(msgspec.Struct, frozen=True):
+    """What exploration did to a list; with the same `seed` it does the same again."""
+
+    seed: int
+    items: list[ExploredItem]
 
 
 class ItemDebug(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -102,6 +119,7 @@ class Recommendations(msgspec.Struct, frozen=True):
     items: list[RecommendedItem]
     scenario: Annotated[ScenarioName | UnsetType, Meta(description="Of a list under one.")] = UNSET
     gave_way: Annotated[list[RuleGaveWay] | UnsetType, Meta(description="Rules that could not be kept.")] = UNSET
+    explored: Annotated[Explored | UnsetType, Meta(description="Of a list under a rule of exploration.")] = UNSET
     debug: Annotated[list[ItemDebug] | UnsetType, Meta(description="Of the items that `debug` named.")] = UNSET
 
 

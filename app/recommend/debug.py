@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.catalogue.catalogue import Bool
-from app.recommend.answer import ItemDebug, RuleGaveWay
+from app.recommend.answer import Explored, ExploredItem, ItemDebug, RuleGaveWay
+from app.recommend.explore import Drawn
 from app.recommend.selection import GaveWay, Why
 
 
@@ -30,6 +31,12 @@ class Out:
 def gave_way(rule: GaveWay) -> RuleGaveWay:
     """For the answer."""
     return RuleGaveWay(rule.rule, rule.reason, rule.item_id, rule.position, rule.caps, rule.missing)
+
+
+def explored(seed: int, drawn: Sequence[Drawn], ids: Sequence[str]) -> Explored:
+    """For the answer: what was drawn by chance, in the order of the list."""
+    in_order = sorted(drawn, key=lambda one: one.position)
+    return Explored(seed, [ExploredItem(ids[one.row], one.position, one.propensity) for one in in_order])
 
 
 def debugged(item_id: str, what: str | None, why: Why | None) -> ItemDebug:

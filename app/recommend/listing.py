@@ -9,8 +9,9 @@ import numpy as np
 
 from app.catalogue.catalogue import Catalogue, Float32
 from app.catalogue.popularity import LivePopularity
+from app.recommend.explore import MOST_DRAWN_FROM, Drawn, draw
 from app.recommend.ruled import Ruled
-from app.recommend.rules import Rows
+from app.recommend.rules import Pin, Rows
 from app.recommend.score import Question, Ranked, Scorer
 from app.recommend.select import Found, select, selecting
 from app.recommend.selection import Selection
@@ -28,10 +29,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list, and how the rules made it; `interest_s` and `score_s` as in `Ranked`, of all calls that it took."""
+    """A list, how the rules made it, and what was drawn for it by chance; `interest_s` and `score_s` are of all calls that it
+    took."""
 
     ranked: Ranked
     selection: Selection | None = None
+    drawn: Sequence[Drawn] = ()
 
 
 class Lister:
@@ -47,11 +50,11 @@ class Lister:
         if all(plan.ruled is None for plan in plans):
             return [Listed(ranked) for ranked in await self._scorer.rank([plan.question for plan in plans])]
         rounds = [_Round(plan) for plan in plans]
-        # What is pinned must be known first: only what can be shown takes a place.
-        pinned = [each for each in rounds if each.pins]
-        asked = [replace(each.plan.question, k=len(each.pins), among=each.pins) for each in pinned]
-        for each, ranked in zip(pinned, await self._scorer.rank(asked) if asked else [], strict=True):
-            each.take_pins(ranked)
+        # What is pinned or drawn must be known first: only what can be shown takes a place.
+        before = [(each, question) for each in rounds for question in each.before()]
+        answers = await self._scorer.rank([question for _, question in before]) if before else []
+        for (each, question), ranked in zip(before, answers, strict=True):
+            each.take_before(question, ranked)
         for each in rounds:
             each.begin(self._vectors)
         while waiting := [each for each in rounds if each.wanted is not None]:
@@ -89,21 +92,37 @@ class _Round:
         self.plan = plan
         self.pins = tuple(sorted({pin.row for pin in rules.pins if pin.row is not None})) if rules is not None else ()
         self.wanted: int | None = None  # candidates
+        self.drawn: list[Drawn] = []
         self._pin_scores: dict[int, float] = {}
         self._steps: Generator[int, Found, Selection] | None = None
         self._ranked: Ranked | None = None
         self._selection: Selection | None = None
         self._interest_s = self._score_s = 0.0
 
-    def take_pins(self, ranked: Ranked) -> None:
-        self._pin_scores = dict(zip(ranked.rows, ranked.scores, strict=True))
+    def before(self) -> list[Question]:
+        """What must be asked before candidates are: the scores of the pins, and what can be drawn from."""
+        asked = [replace(self.plan.question, k=len(self.pins), among=self.pins)] if self.pins else []
+        explored = self.plan.ruled.exploration if self.plan.ruled is not None else None
+        if explored is not None and len(explored.rows):
+            asked.append(replace(self.plan.question, k=MOST_DRAWN_FROM, among=explored.rows.tolist()))
+        return asked
+
+    def take_before(self, question: Question, ranked: Ranked) -> None:
+        """The answer to one of those."""
         self._took(ranked)
+        self._pin_scores |= dict(zip(ranked.rows, ranked.scores, strict=True))
+        if question.among is not self.pins and self.plan.ruled is not None and self.plan.ruled.exploration is not None:
+            free = [(row, score) for row, score in zip(ranked.rows, ranked.scores, strict=True) if row not in self.pins]
+            self.drawn = draw(self.plan.ruled.exploration, [row for row, _ in free], [score for _, score in free])
 
     def begin(self, vectors: Callable[[Rows], Float32]) -> None:
         if self.plan.ruled is None:
             self.wanted = self.plan.question.k
             return
-        self._steps = selecting(self.plan.ruled.rules, self._scores_of, vectors)
+        rules = self.plan.ruled.rules
+        taken = {pin.position for pin in rules.pins}
+        drawn = [Pin("", one.row, one.position) for one in self.drawn if one.position not in taken]
+        self._steps = selecting(replace(rules, pins=[*rules.pins, *drawn]), self._scores_of, vectors)
         self._go_on(None)
 
     def take(self, ranked: Ranked) -> None:
@@ -118,7 +137,10 @@ class _Round:
             assert self._ranked is not None
             return Listed(self._ranked)
         found = self._selection
-        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s), found)
+        drawn = [replace(one, position=found.rows.index(one.row) + 1) for one in self.drawn if one.row in found.pinned]
+        gave_way = [one for one in found.gave_way if one.item_id != ""]  # what was drawn is no promise
+        found = replace(found, gave_way=gave_way)
+        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s), found, drawn)
 
     def _took(self, ranked: Ranked) -> None:
         self._interest_s += ranked.interest_s

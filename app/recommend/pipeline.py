@@ -21,7 +21,8 @@ from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import ItemDebug, Query, Ranking, Recommendations, RecommendedItem, moment
-from app.recommend.debug import Out, debugged, gave_way
+from app.recommend.debug import Out, debugged, explored, gave_way
+from app.recommend.explore import Drawn
 from app.recommend.listing import Listed, Lister, Plan
 from app.recommend.ruled import Given, RuleBook, Ruled
 from app.recommend.ruleset import NO_RULES, HadRule
@@ -116,7 +117,9 @@ class Recommender:
         ranked = answer.listed.ranked
         stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
         reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
-        return self._respond(query, ranked.rows, ranked.scores, reflects, selection=answer.listed.selection, out=answer.out)
+        return self._respond(
+            query, ranked.rows, ranked.scores, reflects, None, answer.listed.selection, answer.out, answer.listed.drawn
+        )
 
     async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:
         """The k best items for somebody who did just these events, in this order; nothing is stored, and nothing is looked up."""
@@ -133,7 +136,7 @@ class Recommender:
         ranked = listed.ranked
         stages.book("queue", load=load_s, interest=ranked.interest_s, score=ranked.score_s)
         reflects = _Reflects(len(events), max(event.time_ms for event in events))
-        return self._respond(query, ranked.rows, ranked.scores, reflects, selection=listed.selection, out=out)
+        return self._respond(query, ranked.rows, ranked.scores, reflects, None, listed.selection, out, listed.drawn)
 
     async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
@@ -193,7 +196,9 @@ class Recommender:
         return Plan(question, ruled), Out(excluded, had, None if ruled is None else ruled.eligible)
 
     def _resolve(self, query: Query, attributes: Mapping[str, str]) -> Ruled:
-        return self._rules.resolve(query.rules, Given(query.parameters, attributes, query.context), query.k, query.as_of_ms)
+        return self._rules.resolve(
+            query.rules, Given(query.parameters, attributes, query.context), query.k, query.as_of_ms, query.seed
+        )
 
     def _excluded(self, query: Query) -> Sequence[int]:
         if not query.exclude and not query.rules.exclude:
@@ -238,6 +243,7 @@ class Recommender:
         reason: Literal["unknown_user", "storage_unavailable"] | None = None,
         selection: Selection | None = None,
         out: Out | None = None,
+        drawn: Sequence[Drawn] = (),
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
         return Recommendations(
@@ -253,6 +259,7 @@ class Recommender:
             items=[RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)],
             scenario=UNSET if query.scenario is None else query.scenario,
             gave_way=UNSET if selection is None or not selection.gave_way else [gave_way(one) for one in selection.gave_way],
+            explored=UNSET if query.rules.explore is None else explored(query.seed, drawn, ids),
             debug=UNSET if selection is None or out is None or not query.debug else self._why(query, selection, out),
         )
 

@@ -11,9 +11,10 @@ from app.catalogue.catalogue import Bool, Catalogue, Float32
 from app.catalogue.fields import ItemFields
 from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError
+from app.recommend.explore import Exploration, places_of
 from app.recommend.filters import Masks
 from app.recommend.rules import Boost, Cap, Leanings, Pin, Rows, Rules, additive_bias, prominence_of, youth_of
-from app.recommend.ruleset import RuleSet, parse
+from app.recommend.ruleset import ExploreRule, RuleSet, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +25,13 @@ class Ruled:
         rules: what the list must be like.
         eligible: (N,) what the filters let through; None if that is everything.
         bias: (N,) what is added to scores; None if that is nothing.
+        exploration: what places of the list go to items of which little is known; None if none do.
     """
 
     rules: Rules
     eligible: Bool | None
     bias: Float32 | None
+    exploration: Exploration | None = None
 
     @property
     def added(self) -> Float32 | None:
@@ -64,8 +67,8 @@ class RuleBook:
         self._young: tuple[object, Float32] = (None, np.empty(0, np.float32))
         self._prominent: tuple[object, Float32] = (None, np.empty(0, np.float32))
 
-    def resolve(self, asked: RuleSet, given: Given, k: int, as_of_ms: int) -> Ruled:
-        """The rules for one user at a moment.
+    def resolve(self, asked: RuleSet, given: Given, k: int, as_of_ms: int, seed: int = 0) -> Ruled:
+        """The rules for one user at a moment; `seed` is that of exploration.
 
         Raises:
             FilterError: a filter asks for what items do not have, or a parameter is missing.
@@ -91,7 +94,16 @@ class RuleBook:
             -np.inf if asked.min_score is None else asked.min_score,
         )
         bias = additive_bias(leanings, len(self._catalogue), self._spread, youth=youth, prominence=prominence)
-        return Ruled(rules, eligible, bias)
+        return Ruled(rules, eligible, bias, self._exploration(asked.explore, k, as_of_ms, seed))
+
+    def _exploration(self, asked: ExploreRule | None, k: int, as_of_ms: int, seed: int) -> Exploration | None:
+        places = places_of(asked.share, k) if asked is not None else 0
+        if asked is None or not places:
+            return None
+        born_ms, longest = self._catalogue.born_ms, int(np.argmax(self._popularity.half_lives_s))
+        new = (born_ms >= 0) & (born_ms <= as_of_ms) & (born_ms > as_of_ms - asked.new_for_s * 1000)
+        little_used = self._popularity.at(as_of_ms)[:, longest] <= asked.used_at_most
+        return Exploration(np.flatnonzero(new | little_used), places, k, seed)
 
     def _youth(self, as_of_ms: int, half_life_s: float) -> Float32:
         """As of the second, like popularity: the requests of one second share it."""

@@ -63,6 +63,18 @@ class HadRule(_Strict):
     within_s: Annotated[int, Field(ge=1, le=_TEN_YEARS_S)] | None = None
 
 
+class ExploreRule(_Strict):
+    """A share of the places goes to items of which little is known, drawn by chance among those that fit the user best."""
+
+    share: Share
+    new_for_s: Annotated[int, Field(ge=60, le=_TEN_YEARS_S)] = Field(
+        14 * 86_400, description="An item is new for so long after it came (or after `available_from`)."
+    )
+    used_at_most: Annotated[float, Field(ge=0, le=1e9)] = Field(
+        0.0, description="Also items that are used no more than this: their decayed count at the model's longest half-life."
+    )
+
+
 class RuleSet(_Strict):
     """What a list must be like. What is left out rules nothing."""
 
@@ -80,6 +92,7 @@ class RuleSet(_Strict):
     freshness: Share | None = Field(None, description="How much young items are preferred, 0 to 1.")
     freshness_half_life_s: Annotated[int, Field(ge=60, le=_TEN_YEARS_S)] | None = Field(None, description="A week if not given.")
     popularity: Share | None = Field(None, description="How much popular items are preferred, beyond what the model gives them.")
+    explore: ExploreRule | None = Field(None, description="Each answer says what was drawn, how likely it was, and the seed.")
     min_score: float | None = Field(None, description="No item below it. Scores are logits of the model.")
 
     def under(self, scenario: RuleSet) -> RuleSet:
@@ -91,7 +104,7 @@ class RuleSet(_Strict):
         return RuleSet.model_construct(**both)
 
 
-_ONE: Final = ("exclude_had", "diversity", "freshness", "freshness_half_life_s", "popularity", "min_score")
+_ONE: Final = ("exclude_had", "diversity", "freshness", "freshness_half_life_s", "popularity", "explore", "min_score")
 _MANY: Final = ("filters", "exclude", "boosts", "pins", "caps")
 NO_RULES: Final = RuleSet.model_validate({})
 

@@ -245,3 +245,31 @@ async def test_rules_hold_while_storage_is_away_or_nothing_is_answered(start, mo
         answer = await ask(client, scenario="known")
         assert (answer["degraded"], {row(item) % 7 for item in ids(answer)}) == (True, {0})
         await ask(client, 503, scenario="never")
+
+
+async def test_exploration_gives_its_share_to_new_items_and_is_made_again_by_its_seed(shop):
+    for number in range(6):
+        await shop.put(f"/v1/items/item-{number:03d}", json={"available_from": MOMENT - 1000 * (number + 1)})
+    new = {f"item-{number:03d}" for number in range(6)}
+    rules = {"explore": {"share": 0.3, "new_for_s": 3600}}
+    plain = ids(await ask(shop, k=60))
+    seen = set()
+    for seed in range(12):
+        answer = await ask(shop, k=10, rules=rules, seed=seed)
+        drawn = answer["explored"]["items"]
+        assert answer["explored"]["seed"] == seed
+        assert len(drawn) == 3
+        assert {one["item_id"] for one in drawn} <= new
+        assert all(answer["items"][one["position"] - 1]["item_id"] == one["item_id"] for one in drawn)
+        assert all(0 < one["propensity"] <= 1 for one in drawn)
+        others = [item for item in ids(answer) if item not in {one["item_id"] for one in drawn}]
+        assert others == [item for item in plain if item in others][:7]
+        assert ids(await ask(shop, k=10, rules=rules, seed=seed)) == ids(answer)
+        seen |= {one["item_id"] for one in drawn}
+    assert len(seen) > 3
+    without = await ask(shop, k=10, rules={**rules, "filters": ["not id in ('item-000', 'item-001', 'item-002', 'item-003')"]})
+    assert {one["item_id"] for one in without["explored"]["items"]} == {"item-004", "item-005"}
+    assert len(without["items"]) == 10
+    nothing = await ask(shop, k=10, rules={"explore": {"share": 0.3, "new_for_s": 60}, "exclude": sorted(new)})
+    assert (nothing["explored"]["items"], len(nothing["items"])) == ([], 10)
+    assert "explored" not in await ask(shop, k=10)
