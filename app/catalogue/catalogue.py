@@ -94,8 +94,9 @@ class Catalogue:
         self._rows = {item_id: row for row, item_id in enumerate(self.ids)}
         self._new: dict[int, int] = {}  # key -> row, not among the sorted ones yet
         self._born_ms = _Column(np.full(n, -1, np.int64))
+        self._renewed = _Column(np.zeros(n, np.int64))  # `changes` after which each row has its vector
         self.attributes = Attributes(n)
-        self._arrivals: list[tuple[int, int]] = []  # version, `unknown_bits` of the item
+        self._arrivals = _Column(np.empty((0, 2), np.int64))  # version, and `unknown_bits` of the item
         self._limited: set[int] = set()  # rows that are not always available
         self._edges_ms: Int64 | None = None  # when anything opens or closes
         self._open_cache: dict[int, tuple[Bool, Float32]] = {}
@@ -231,9 +232,10 @@ class Catalogue:
         arrives = not self.known[row]
         self._vectors.put(row, vector)
         self._bias.put(row, bias)
+        self._renewed.put(row, self.changes + 1)
         if arrives:
             self._known.put(row, True)
-            self._arrivals.append((version, unknown_bits(int(self.keys[row]))))
+            self._arrivals.put(len(self._arrivals.rows), (version, unknown_bits(int(self.keys[row]))))
 
     def settle(self, version: int) -> None:
         """End some changes, which were those up to a version of the live items."""
@@ -249,7 +251,12 @@ class Catalogue:
 
     def arrived(self, bits: int, version: int) -> bool:
         """Whether an item that was not known at `version` is now, and may be among those whose `unknown_bits` are in `bits`."""
-        return any(at > version and its & bits == its for at, its in reversed(self._arrivals))
+        versions, of_items = self._arrivals.rows.T
+        return bool(((versions > version) & (of_items & bits == of_items)).any())
+
+    def renewed_since(self, changes: int) -> Int64:
+        """Rows that came, or whose vector or bias changed, after so many `changes`."""
+        return np.flatnonzero(self._renewed.rows > changes)
 
     def check(self, item_id: str) -> int:
         """The 64-bit key of an item that is here or could be put here. Raises ConflictError if it has that of another item."""
@@ -271,6 +278,7 @@ class Catalogue:
         self._opens_ms.put(row, ALWAYS)
         self._closes_ms.put(row, NEVER)
         self._born_ms.put(row, -1)
+        self._renewed.put(row, self.changes + 1)
         self._known.put(row, False)
         self.attributes.grow(row + 1)
         self._new[key] = row

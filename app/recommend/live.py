@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 import msgspec
@@ -27,6 +28,7 @@ from app.state.items import Item, ItemStore, Mark, Said
 from app.telemetry import Metrics
 
 _TOGETHER: Final = 32  # items that are encoded in one call
+_LOOKED_UP: Final = 500  # items whose vectors are looked for in Redis in one go
 _APPLIED: Final = 200  # changes that are taken over before requests go in between
 _DIGEST_BYTES: Final = 8
 
@@ -114,9 +116,9 @@ class LiveItems:
 
     async def encode_some(self) -> None:
         """Give the items that have waited longest their vectors."""
-        some = dict(list(self._wanted.items())[:_TOGETHER])
+        some = dict(islice(self._wanted.items(), _LOOKED_UP))
         vectors = await self._kept(list(some.values()))
-        missing = [row for row, vector in zip(some, vectors, strict=True) if vector is None]
+        missing = [row for row, vector in zip(some, vectors, strict=True) if vector is None][:_TOGETHER]
         made: list[tuple[Float32, float]] = []
         try:
             made = await asyncio.to_thread(self._make, [some[row] for row in missing])
@@ -126,6 +128,8 @@ class LiveItems:
         fresh = dict(zip(missing, made, strict=False))
         for (row, wanted), vector in zip(some.items(), vectors, strict=True):
             found = vector or fresh.get(row)
+            if found is None and row not in missing:
+                continue  # its turn comes
             if self._wanted.get(row) is wanted:  # nothing else was said of it meanwhile
                 del self._wanted[row]
                 if found is not None:
@@ -166,16 +170,16 @@ class LiveItems:
 
     def _put(self, said: Said) -> None:
         """Take one item over. Raises ConflictError if it cannot be told from another one."""
-        item, row = said.item, self._catalogue.row(said.item_id)
+        # What people did with an item that is gone stays understood, also by a worker that was started since.
+        item, row = said.item or said.was, self._catalogue.row(said.item_id)
         if item is None:
             if row is not None:
                 self._said.add(row)
-                self._wanted.pop(row, None)
                 self._catalogue.close(row)
             return
         opens_ms = ALWAYS if item.available_from is None else item.available_from
         closes_ms = NEVER if item.available_to is None else item.available_to
-        if item.hidden:
+        if item.hidden or said.item is None:
             opens_ms = closes_ms = NEVER
         in_bundle = row is not None and row < self._catalogue.bundle_rows
         born_ms = item.available_from if item.available_from is not None else -1 if in_bundle else said.since_ms

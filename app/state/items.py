@@ -41,7 +41,7 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An item as it was left by a change; `item` is None for one that was deleted.
+    """An item as it was left by a change; `item` is None for one that was deleted, `was` what was said of that one before.
 
     `since_ms` is when anything was said of it first, or again after it was deleted; 0 where that was not read.
     """
@@ -50,6 +50,7 @@ class Said:
     version: int
     item: Item | None
     since_ms: int = 0
+    was: Item | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,9 @@ def _mark(found: bytes | None) -> Mark:
 
 def _said(item_id: str, value: bytes) -> Said:
     version, since_ms, said = value.split(b" ", 2)
-    return Said(item_id, int(version), _decode(said) if said else None, int(since_ms))
+    if said.startswith(b"-"):
+        return Said(item_id, int(version), None, int(since_ms), _decode(said[1:]) if said != b"-" else None)
+    return Said(item_id, int(version), _decode(said), int(since_ms))
 
 
 def _text(item_id: str) -> bytes:

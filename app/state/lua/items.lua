@@ -1,7 +1,8 @@
 -- Change items of the live catalogue, all or none.
 --
--- KEYS[1] lw:<tenant>:items              hash    item id -> "version since JSON": since when it has been there (unix ms),
---                                             and no JSON for a deleted item; the empty id: "last-version epoch"
+-- KEYS[1] lw:<tenant>:items              hash    item id -> "version since JSON": since when it has been there (unix ms);
+--                                             of a deleted item "version since -JSON", what was said of it before, or nothing
+--                                             behind the "-"; the empty id: "last-version epoch"
 -- KEYS[2] lw:{lw:<tenant>:items}:changes  stream  "<version>-0" -> id: the item that was changed
 -- ARGV    how many changes the stream keeps, an epoch for a hash that is new, unix ms, then per change: item id, JSON ('' deletes),
 --         the version that the item must have (0: nothing was said of it; -1: any)
@@ -23,8 +24,14 @@ version = version or 0
 for at = 4, #ARGV, 3 do
   version = version + 1
   local text = string.format('%.0f', version)
-  local since = string.match(redis.call('HGET', KEYS[1], ARGV[at]) or '', '^%d+ (%d+) .') or ARGV[3]
-  redis.call('HSET', KEYS[1], ARGV[at], text .. ' ' .. since .. ' ' .. ARGV[at + 1])
+  local since, before = string.match(redis.call('HGET', KEYS[1], ARGV[at]) or '', '^%d+ (%d+) %-?(.*)$')
+  local said = ARGV[at + 1]
+  if said == '' then
+    said = '-' .. (before or '')
+  elseif not since or string.find(redis.call('HGET', KEYS[1], ARGV[at]), '^%d+ %d+ %-') then
+    since = ARGV[3] -- it is new, or comes back
+  end
+  redis.call('HSET', KEYS[1], ARGV[at], text .. ' ' .. (since or ARGV[3]) .. ' ' .. said)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], text .. '-0', 'id', ARGV[at])
 end
 return version

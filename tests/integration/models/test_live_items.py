@@ -254,6 +254,28 @@ async def test_items_outlive_a_restart_and_a_change_of_the_model(start, content_
         assert (answer["model_id"], "new" in listed, "item-007" in listed) == (new, True, False)
 
 
+async def test_what_was_done_with_an_item_that_is_gone_is_understood_by_every_worker(start, content_models):
+    folder, old, _ = content_models
+    async with start(folder, old) as before:
+        await put(before, "new", title="New", features=ROUND)
+        await until(is_known(before, "new"))
+        assert (await before.delete("/v1/items/new")).status_code == 200
+        assert (await before.delete("/v1/items/new")).json()["version"] == 2
+        async with start(folder, old) as after:
+            await before.tell(event("u", 1) | {"type": "view"}, event("u", 2) | {"type": "view", "item_id": "new"})
+            await until(lambda: knows(after, "new"))
+            lists = [(await worker.ask("u", k=100))["items"] for worker in (before, after)]
+            assert lists[0] == lists[1]
+            assert "new" not in {each["item_id"] for each in lists[0]}
+            assert (await after.get("/v1/items/new")).status_code == 404
+            assert (await put(after, "new", title="New", features=ROUND))["version"] == 3
+            await until(in_list(before, "new"))
+
+
+async def knows(worker, item_id):
+    return (await worker.hall.current()).catalogue.knows(item_id)
+
+
 async def test_a_store_that_was_emptied_has_the_bundles_items_again(two, raw):
     one, other = two
     await one.tell(event("u", 1))

@@ -93,7 +93,20 @@ def test_a_vector_can_be_renewed_and_nobody_elses_changes(catalogue):
     catalogue.settle(2)
     assert catalogue.vectors[row].tolist() == [2, 2, 2]
     assert np.array_equal(catalogue.vectors[:N], VECTORS)
-    assert [version for version, _ in catalogue._arrivals] == [1]  # a renewed one has not arrived
+    assert catalogue._arrivals.rows[:, 0].tolist() == [1]  # a renewed one has not arrived
+
+
+def test_what_came_or_was_renewed_since_is_known(catalogue):
+    assert catalogue.renewed_since(0).tolist() == []
+    row = catalogue.put("new", "New", None)
+    catalogue.put("i1", "Renamed", None)
+    catalogue.settle(1)
+    assert catalogue.renewed_since(0).tolist() == [row]
+    before = catalogue.changes
+    catalogue.teach(row, np.ones(D, np.float32), 0.0, 1)
+    assert catalogue.renewed_since(before).tolist() == [row]
+    catalogue.settle(1)
+    assert catalogue.renewed_since(catalogue.changes).tolist() == []
 
 
 def test_an_arrival_is_told_to_those_who_met_the_item_before_it(catalogue):

@@ -5,6 +5,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from app.state import keys
 
@@ -68,3 +69,8 @@ def test_a_key_says_whose_it_is_and_what_is_in_it():
     assert (keys.user_of(user.log), keys.type_of(user.log)) == (None, "stream")
     for key in (keys.LAYOUT_KEY, keys.MODEL_KEY, keys.WORKERS_KEY, keys.popularity_key("t", [1.0])):
         assert (keys.user_of(key), keys.type_of(key)) == (None, None)
+
+
+def test_what_one_script_touches_of_the_catalogue_is_in_one_slot():
+    for tenant in ("default", "a:b{c}"):
+        assert key_slot(keys.items_key(tenant).encode()) == key_slot(keys.item_changes_key(tenant).encode())
