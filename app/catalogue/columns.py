@@ -194,6 +194,11 @@ class StringColumn:
         code = int(self._codes.used[row])
         return self._vocabulary.string(code) if code >= 0 else None
 
+    @property
+    def codes(self) -> npt.NDArray[np.int32]:
+        """(N,) the same code for the same value, -1 where there is none; until the next change. Do not write into it."""
+        return self._codes.used
+
     def present(self) -> Mask:
         return self._codes.used >= 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,6 +17,7 @@ from app.recommend.score import Question, Ranked, Scorer
 from app.recommend.select import Found, select, selecting
 from app.recommend.selection import Selection
 
+_INLINE_DIVERSE = 100  # items of a diverse list: two milliseconds
 _RARE = 1e-9  # of a count, so that what nobody used has a logarithm
 
 
@@ -60,7 +62,10 @@ class Lister:
         while waiting := [each for each in rounds if each.wanted is not None]:
             asked = [replace(each.plan.question, k=each.wanted or 1) for each in waiting]
             for each, ranked in zip(waiting, await self._scorer.rank(asked), strict=True):
-                each.take(ranked)
+                if each.takes_long:
+                    await asyncio.to_thread(each.take, ranked)
+                else:
+                    each.take(ranked)
         return [each.listed() for each in rounds]
 
     def popular(self, ruled: Ruled, k: int, as_of_ms: int, without: Sequence[int]) -> Selection:
@@ -98,6 +103,12 @@ class _Round:
         self._ranked: Ranked | None = None
         self._selection: Selection | None = None
         self._interest_s = self._score_s = 0.0
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether choosing would hold up every other request of the event loop."""
+        rules = self.plan.ruled.rules if self.plan.ruled is not None else None
+        return rules is not None and rules.diversity > 0 and rules.k > _INLINE_DIVERSE
 
     def before(self) -> list[Question]:
         """What must be asked before candidates are: the scores of the pins, and what can be drawn from."""

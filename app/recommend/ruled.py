@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from app.catalogue.catalogue import Bool, Catalogue, Float32
+from app.catalogue.columns import StringColumn
 from app.catalogue.fields import ItemFields
 from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError
 from app.recommend.explore import Exploration, places_of
 from app.recommend.filters import Masks
-from app.recommend.rules import Boost, Cap, Leanings, Pin, Rows, Rules, additive_bias, prominence_of, youth_of
+from app.recommend.rules import Boost, Cap, Groups, Leanings, Pin, Rows, Rules, additive_bias, prominence_of, youth_of
 from app.recommend.ruleset import ExploreRule, RuleSet, parse
 
 
@@ -123,12 +124,13 @@ class RuleBook:
     def _mask(self, text: str, given: Given) -> Bool:
         return self._masks.of(parse(text).bind(given.parameters, given.user, given.context))
 
-    def _groups(self, attribute: str) -> _Groups:
+    def _groups(self, attribute: str) -> Groups:
         if attribute not in self._fields.kinds():
             names = ", ".join(sorted(self._fields.kinds())[:20])
             message = f"no item has an attribute {attribute!r}; there are {names}"
             raise InvalidRequestError(f"caps: {message}", [{"field": "caps", "message": message}])
-        return _Groups(self._fields, attribute)
+        column = self._fields.column(attribute)
+        return column.codes if isinstance(column, StringColumn) else _Groups(self._fields, attribute)
 
 
 class _Groups:

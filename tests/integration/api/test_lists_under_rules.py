@@ -273,3 +273,8 @@ async def test_exploration_gives_its_share_to_new_items_and_is_made_again_by_its
     nothing = await ask(shop, k=10, rules={"explore": {"share": 0.3, "new_for_s": 60}, "exclude": sorted(new)})
     assert (nothing["explored"]["items"], len(nothing["items"])) == ([], 10)
     assert "explored" not in await ask(shop, k=10)
+
+
+async def test_a_long_diverse_list_is_that_of_a_short_one_made_longer(shop):
+    short = ids(await ask(shop, k=60, rules={"diversity": 0.3}))
+    assert ids(await ask(shop, k=200, rules={"diversity": 0.3})) == short
