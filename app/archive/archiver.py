@@ -19,6 +19,7 @@ from app.archive.compaction import Compaction
 from app.archive.expiry import Expiry
 from app.archive.files import day_of, write_file
 from app.archive.identity import compare, refusal, taken
+from app.archive.items import ItemsFile
 from app.archive.log import Log, Mark
 from app.archive.manifest import File, Manifest, Removal
 from app.archive.reading import Batch, fill, trim_archived
@@ -66,6 +67,7 @@ class Archiver:
         lease_ms: int = 60_000,
         erase_within_s: float = 86_400.0,
         expiry: Expiry | None = None,
+        items: ItemsFile | None = None,
     ) -> None:
         self._archive = archive
         self._log = log
@@ -75,6 +77,7 @@ class Archiver:
         self._token = secrets.token_hex(8)
         self._compaction = Compaction(archive, erase_within_s)
         self._expiry = expiry
+        self._items = items
         self._next = 0  # the partition to begin with, so that a busy one does not starve those behind it
 
     def once(self, erase_now: bool = False) -> int:
@@ -231,12 +234,14 @@ class Archiver:
         return [write_file(self._archive, tenant, day, [to_table(group)]) for (tenant, day), group in groups.items()]
 
     def _maintain(self, erase_now: bool = False) -> None:
-        """Compact, erase and sweep, unless another archiver is at it."""
+        """Write down the catalogue, compact, erase and sweep, unless another archiver is at it."""
         if not self._log.take(None, self._token, self._lease_ms):
             if erase_now:
                 raise ArchiveError("another archiver is compacting this archive: try again when it is done")
             return
         try:
+            if self._items is not None:
+                self._items.refresh()
             self._compaction.run(erase_now, self._still_ours)
         except OSError as error:
             raise ArchiveError(f"{error.filename}: cannot be tidied up: {error.strerror}") from error

@@ -20,7 +20,6 @@ from app.errors import LongwaveError, StorageAddressError, StorageError
 from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import configure_logs
 
-TENANT = "default"
 BAD_INPUT = 2
 LATE = 1
 # A commit is due after one interval; another may have failed and be tried again, and writing and compacting take their time.
@@ -59,6 +58,7 @@ def archive(
         from app.archive.archiver import Archiver
         from app.archive.expiry import Expiry
         from app.archive.identity import compare, refusal
+        from app.archive.items import TENANT, ItemsFile
         from app.archive.log import RedisLog, oldest_ms
         from app.state.keys import PARTITIONS
 
@@ -81,6 +81,7 @@ def archive(
             lease_ms=settings.archive_lease_ms,
             erase_within_s=settings.archive_erase_within_s,
             expiry=Expiry(client, into, settings.user_retention_days) if expires else None,
+            items=ItemsFile(client, into.folder, TENANT),
         )
         warn_of_retention(settings)
         if not follow:
@@ -120,7 +121,8 @@ def restore(
                 on_user=lambda: bar.advance(task),
             )
     Console().print(
-        f"{done.users:,} users with {done.events:,} events, {done.aliases:,} aliases, {done.tombstones:,} tombstones",
+        f"{done.users:,} users with {done.events:,} events, {done.aliases:,} aliases, {done.tombstones:,} tombstones, "
+        f"{done.items:,} items of the catalogue",
         highlight=False,
     )
 
@@ -177,6 +179,7 @@ def import_(
     """Load histories into users' sequences; what was killed is run again. Popularity is left alone."""
     with _one_line_errors(), ExitStack() as stack:
         from app.archive.imports import import_files, import_id_of
+        from app.archive.items import TENANT
         from app.archive.tables import read_mapping
         from app.runtime.bundle import read_bundle
         from app.state.opening import open_store

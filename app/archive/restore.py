@@ -21,6 +21,7 @@ from app.archive.archive import Archive
 from app.archive.columns import from_text
 from app.archive.files import verify
 from app.archive.histories import ROWS_AT_ONCE, ArchivedUser, users
+from app.archive.items import TENANT, read_items, restore_items
 from app.archive.keys import gone_key, identity_key, log_key, user_hash
 from app.archive.log import Mark
 from app.archive.manifest import Manifest
@@ -47,6 +48,7 @@ class Restored:
     aliases: int
     events: int
     tombstones: int
+    items: int = 0
 
 
 def restore(
@@ -76,6 +78,7 @@ def restore(
         StorageError: Redis is away; empty it and run this again.
     """
     manifest = archive.existing()
+    items = read_items(archive.folder)
     with _storage_errors():
         _demand_empty(client)
         verify(archive, manifest)
@@ -109,8 +112,9 @@ def restore(
             mark = Mark(secrets.token_hex(8), origin, manifest.cursor(int(pp, 16)))
             writer.add("SET", identity_key(int(pp, 16)), str(mark))
         writer.flush()
+        restore_items(client, items, TENANT)
         client.set(LAYOUT_KEY, LAYOUT)
-    return Restored(users=found, aliases=len(aliases), events=events, tombstones=tombstones)
+    return Restored(users=found, aliases=len(aliases), events=events, tombstones=tombstones, items=len(items))
 
 
 def _demand_empty(client: Any) -> None:

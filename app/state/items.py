@@ -95,7 +95,7 @@ class ItemStore:
     async def get(self, item_id: str) -> Said | None:
         """What was said last of an item; None if nothing was."""
         (found,) = await self._store.all([("HGET", self._items, _text(item_id))])
-        return None if found is None else _said(item_id, found)
+        return None if found is None else read_said(item_id, found)
 
     async def mark(self) -> Mark:
         """Where the changes are now."""
@@ -123,7 +123,7 @@ class ItemStore:
         return [
             Said(name.decode("utf-8", "surrogatepass"), at, None)
             if value is None
-            else replace(_said(name.decode("utf-8", "surrogatepass"), value), version=at)
+            else replace(read_said(name.decode("utf-8", "surrogatepass"), value), version=at)
             for at, name, value in zip(versions, names, values[0], strict=True)
         ]
 
@@ -133,7 +133,7 @@ class ItemStore:
         while True:
             ((cursor, found),) = await self._store.all([("HSCAN", self._items, cursor, "COUNT", _PART)])
             yield [
-                _said(name.decode("utf-8", "surrogatepass"), value)
+                read_said(name.decode("utf-8", "surrogatepass"), value)
                 for name, value in zip(found[::2], found[1::2], strict=True)
                 if name
             ]
@@ -166,7 +166,8 @@ def _mark(found: bytes | None) -> Mark:
     return Mark(epoch, int(version))
 
 
-def _said(item_id: str, value: bytes) -> Said:
+def read_said(item_id: str, value: bytes) -> Said:
+    """An item as the hash has it."""
     version, since_ms, said = value.split(b" ", 2)
     if said.startswith(b"-"):
         return Said(item_id, int(version), None, int(since_ms), _decode(said[1:]) if said != b"-" else None)

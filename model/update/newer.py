@@ -196,7 +196,8 @@ def in_the_models_rows(seq: Sequences, checkpoint: Checkpoint) -> Sequences:
 
 
 def _described(dataset: Dataset, origin: Origin, items: list[str]) -> pl.DataFrame:
-    """Titles and categories as the events' own table has them, else as the bundle has them; an archive has none."""
+    """Titles and categories as the events' own table has them, else as the bundle has them; an archive has those that were said
+    while the service ran."""
     frame = pl.DataFrame({"item_id": items}).join(dataset.items, on="item_id", how="left", maintain_order="left")
     fresh = len(items) - len(origin.titles)
     before = pl.DataFrame(

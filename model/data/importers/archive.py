@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -25,9 +26,10 @@ from model.data.build import Dataset
 from model.data.clean import Cleaning
 from model.data.errors import DataError, NoEventsError, first_line
 from model.data.importers.table import Mapping, Options, build
-from model.data.schema import EVENT_COLUMNS
+from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS
 
 MANIFESTS = "_manifests"
+ITEMS = "items.jsonl"
 FORMAT = 1
 KINDS = ("e", "h", "s", "a", "x", "m", "r")
 EVENTS = ("e", "h")
@@ -73,7 +75,7 @@ def read(path: Path, mapping: Mapping | None = None, now_ms: int | None = None) 
     events = events.with_columns(pl.col("time_ms").alias("timestamp")).select(list(EVENT_COLUMNS))
     if not events.height:
         raise NoEventsError(f"{path}: the archive has no event of a user who is still there", Cleaning(events).report())
-    return build(events, mapping, path.resolve().name, now_ms, _attributes(rows))
+    return build(events, mapping, path.resolve().name, now_ms, _attributes(rows), _items(path))
 
 
 def _newest(path: Path) -> Path | None:
@@ -154,6 +156,37 @@ def _heir(heirs: dict[tuple[str, str], str], tenant: str, user: str) -> str:
 def _once(events: pl.DataFrame) -> pl.DataFrame:
     first = pl.struct("tenant", "user_id", "event_id").is_first_distinct()
     return events.filter(pl.col("event_id").is_null() | first)
+
+
+def _items(path: Path) -> pl.DataFrame | None:
+    """Titles, categories and features of the items of which anything was said."""
+    file = path / ITEMS
+    if not file.exists():
+        return None
+    try:
+        said = [json.loads(line) for line in file.read_bytes().splitlines()]
+        rows = [
+            {
+                "item_id": str(one["id"]),
+                "title": one["item"].get("title"),
+                "categories": [str(name) for name in one["item"].get("categories") or []],
+                **{
+                    name: float(value)
+                    for name, value in one["item"].get("features", {}).items()
+                    if name.startswith(FEATURE_PREFIX)
+                },
+            }
+            for one in said
+        ]
+        names = sorted({name for row in rows for name in row if name.startswith(FEATURE_PREFIX)})
+        schema = {**ITEM_COLUMNS, **dict.fromkeys(names, pl.Float32())}
+        return pl.DataFrame(rows, schema=schema, orient="row").unique("item_id", keep="last", maintain_order=True)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"{file}: damaged: {first_line(error)}") from error
+
+
+def _features(item: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in item.get("features", {}).items() if name.startswith(FEATURE_PREFIX)}
 
 
 def _attributes(rows: pl.DataFrame) -> pl.DataFrame | None:

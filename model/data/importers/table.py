@@ -130,7 +130,12 @@ def read(path: Path, mapping: Mapping, now_ms: int | None = None) -> Dataset:
 
 
 def build(
-    rows: pl.DataFrame, mapping: Mapping, name: str, now_ms: int | None = None, users: pl.DataFrame | None = None
+    rows: pl.DataFrame,
+    mapping: Mapping,
+    name: str,
+    now_ms: int | None = None,
+    users: pl.DataFrame | None = None,
+    items: pl.DataFrame | None = None,
 ) -> Dataset:
     """A data set of rows with canonical column names, cleaned by the rules for data that nothing is known about.
 
@@ -138,6 +143,7 @@ def build(
         mapping: its event types and options count.
         name: where the mapping has none.
         users: attributes, where they are known; of users that have events left.
+        items: titles, categories and features, where they are known; of items that have events left. Otherwise the rows' own.
     """
     timed = "timestamp" in rows.columns
     events = rows.with_columns(
@@ -171,6 +177,8 @@ def build(
     repeats = mapping.options.repeats
     if users is not None:
         users = users.join(events.select(pl.col("user_id").unique()), on="user_id", how="semi")
+    if items is not None:
+        items = items.join(events.select(pl.col("item_id").unique()), on="item_id", how="semi")
     return build_dataset(
         events,
         cleaning.report(),
@@ -178,7 +186,7 @@ def build(
         source=mapping.options.source,
         licence=mapping.options.licence,
         event_types=[*mapping.event_types, *(EventType(name=name) for name in others)],
-        items=_items(events),
+        items=_items(events) if items is None else items,
         users=users,
         baskets="basket_id" in events.columns,
         timed=timed,
