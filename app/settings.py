@@ -80,8 +80,8 @@ class Settings(BaseSettings):
     )
     retrieval: Literal["auto", "exact", "index"] = Field(
         "auto",
-        description="How the best items are found. `exact` scores all of them; `index` (CPU) scores those that an index finds, which it "
-        "makes in the background. `auto` takes the index on a CPU from 50,000 items on, if faiss is installed.",
+        description="How the best items are found. `exact` scores all of them; `index` scores those that an index finds, "
+        "which is made in the background. `auto` takes the index on a CPU from 50,000 items on, if faiss is installed.",
     )
     max_sequence: int = Field(
         20_000, ge=1, le=1_000_000, description="Events kept per user in Redis; older ones live on in the state alone."

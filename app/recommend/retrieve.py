@@ -87,19 +87,23 @@ def choose_mode(setting: Literal["auto", "exact", "index"], rows: int, device: s
 
 
 class Retriever:
-    """Retrieves from one catalogue, for one caller at a time. Until it is given an index, everything is exact."""
+    """Retrieves from one catalogue, for one caller at a time. Until it is given an index, everything is exact.
+
+    Attributes:
+        rows: the catalogue. index: what `use` gave.
+    """
 
     def __init__(self, rows: Rows, exact: ExactScan) -> None:
-        self._rows = rows
+        self.rows = rows
         self._exact = exact
-        self._index: RowIndex | None = None
+        self.index: RowIndex | None = None
         self._view: View | None = None
         self._drifted_s = 0.0
         self._few: dict[int, tuple[Mask, Int64 | None]] = {}
 
     @property
     def mode(self) -> Mode:
-        return "exact" if self._index is None else "index"
+        return "exact" if self.index is None else "index"
 
     @property
     def beside(self) -> int:
@@ -113,7 +117,7 @@ class Retriever:
 
     def use(self, index: RowIndex | None) -> None:
         """Answer with this index of the catalogue's first rows from now on; None: exactly."""
-        self._index, self._view = index, None
+        self.index, self._view = index, None
 
     def best(
         self, interest: Mapping[str, npt.NDArray[Any]], m: int, popularity: Float32, limits: Sequence[Limits] | None = None
@@ -127,14 +131,14 @@ class Retriever:
         """
         users = Users(interest)
         asked = [FREE] * len(users) if limits is None else list(limits)
-        if len(self._rows.vectors) <= FEW:
+        if len(self.rows.vectors) <= FEW:
             return self._scan_all(users, range(len(users)), m, popularity, asked)
         found: dict[int, Found] = {}
         for places in _alike(asked):
             rows = self._allowed(asked[places[0]])
             if rows is not None:
                 answers: list[Found | None] = [*self._scan(users, places, rows, m, popularity, asked)]
-            elif self._index is not None:
+            elif self.index is not None:
                 answers = self._search(users, places, m, popularity, asked)
             else:
                 continue
@@ -164,13 +168,13 @@ class Retriever:
         self, users: Users, places: Sequence[int], rows: Int64, m: int, popularity: Float32, asked: Sequence[Limits]
     ) -> list[Found]:
         """The best of a few rows, which are looked at together for users with the same mask and bias."""
-        rows = rows[self._rows.open[rows]]
+        rows = rows[self.rows.open[rows]]
         shared = asked[places[0]].bias
-        bias = self._rows.bias[rows] if shared is None else self._rows.bias[rows] + shared[rows]
-        scores = users.scores(places, self._rows.vectors[rows], bias, popularity[rows])
+        bias = self.rows.bias[rows] if shared is None else self.rows.bias[rows] + shared[rows]
+        scores = users.scores(places, self.rows.vectors[rows], bias, popularity[rows])
         found = []
         for place, of_user in zip(places, scores, strict=True):
-            users.lifts(place, self._rows.vectors, asked[place].own).onto(rows, of_user)
+            users.lifts(place, self.rows.vectors, asked[place].own).onto(rows, of_user)
             take_out(rows, of_user, asked[place].without)
             found.append(best_of(rows, of_user, m))
         return found
@@ -178,12 +182,12 @@ class Retriever:
     def _scan_all(self, users: Users, places: Sequence[int], m: int, popularity: Float32, asked: Sequence[Limits]) -> list[Found]:
         """The best of all rows, by score.onnx."""
         bias = self._bias([asked[place] for place in places])
-        scores, rows = self._exact(users.some(places), popularity, bias, min(m, len(self._rows.vectors)))
+        scores, rows = self._exact(users.some(places), popularity, bias, min(m, len(self.rows.vectors)))
         eligible = np.isfinite(scores).sum(1)  # scores fall; -inf ends a list
         return [Found(rows[place, :end], scores[place, :end]) for place, end in enumerate(eligible)]
 
     def _bias(self, asked: Sequence[Limits]) -> Float32 | None:
-        is_open = self._rows.open
+        is_open = self.rows.open
         if all(limits.is_free for limits in asked):
             return None if is_open.all() else np.where(is_open, np.float32(0), np.float32(-np.inf))[np.newaxis]
         bias = np.zeros((len(asked), len(is_open)), np.float32)
@@ -219,7 +223,7 @@ class Retriever:
         complete = all(level.rows is not None for level in sieve.levels)  # no row is left that nobody looked at
         hits = self._hits(view, sieve, queries, each, m, [asked[place].without for place in places])
         for position, place in enumerate(places):
-            lifts = users.lifts(place, self._rows.vectors, asked[place].own)
+            lifts = users.lifts(place, self.rows.vectors, asked[place].own)
             rows, of_rows = self._scored(users, place, hits[position], lifts, sieve, view, popularity)
             beside = scores[position]
             lifts.onto(view.beside, beside)
@@ -266,25 +270,25 @@ class Retriever:
         if sieve.mask is not None:
             own = own[sieve.mask[own]]
         rows = ascending(hits, own)
-        bias = self._rows.bias[rows]
+        bias = self.rows.bias[rows]
         if sieve.bias is not None:
             bias = bias + sieve.bias[rows]
-        (scores,) = users.scores([place], self._rows.vectors[rows], bias, popularity[rows])
+        (scores,) = users.scores([place], self.rows.vectors[rows], bias, popularity[rows])
         lifts.onto(rows, scores)
         return rows, scores
 
     def _seen(self, popularity: Float32) -> View:
         """The catalogue of now through the index."""
-        index, view, now_s = self._index, self._view, monotonic()
+        index, view, now_s = self.index, self._view, monotonic()
         assert index is not None
         late = view is None or now_s - self._drifted_s >= _DRIFT_S
-        if view is None or late or view.version != self._rows.version:
+        if view is None or late or view.version != self.rows.version:
             if view is None or late:
                 drift = Drift(index.log_popularity, popularity[: index.rows], index.popularity_weights, _LIFTED)
                 self._drifted_s = now_s
             else:
                 drift = view.drift
-            self._view = view = View(index, self._rows, drift)
+            self._view = view = View(index, self.rows, drift)
         return view
 
 

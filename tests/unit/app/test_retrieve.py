@@ -78,10 +78,8 @@ def test_every_mode_gives_the_list_that_is_right(mode: str, data: st.DataObject,
     users = catalogue.users(3, data.draw(st.sampled_from([1, 3])), data.draw(st.sampled_from([0, 6])), levels)
     if data.draw(st.booleans()):
         catalogue.vectors[:50] = 0.0
-    if mode == "index":
-        retriever = indexed(catalogue, users, tmp_path / str(seed))
-    else:
-        retriever = Retriever(catalogue, catalogue.exact)
+    exact = Retriever(catalogue, catalogue.exact)
+    retriever = indexed(catalogue, users, tmp_path / str(seed)) if mode == "index" else exact
     for change in data.draw(st.lists(st.sampled_from(["change", "append", "close", "close all", "popularity"]), max_size=3)):
         if change == "change":
             catalogue.change(catalogue.rng.integers(0, len(catalogue), 10))
