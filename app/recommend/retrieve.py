@@ -27,6 +27,8 @@ INDEX_FROM: Final = 50_000
 _SCANNED: Final = 32_000  # rows that the index looks at for a query without a mask
 _LIFTED: Final = 2_048  # rows that popularity raised, looked at for every query
 _MANY: Final = 64  # rows that one request leaves out, from which on the index must not find them at all
+_OFF: Final = 0.5  # of what popularity says now: beyond it, good rows are missed
+_BESIDE: Final = 5_000  # rows that came or changed; each list looks at all of them
 _DRIFT_S: Final = 5.0
 
 
@@ -114,6 +116,13 @@ class Retriever:
     def unexplained(self) -> float:
         """How far popularity went away from the index, see `Drift`."""
         return 0.0 if self._view is None else self._view.drift.unexplained
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether an index of now should be made: lists get slower, or worse."""
+        if self.index is None:
+            return False
+        return self.unexplained > _OFF or self.beside > _LIFTED + max(_BESIDE, self.index.rows // 100)
 
     def use(self, index: RowIndex | None) -> None:
         """Answer with this index of the catalogue's first rows from now on; None: exactly."""
@@ -246,7 +255,7 @@ class Retriever:
                     of_user.append(level.rows)
                 continue
             # Where less is kept, a larger part of it has to be looked at for as many.
-            scanned = max(int(_SCANNED * (level.count / view.index.rows) ** 0.5), 2 * number)
+            scanned = max(int(_SCANNED * (level.count / view.index.rows) ** 0.75), number)
             alone = [place for place in range(count) if len(without[place]) > _MANY]
             together = [place for place in range(count) if len(without[place]) <= _MANY]
             if together:

@@ -11,10 +11,10 @@ from app.recommend.index import Float32, Int64, Kept, RowIndex
 from app.recommend.lifted import Drift
 from app.recommend.scan import Mask
 
-FEW: Final = 8_000
+FEW: Final = 12_000
 """So many rows, if they are all that a mask keeps, are scored one and all, sooner than an index finds the best of them."""
 
-_LEVELS: Final = 8  # into so many parts a bias cuts the rows, each searched by itself
+_LEVELS: Final = 4  # into so many parts a bias cuts the rows, each searched by itself
 _SIEVES: Final = 16  # prepared masks that are kept
 
 
