@@ -71,8 +71,8 @@ class Case:
         return {name: array[first:last] for name, array in self.users.items()}
 
     def recall(self, limits: Callable[[int], Limits] | None, users: int, popularity: Array | None = None) -> dict[str, Any]:
-        """How many of the exact best the index finds, in the mean; how much less what it finds scores, in the mean over a list, for
-        the worst user; and whether all lists are as long as they must be.
+        """How many of the exact best the index finds, in the mean; by how much the mean score of a list is lower, for the worst
+        user; and whether all lists are as long as they must be.
         """
         table = self.popularity if popularity is None else popularity
         shares, losses, whole = [], [], True

@@ -1,4 +1,4 @@
-"""An index over the rows of a catalogue: which rows are worth scoring exactly, out of millions. docs/adr/0017-retrieval.md.
+"""An index over the rows of a catalogue: which rows are worth scoring exactly, out of millions. docs/adr/0019-retrieval.md.
 
 A score is an inner product, but for repeats and rules: of (interest, 1, popularity weights) with (vector, bias, log popularity).
 Rows are indexed by all of these. Over the vectors alone most of the best rows are missed, since popularity often moves scores

@@ -1,7 +1,7 @@
 """The m best rows for some users, of all that their rules allow: an exact scan, or an index and exact scores of what it finds.
 
 Whatever the mode, the scores that come back are exact, and where m rows are eligible, m come back (invariant I7). With an index
-it can happen that they are not all the very best: docs/adr/0017-retrieval.md says when, and how often.
+it can happen that they are not all the very best: docs/adr/0019-retrieval.md says when, and how often.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from app.recommend.view import FEW, Rows, Sieve, View
 Mode = Literal["exact", "index"]
 
 INDEX_FROM: Final = 50_000
-"""Rows from which on an index answers sooner than the exact scan on a CPU: docs/adr/0017-retrieval.md."""
+"""Rows from which on an index answers sooner than the exact scan on a CPU: docs/adr/0019-retrieval.md."""
 
 _SCANNED: Final = 32_000  # rows that the index looks at for a query without a mask
 _LIFTED: Final = 2_048  # rows that popularity raised, looked at for every query

@@ -182,6 +182,7 @@ def test_recall_over_all_of_the_score_stays_high_while_popularity_fades(tmp_path
     monkeypatch.setattr(retrieve, "_LIFTED", 64)
     catalogue = RandomCatalogue(20_000, 16, 2, 6)
     users = catalogue.users(16, 1, 8)
+    users["popularity_weight"][:] = 2.0
     retriever = indexed(catalogue, users, tmp_path / "index")
     for factor in (1.0, 0.1, 1e-3, 1e-9):
         now = catalogue.popularity * np.float32(factor)
