@@ -11,10 +11,10 @@ PIP_INSTALL := $(BIN)/pip install --disable-pip-version-check -c requirements.lo
 export ORT_DISABLE_TELEMETRY := 1
 
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint format bench schema lock images clean
+.PHONY: help install demo test lint format bench bench-catalogue schema lock images clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -49,6 +49,9 @@ format: .venv/dev.installed ## Format the code and apply ruff's safe fixes
 
 bench: .venv/demo.installed ## Measure the service; writes loadtests/results/latest.json
 	$(BIN)/python -m loadtests.bench $(ARGS)
+
+bench-catalogue: .venv/demo.installed ## Measure large catalogues; writes loadtests/results/catalogue.json
+	$(BIN)/python -m loadtests.catalogue $(ARGS)
 
 schema: .venv/demo.installed ## Write again what is generated from the code: schema/*.json, docs/settings.md
 	$(BIN)/python -m app.runtime.manifest

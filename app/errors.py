@@ -148,6 +148,12 @@ class BundleError(LongwaveError):
     title = "Bad bundle"
 
 
+class IndexDamagedError(LongwaveError):
+    """The file of an index cannot be used; it is made again, and lists are exact meanwhile."""
+
+    title = "Index damaged"
+
+
 class DeviceError(LongwaveError):
     """The device that the settings demand is not there."""
 

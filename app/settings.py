@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     intra_op_threads: int = Field(
         1, ge=1, le=256, description="Threads of one ONNX Runtime call on the CPU. Small models are fastest with 1 per worker."
     )
+    retrieval: Literal["auto", "exact", "index"] = Field(
+        "auto",
+        description="How the best items are found. `exact` scores all of them; `index` scores those that an index finds, "
+        "which is made in the background. `auto` takes the index on a CPU from 50,000 items on, if faiss is installed.",
+    )
     max_sequence: int = Field(
         20_000, ge=1, le=1_000_000, description="Events kept per user in Redis; older ones live on in the state alone."
     )
