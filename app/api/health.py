@@ -26,6 +26,10 @@ class Readiness(msgspec.Struct, frozen=True):
     items: int
     device: Annotated[str, Meta(description="`cpu` or `cuda`.")]
     device_reason: str
+    retrieval: Annotated[
+        str, Meta(description="`exact`, `index`, or `index is being made`: lists are searched exactly meanwhile.")
+    ]
+    retrieval_reason: str
     storage: Annotated[str, Meta(description="`up`, or why not. Without storage, lists come from the fallback.")]
 
 
@@ -47,9 +51,20 @@ async def readyz(request: Request) -> Response:
         await service.store.ping()
     except StorageError as error:
         service, storage = hall.service, error.detail
-    manifest, device = service.runtime.bundle.manifest, service.runtime.device
+    manifest, device, scorer = service.runtime.bundle.manifest, service.runtime.device, service.scorer
+    waits = scorer.retriever is not None and scorer.retriever.index is None
     return json_response(
-        Readiness(True, manifest.model_id, manifest.data_name, len(service.catalogue), device.name, device.why, storage)
+        Readiness(
+            ready=True,
+            model_id=manifest.model_id,
+            data=manifest.data_name,
+            items=len(service.catalogue),
+            device=device.name,
+            device_reason=device.why,
+            retrieval="index is being made" if waits else scorer.mode,
+            retrieval_reason=scorer.why,
+            storage=storage,
+        )
     )
 
 

@@ -21,6 +21,7 @@ from app.ingest.count import PopularityCounter
 from app.ingest.pipeline import Ingest
 from app.ingest.trend import TrendCounter
 from app.recommend.follow import PopularityFollower
+from app.recommend.indexed import keep_index
 from app.recommend.interests import Portraits
 from app.recommend.live import LiveItems
 from app.recommend.pipeline import Recommender
@@ -64,6 +65,7 @@ class Service:
     items: ItemStore
     live: LiveItems
     scenarios: Scenarios
+    scorer: Scorer
     trending: TrendingItems
 
 
@@ -150,6 +152,7 @@ class ServedModel:
         async def room() -> None:
             await advance.room(settings.write_wait_ms / 1000)
 
+        self._scorer = scorer = Scorer(runtime, catalogue, popularity, fold, settings.retrieval)
         self.service = Service(
             runtime=runtime,
             catalogue=catalogue,
@@ -166,7 +169,7 @@ class ServedModel:
                 bundle,
                 catalogue,
                 popularity,
-                Scorer(runtime, catalogue, popularity, fold),
+                scorer,
                 fold,
                 tensors,
                 store,
@@ -178,6 +181,7 @@ class ServedModel:
             similar=SimilarItems(catalogue),
             items=ItemStore(store, TENANT),
             live=self.live,
+            scorer=scorer,
             scenarios=Scenarios(ScenarioStore(store, TENANT), settings.catalogue_poll_ms / 1000),
             trending=TrendingItems(trends, TENANT, catalogue, popularity, _TREND_FRESH_S),
         )
@@ -196,6 +200,9 @@ class ServedModel:
             log.warning("storage is away at the start", error=error.detail)
         self._run(self.live.follow())
         self._run(self.live.encode())
+        if self._scorer.retriever is not None:
+            folder = self._settings.storage_dir / "indexes"
+            self._run(keep_index(self._scorer.retriever, folder, self.model_id, self._scorer.source))
         self._run(self._following.follow(self._settings.popularity_refresh_ms / 1000))
         if self._settings.background_fold:
             self._run(self._advance.run())

@@ -72,8 +72,10 @@ class Lister:
         """The most popular items under rules; scores are logarithms of counts, and there is no minimum."""
         shortest = int(np.argmin(self._popularity.half_lives_s))
         scores = np.log(self._popularity.at(as_of_ms)[:, shortest] + np.float32(_RARE))
-        if ruled.added is not None:
-            scores = scores + ruled.added
+        if ruled.bias is not None:
+            scores = scores + ruled.bias
+        if ruled.eligible is not None:
+            scores = np.where(ruled.eligible, scores, np.float32(-np.inf))
         scores = np.where(self._catalogue.open_at(as_of_ms), scores, np.float32(-np.inf))
         scores[list(without)] = -np.inf
         order = np.argsort(-scores, kind="stable")

@@ -191,7 +191,8 @@ class Recommender:
             self._platform(query.platform),
             [*excluded, *had],
             query.among,
-            None if ruled is None else ruled.added,
+            None if ruled is None else ruled.eligible,
+            None if ruled is None else ruled.bias,
         )
         return Plan(question, ruled), Out(excluded, had, None if ruled is None else ruled.eligible)
 

@@ -34,14 +34,6 @@ class Ruled:
     bias: Float32 | None
     exploration: Exploration | None = None
 
-    @property
-    def added(self) -> Float32 | None:
-        """(N,) both in one: -inf where an item is not eligible."""
-        if self.eligible is None:
-            return self.bias
-        bias = np.float32(0) if self.bias is None else self.bias
-        return np.where(self.eligible, bias, np.float32(-np.inf))
-
 
 @dataclass(frozen=True, slots=True)
 class Given:

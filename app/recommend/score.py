@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from time import perf_counter
+from time import perf_counter, time_ns
+from typing import Literal
 
 import numpy as np
 import onnxruntime as ort
@@ -13,9 +14,12 @@ import onnxruntime as ort
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.fold import Fold
+from app.recommend.index import Source, typical_weights
+from app.recommend.indexed import LiveRows
+from app.recommend.retrieve import Limits, Retriever, choose_mode
 from app.recommend.rules import spread_of
 from app.runtime.golden import golden_output
-from app.runtime.session import Array, Runtime
+from app.runtime.session import Array, Feed, Runtime
 
 _SLOTS_STEP = 32
 _SAMPLED = 20_000  # items, for the spread of scores
@@ -31,7 +35,8 @@ class Question:
         platform: index of the platform where it is asked.
         forbidden: rows that must not come back.
         among: if given, the only rows that may come back.
-        added: (N,) added to the scores, if given; -inf for what may not come back.
+        mask: (N,) if given, which rows may come back.
+        added: (N,) if given, added to the scores. Both are shared by questions with the same rules, and not written to.
     """
 
     blob: bytes
@@ -40,12 +45,13 @@ class Question:
     platform: int
     forbidden: Sequence[int]
     among: Sequence[int] | None = None
+    mask: Array | None = None
     added: Array | None = None
 
     @property
     def is_free(self) -> bool:
         """Whether every item may come back, by its score alone."""
-        return self.among is None and self.added is None and not self.forbidden
+        return self.among is None and self.mask is None and self.added is None and not self.forbidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,19 @@ class Scorer:
 
     Attributes:
         spread: standard deviation of a user's scores over the items, a typical one.
+        mode: whether the search is exact or goes through an index, once there is one; `why` says why, in words.
+        retriever: what searches through the index, None where the search is exact.
     """
 
-    def __init__(self, runtime: Runtime, catalogue: Catalogue, popularity: LivePopularity, fold: Fold) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        catalogue: Catalogue,
+        popularity: LivePopularity,
+        fold: Fold,
+        retrieval: Literal["auto", "exact", "index"] = "exact",
+    ) -> None:
+        """`retrieval` is the setting, see `choose_mode`."""
         self._runtime = runtime
         self._catalogue = catalogue
         self._popularity = popularity
@@ -106,6 +122,9 @@ class Scorer:
         shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
         self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
         self.spread = _spread(runtime, catalogue)
+        self.mode, self.why = choose_mode(retrieval, len(catalogue), runtime.device.name)
+        self._rows = LiveRows(catalogue)
+        self.retriever = Retriever(self._rows, self._scan) if self.mode == "index" else None
         # On another device the event loop has something better to do than to wait for it.
         self._waits = runtime.device.name != "cpu"
 
@@ -162,34 +181,79 @@ class Scorer:
         began = perf_counter()
         items, count = table.items, len(table.items.bias)
         most = min(max(question.k for question in questions), count)
+        questions = [_grown(question, count) for question in questions]
+        if "repeat_keys" in interest:
+            rows = self._catalogue.rows_of_keys(interest["repeat_keys"])
+            interest["repeat_rows"] = np.where(rows < count, rows, -1)  # of an item that was added since
+        if self.retriever is not None and self.retriever.index is not None and items is self._items:
+            best_rows, best_scores = self._search(questions, interest, table, most)
+        else:
+            bias = items.nothing if all(question.is_free for question in questions) else _bias(questions, count)
+            scores, of_rows = self._best(interest, items, table.popularity, bias, most)
+            eligible = np.isfinite(scores).sum(1).tolist()  # scores fall; -inf ends a list
+            best_rows = [row[:end] for row, end in zip(of_rows.tolist(), eligible, strict=True)]
+            best_scores = [score[:end] for score, end in zip(scores.tolist(), eligible, strict=True)]
+        score_s = perf_counter() - began
+        return [
+            Ranked(of_user[: question.k], its[: question.k], interest_s, score_s)
+            for question, of_user, its in zip(questions, best_rows, best_scores, strict=True)
+        ]
+
+    def _search(
+        self, questions: Sequence[Question], interest: dict[str, Array], table: _Table, most: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Through the index."""
+        assert self.retriever is not None
+        self._rows.show(table.items.bias)
+        limits = [Limits(one.mask, one.among, one.forbidden, one.added) for one in questions]
+        found = self.retriever.best(interest, most, table.popularity, limits)
+        return [one.rows.tolist() for one in found], [one.scores.tolist() for one in found]
+
+    def _scan(self, interest: Mapping[str, Array], popularity: Array, bias: Array | None, m: int) -> tuple[Array, Array]:
+        """All items by score.onnx, for the retriever, which has asked about the items that were shown last."""
+        return self._best(interest, self._items, popularity, self._items.nothing if bias is None else bias, m)
+
+    def _best(self, interest: Mapping[str, Array], items: _Items, popularity: Array, bias: Feed, m: int) -> tuple[Array, Array]:
+        """Scores and rows (B, m), best first."""
         feeds = {
             **interest,
             "item_matrix": items.item_matrix,
             "item_bias": items.item_bias,
-            "popularity": table.popularity,
-            "bias": items.nothing if all(question.is_free for question in questions) else _bias(questions, count),
-            "k": np.asarray([most], np.int64),
+            "popularity": popularity,
+            "bias": bias,
+            "k": np.asarray([m], np.int64),
         }
-        if "repeat_keys" in interest:
-            rows = self._catalogue.rows_of_keys(interest["repeat_keys"])
-            feeds["repeat_rows"] = np.where(rows < count, rows, -1)  # of an item that was added since
         best = self._runtime.score(feeds)
-        eligible = np.isfinite(best["scores"]).sum(1).tolist()  # scores fall; -inf ends a list
-        rows, scores = best["rows"].tolist(), best["scores"].tolist()
-        score_s = perf_counter() - began
-        ranked = []
-        for place, question in enumerate(questions):
-            end = min(question.k, eligible[place])
-            ranked.append(Ranked(rows[place][:end], scores[place][:end], interest_s, score_s))
-        return ranked
+        return best["scores"], best["rows"]
+
+    def source(self) -> Source:
+        """What an index is made of: the bundle's items, with what popularity is now."""
+        n, bundle = self._catalogue.bundle_rows, self._runtime.bundle
+        weights = typical_weights(
+            golden_output(bundle, "interest", "interests"), golden_output(bundle, "interest", "popularity_weight")
+        )
+        popularity = self._popularity.at(time_ns() // 1_000_000)
+        return Source(self._catalogue.vectors[:n], self._catalogue.bias[:n], popularity[:n], weights)
+
+
+def _grown(question: Question, count: int) -> Question:
+    """A question whose rules were made before items came: these are not in its list."""
+    known = [len(array) for array in (question.mask, question.added) if array is not None]
+    if not known or known[0] == count:
+        return question
+    new = count - known[0]
+    mask = np.ones(known[0], np.bool_) if question.mask is None else question.mask
+    added = None if question.added is None else np.concatenate([question.added, np.zeros(new, np.float32)])
+    return replace(question, mask=np.concatenate([mask, np.zeros(new, np.bool_)]), added=added)
 
 
 def _bias(questions: Sequence[Question], count: int) -> Array:
     bias = np.zeros((len(questions), count), np.float32)
     for place, question in enumerate(questions):
         if question.added is not None:
-            bias[place, : len(question.added)] = question.added
-            bias[place, len(question.added) :] = -np.inf  # has come since
+            bias[place] = question.added
+        if question.mask is not None:
+            bias[place, ~question.mask] = -np.inf
         if question.among is not None:
             kept = bias[place, question.among]
             bias[place] = -np.inf
