@@ -171,7 +171,7 @@ class Catalogue:
             edges = np.concatenate([self._opens_ms.rows[limited], self._closes_ms.rows[limited]])
             self._edges_ms = np.unique(edges)
             self._open_cache.clear()
-        between = int(self._edges_ms.searchsorted(as_of_ms, "right"))
+        between = int(self._edges_ms.searchsorted(as_of_ms, "right")) if self._limited else 0
         found = self._open_cache.get(between)
         if found is None:
             opened = (self._opens_ms.rows <= as_of_ms) & (as_of_ms < self._closes_ms.rows)

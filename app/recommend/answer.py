@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -34,8 +34,8 @@ class Query:
     among: tuple[int, ...] | None = None
     exclude: Sequence[str] = ()
     rules: RuleSet = NO_RULES
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    context: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, object] | None = None
+    context: Mapping[str, object] | None = None
     scenario: ScenarioName | None = None
     debug: Sequence[str] = ()
     seed: int = 0

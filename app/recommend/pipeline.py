@@ -198,7 +198,7 @@ class Recommender:
 
     def _resolve(self, query: Query, attributes: Mapping[str, str]) -> Ruled:
         return self._rules.resolve(
-            query.rules, Given(query.parameters, attributes, query.context), query.k, query.as_of_ms, query.seed
+            query.rules, Given(query.parameters or {}, attributes, query.context or {}), query.k, query.as_of_ms, query.seed
         )
 
     def _excluded(self, query: Query) -> Sequence[int]:

@@ -147,7 +147,13 @@ class Scorer:
     async def rank(self, questions: Sequence[Question]) -> list[Ranked]:
         """The answers to some questions, in their order."""
         # Popularity and items are the event loop's; taken here, not in the thread.
-        tables = [_Table(self._popularity.at(question.as_of_ms), self._at(question.as_of_ms)) for question in questions]
+        tables: list[_Table] = []
+        for question in questions:
+            popularity, items = self._popularity.at(question.as_of_ms), self._at(question.as_of_ms)
+            if tables and tables[-1].popularity is popularity and tables[-1].items is items:
+                tables.append(tables[-1])
+            else:
+                tables.append(_Table(popularity, items))
         if self._waits:
             return await asyncio.to_thread(self._rank, questions, tables)
         return self._rank(questions, tables)
@@ -159,7 +165,7 @@ class Scorer:
         tensors["platform"] = np.asarray([question.platform for question in questions], np.int64)
         interest = self._runtime.interest(tensors)
         interest_s = perf_counter() - began
-        if all(table.key == tables[0].key for table in tables):
+        if all(table is tables[0] for table in tables):
             return self._score(questions, interest, tables[0], interest_s)
         ranked: dict[int, Ranked] = {}
         for table in {table.key: table for table in tables}.values():  # one call for each second that was asked for

@@ -568,7 +568,7 @@ REPEATABLE = [
         invariant="I9",
         broken="All questions of a batch get the popularity of the first one's moment.",
         file="app/recommend/score.py",
-        original="if all(table.key == tables[0].key for table in tables):",
+        original="if all(table is tables[0] for table in tables):",
         replacement="if tables:",
         killed_by=API + "test_a_list_is_the_same_whatever_else_is_asked_at_that_moment",
     ),
