@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     retrieval: Literal["auto", "exact", "index"] = Field(
         "auto",
         description="How the best items are found. `exact` scores all of them; `index` scores those that an index finds, "
-        "which is made in the background. `auto` takes the index on a CPU from 50,000 items on, if faiss is installed.",
+        "which is made in the background. `auto` takes the index on a CPU from 100,000 items on, if faiss is installed.",
     )
     max_sequence: int = Field(
         20_000, ge=1, le=1_000_000, description="Events kept per user in Redis; older ones live on in the state alone."

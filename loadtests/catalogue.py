@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from app.runtime.bundle import Bundle, read_bundle
 from app.runtime.session import Runtime, open_runtime
 from loadtests.errors import BenchError
 from loadtests.large_bundle import write_large_bundle
-from loadtests.machine import describe_commit, describe_machine, load_average
+from loadtests.machine import ROOT, describe_commit, describe_machine, load_average
 from loadtests.report import write
 from loadtests.samples import rounded
 from loadtests.shaped_queries import interests
@@ -40,6 +40,17 @@ _FEW_USERS: Final = 16  # where an exact list takes long
 _ROUNDS: Final = 7
 _FILTERS: Final = (0.5, 0.1, 0.01, 0.0001)
 _AGAINST: Final = 0.1  # the share of rows that the anti-correlated filter keeps: those that the user wants least
+_OPEN: Final = """
+import sys, numpy, faiss
+from pathlib import Path
+from app.recommend.index import RowIndex
+def own():
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("RssAnon"))
+before = own()
+index = RowIndex(Path(sys.argv[1]))
+index.search(index.queries(numpy.zeros((1, index._width), "f4"), numpy.zeros((1, len(index.popularity_weights)), "f4")), 10, 1000)
+print(own() - before)
+"""
 _SOURCES: Final = ("as trained", "popularity weighs nothing", "neither popularity nor bias")
 
 Array = npt.NDArray[Any]
@@ -129,13 +140,12 @@ def measure(bundle: Bundle, folder: Path, say: Callable[[str], None]) -> dict[st
     began = perf_counter()
     build(Source(rows.vectors, rows.bias, popularity, weights), folder)
     found: dict[str, Any] = {"items": len(bundle.bias), "build_s": perf_counter() - began}
-    before = _resident()
+    found["worker_bytes"] = _own_memory(folder)
     index = RowIndex(folder)
     scan = exact_scan(runtime, bundle)
     case = Case(users, popularity, Retriever(rows, scan), Retriever(rows, scan))
     case.index.use(index)
     case.index.best(case.some(0, 1), _K, popularity)
-    found["worker_bytes"] = _resident() - before
     found["file_bytes"] = sum(file.stat().st_size for file in folder.iterdir())
     found |= case.recall(None, _USERS)
     say(f"recall@{_K} {found['recall']:.4f}")
@@ -216,12 +226,10 @@ def _scan_without_bias(scan: Any, rows: FixedRows, against: Array) -> Any:
     return without
 
 
-def _resident() -> int:
-    with open("/proc/self/status", encoding="ascii") as lines:
-        for line in lines:
-            if line.startswith("RssAnon"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _own_memory(folder: Path) -> int:
+    """What a process has more for itself once it has opened an index; asked of a new one, in which no memory lies free."""
+    done = subprocess.run([sys.executable, "-c", _OPEN, str(folder)], cwd=ROOT, capture_output=True, text=True, check=True)
+    return int(done.stdout)
 
 
 def bench(

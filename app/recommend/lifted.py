@@ -10,6 +10,7 @@ from app.recommend.index import RARE, Float32, Int64
 
 _SAMPLE: Final = 4_096
 _STEEPEST: Final = 1.5
+_STEP: Final = 61  # every so manieth row makes a sample
 
 
 class Drift:
@@ -57,7 +58,14 @@ class Drift:
 
 
 def _best(values: Float32, number: int) -> Int64:
+    """The places of the largest values, in any order."""
     if number >= len(values):
         return np.arange(len(values))
-    best: Int64 = np.argpartition(values, len(values) - number)[len(values) - number :]
+    # What is above the level that a sample says holds twice as many: to sort out a million takes ten times as long.
+    sample = values[::_STEP]
+    above = min(len(sample), 2 * number // _STEP + _STEP)
+    some = np.flatnonzero(values >= np.partition(sample, len(sample) - above)[len(sample) - above])
+    if len(some) < number:
+        some = np.arange(len(values))
+    best: Int64 = some[np.argpartition(values[some], len(some) - number)[len(some) - number :]]
     return best

@@ -21,15 +21,16 @@ from app.recommend.view import FEW, Rows, Sieve, View
 
 Mode = Literal["exact", "index"]
 
-INDEX_FROM: Final = 50_000
-"""Rows from which on an index answers sooner than the exact scan on a CPU: docs/adr/0019-retrieval.md."""
+INDEX_FROM: Final = 100_000
+"""Rows from which on an index takes less than the exact scan on a CPU, in batches of any size: docs/adr/0019-retrieval.md."""
 
 _SCANNED: Final = 32_000  # rows that the index looks at for a query without a mask
 _LIFTED: Final = 2_048  # rows that popularity raised, looked at for every query
 _MANY: Final = 64  # rows that one request leaves out, from which on the index must not find them at all
 _OFF: Final = 0.5  # of what popularity says now: beyond it, good rows are missed
 _BESIDE: Final = 5_000  # rows that came or changed; each list looks at all of them
-_DRIFT_S: Final = 5.0
+_FEW_KEPT: Final = 16
+_DRIFT_S: Final = 10.0  # between looks at all of popularity, which take some 20 ms a million rows
 
 
 class ExactScan(Protocol):
@@ -168,7 +169,7 @@ class Retriever:
         if known is None:
             few = np.count_nonzero(limits.mask) <= FEW
             known = (limits.mask, np.flatnonzero(limits.mask) if few else None)
-            while len(self._few) >= 64:
+            while len(self._few) >= _FEW_KEPT:
                 del self._few[next(iter(self._few))]
             self._few[id(limits.mask)] = known
         return known[1]

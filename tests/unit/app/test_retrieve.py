@@ -201,8 +201,8 @@ def test_what_is_rare_counts_as_much_as_in_the_graph() -> None:
 @pytest.mark.parametrize(
     ("setting", "rows", "device", "mode"),
     [
-        ("auto", 49_999, "cpu", "exact"),
-        ("auto", 50_000, "cpu", "index"),
+        ("auto", 99_999, "cpu", "exact"),
+        ("auto", 100_000, "cpu", "index"),
         ("auto", 5_000_000, "cuda", "exact"),
         ("exact", 5_000_000, "cpu", "exact"),
         ("index", 100, "cpu", "index"),
