@@ -114,12 +114,10 @@ class Recommender:
         if answer is None:
             stages.mark("load")
             return self._fallback(query, "unknown_user", stages)
-        ranked = answer.listed.ranked
-        stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
+        listed = answer.listed
+        stages.book("queue", load=answer.load_s, interest=listed.interest_s, score=listed.score_s)
         reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
-        return self._respond(
-            query, ranked.rows, ranked.scores, reflects, None, answer.listed.selection, answer.out, answer.listed.drawn
-        )
+        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, answer.out, listed.drawn)
 
     async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:
         """The k best items for somebody who did just these events, in this order; nothing is stored, and nothing is looked up."""
@@ -133,10 +131,9 @@ class Recommender:
         had = self._seen.of_events(events, self._had_rules(query), query.as_of_ms)
         plan, out = self._plan(query, folded[0][1], {}, had)
         (listed,) = await self._lister.lists([plan])
-        ranked = listed.ranked
-        stages.book("queue", load=load_s, interest=ranked.interest_s, score=ranked.score_s)
+        stages.book("queue", load=load_s, interest=listed.interest_s, score=listed.score_s)
         reflects = _Reflects(len(events), max(event.time_ms for event in events))
-        return self._respond(query, ranked.rows, ranked.scores, reflects, None, listed.selection, out, listed.drawn)
+        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn)
 
     async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
@@ -193,6 +190,7 @@ class Recommender:
             query.among,
             None if ruled is None else ruled.eligible,
             None if ruled is None else ruled.bias,
+            None if ruled is None else ruled.count,
         )
         return Plan(question, ruled), Out(excluded, had, None if ruled is None else ruled.eligible)
 
