@@ -145,14 +145,24 @@ def item_changes_key(tenant: str) -> str:
     return f"lw:{{{items_key(tenant)}}}:changes"
 
 
+def item_kinds_key(tenant: str) -> str:
+    """Hash: name of an attribute -> its type; on a Cluster in the slot of `items_key`."""
+    return f"lw:{{{items_key(tenant)}}}:kinds"
+
+
 def item_vectors_key(tenant: str, model_id: str) -> str:
     """Hash: item id -> what a model made of an item that it was not trained with."""
     return f"lw:{encode_id(tenant)}:vectors:{encode_id(model_id)}"
 
 
 def scenarios_key(tenant: str) -> str:
-    """Hash: the scenarios with their versions, see scenario.lua."""
+    """Hash: the scenarios, see scenario.lua."""
     return f"lw:{encode_id(tenant)}:scenarios"
+
+
+def scenario_versions_key(tenant: str) -> str:
+    """Hash: every version of them that is kept; on a Cluster in the slot of `scenarios_key`."""
+    return f"lw:{{{scenarios_key(tenant)}}}:versions"
 
 
 def _partition(encoded_tenant: str, encoded_user: str) -> str:
