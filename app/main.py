@@ -30,6 +30,7 @@ from app.api import (
     rankings,
     recommendations,
     scenarios,
+    several,
     similar,
     users,
 )
@@ -99,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         events.router,
         recommendations.router,
         lists.router,
+        several.router,
         rankings.router,
         similar.router,
         items.router,

@@ -20,6 +20,7 @@ class Query:
     Attributes:
         among: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
         exclude: ids of items that must not come back, known or not.
+        listed: ids of items that lists before this one have, in the same answer; they must not come back either.
         rules: what else the list must follow; `parameters` and `context` are what its filters read.
         scenario: where (some of) the rules come from.
         debug: ids of items of which the answer is to say why they are in the list or not.
@@ -32,6 +33,7 @@ class Query:
     platform: str | None
     among: tuple[int, ...] | None = None
     exclude: Sequence[str] = ()
+    listed: Sequence[str] = ()
     rules: RuleSet = NO_RULES
     parameters: Mapping[str, object] = field(default_factory=dict)
     context: Mapping[str, object] = field(default_factory=dict)
@@ -73,8 +75,8 @@ class ItemDebug(msgspec.Struct, frozen=True, omit_defaults=True):
         str,
         Meta(
             description="In the list: `pinned` or `chosen`. Not in it: `unknown`, `unavailable`, `without_vector` (the model "
-            "does not know it yet), `excluded`, `had`, `filtered`, `capped`, `diversity`, `below_min_score`, `behind` or "
-            "`not_reached` (enough others are better), `not_eligible`."
+            "does not know it yet), `excluded`, `listed` (in a list before this one), `had`, `filtered`, `capped`, `diversity`, "
+            "`below_min_score`, `behind` or `not_reached` (enough others are better), `not_eligible`."
         ),
     ]
     position: int | None = None
@@ -103,6 +105,32 @@ class Recommendations(msgspec.Struct, frozen=True):
     scenario: Annotated[ScenarioName | UnsetType, Meta(description="Of a list under one.")] = UNSET
     gave_way: Annotated[list[RuleGaveWay] | UnsetType, Meta(description="Rules that could not be kept.")] = UNSET
     debug: Annotated[list[ItemDebug] | UnsetType, Meta(description="Of the items that `debug` named.")] = UNSET
+
+
+class NamedList(msgspec.Struct, frozen=True):
+    """One of several lists."""
+
+    name: str
+    recommendation_id: Annotated[str, Meta(description="Send it with the events that this list leads to.")]
+    items: list[RecommendedItem]
+    scenario: ScenarioName | UnsetType = UNSET
+    gave_way: list[RuleGaveWay] | UnsetType = UNSET
+    debug: list[ItemDebug] | UnsetType = UNSET
+
+
+class SeveralLists(msgspec.Struct, frozen=True):
+    """Lists for one user at one moment, in the order in which they were asked for; no item is in two of them. The fields beside
+    `lists` are those of a single list, and true of each."""
+
+    user_id: str | None
+    model_id: str
+    source: Literal["model", "fallback"]
+    reason: Literal["unknown_user", "storage_unavailable"] | None
+    degraded: bool
+    applied_events: int
+    last_event_time: datetime | None
+    as_of: datetime
+    lists: list[NamedList]
 
 
 class Ranking(Recommendations, frozen=True, kw_only=True):
