@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app.api import (
+    batch,
     events,
     health,
     history,
@@ -101,6 +102,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         recommendations.router,
         lists.router,
         several.router,
+        batch.router,
         rankings.router,
         similar.router,
         items.router,

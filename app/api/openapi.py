@@ -54,6 +54,15 @@ def answers(success: type, *errors: int) -> dict[int | str, dict[str, Any]]:
     return described
 
 
+def lines(line: type, failed: type, *errors: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with a struct a line, some of them of the second kind."""
+    described = answers(line, *errors)
+    _structs[failed.__name__] = failed
+    schema = {"oneOf": [_ref(line.__name__), _ref(failed.__name__)]}
+    described[200] = {"description": "One JSON document a line.", "content": {"application/x-ndjson": {"schema": schema}}}
+    return described
+
+
 def events_body() -> dict[str, Any]:
     """The request body of POST /v1/events."""
     event, many = _ref("Event"), {"type": "array", "items": _ref("Event"), "maxItems": 1000, "minItems": 1}

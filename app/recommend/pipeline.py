@@ -236,6 +236,11 @@ class Recommender:
         )
         return Plan(question, ruled), self._out(query, excluded, had, ruled)
 
+    def check(self, query: Query) -> None:
+        """Raises InvalidRequestError if the rules of a question cannot be followed, whoever it is asked for."""
+        if query.rules is not NO_RULES:
+            self._resolve(query, {})
+
     def _resolve(self, query: Query, attributes: Mapping[str, str]) -> Ruled:
         return self._rules.resolve(query.rules, Given(query.parameters, attributes, query.context), query.k, query.as_of_ms)
 
