@@ -23,6 +23,7 @@ from app.api import (
     health,
     history,
     identities,
+    impressions,
     items,
     lists,
     models,
@@ -99,6 +100,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The more special paths first: a user id may hold slashes, so `/v1/users/{user_id}` would take them all.
     for router in (
         events.router,
+        impressions.router,
         recommendations.router,
         lists.router,
         several.router,

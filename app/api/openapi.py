@@ -13,6 +13,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app.api.problems import Problem
+from app.ingest.impressions import MOST as MOST_IMPRESSIONS
+from app.ingest.impressions import ShownList
 from app.ingest.schema import Event
 
 _REF = "#/components/schemas/{name}"
@@ -75,6 +77,16 @@ def events_body() -> dict[str, Any]:
         "required": True,
         "content": {"application/json": {"schema": {"oneOf": [event, many, wrapped]}, "examples": examples}},
     }
+
+
+def impressions_body() -> dict[str, Any]:
+    """The request body of POST /v1/impressions."""
+    one, many = _ref("ShownList"), {"type": "array", "items": _ref("ShownList"), "maxItems": MOST_IMPRESSIONS, "minItems": 1}
+    _models["ShownList"] = ShownList
+    wrapped = {"type": "object", "properties": {"impressions": many}, "required": ["impressions"], "additionalProperties": False}
+    example = {"recommendation_id": "AQCTNDf8eqVqZlB2cWoxMjM0NTY3ODl1sZ8A", "user_id": "17850", "item_ids": ["85123A", "71053"]}
+    schema = {"oneOf": [one, many, wrapped]}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def attributes_body() -> dict[str, Any]:

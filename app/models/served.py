@@ -18,6 +18,7 @@ from app.fold.tensors import EventTensors
 from app.ingest.advance import Advance
 from app.ingest.append import Increment, UserEvents
 from app.ingest.count import PopularityCounter
+from app.ingest.impressions import Impressions
 from app.ingest.pipeline import Ingest
 from app.recommend.follow import PopularityFollower
 from app.recommend.interests import Portraits
@@ -31,7 +32,9 @@ from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.settings import Settings
 from app.state.codec import StateCodec
+from app.state.impressions import ImpressionStore
 from app.state.items import ItemStore
+from app.state.lists import read_list_id
 from app.state.redis import RedisStore
 from app.state.scenarios import ScenarioStore
 from app.telemetry import Metrics
@@ -52,6 +55,7 @@ class Service:
     catalogue: Catalogue
     store: RedisStore
     ingest: Ingest
+    impressions: Impressions
     recommender: Recommender
     users: Users
     portraits: Portraits
@@ -133,6 +137,9 @@ class ServedModel:
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
             popularity.add(increments, monotonic())
             counter.add(tenant, increments)
+            for event in (event for user in users for event in user.events):
+                if event.recommendation_id is not None and (origin := read_list_id(event.recommendation_id)) is not None:
+                    metrics.led_to(origin.model_id, origin.scenario, event.type)
             if settings.background_fold:
                 for user in users:
                     to = user.appended
@@ -152,6 +159,11 @@ class ServedModel:
                 room=room,
                 max_future_s=settings.max_future_s,
                 max_events=settings.max_batch_events,
+            ),
+            impressions=Impressions(
+                ImpressionStore(store, TENANT, settings.log_bound),
+                lambda origin, items: metrics.shown(origin.model_id, origin.scenario, items),
+                settings.max_future_s,
             ),
             recommender=Recommender(
                 bundle,

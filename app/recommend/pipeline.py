@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -33,11 +31,9 @@ from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
 from app.state.events import StoredEvent
+from app.state.lists import new_list_id
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
-
-# Ids of lists must differ, not be secret.
-_random = random.Random(secrets.token_bytes(32))
 
 log = structlog.get_logger()
 
@@ -314,8 +310,10 @@ class Recommender:
         out: Out | None = None,
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
+        scenario, version = (query.scenario.name, query.scenario.version) if query.scenario is not None else (None, 0)
+        self._metrics.made(self._model_id, scenario or "", reflects is None)
         return Recommendations(
-            recommendation_id=f"{_random.getrandbits(96):024x}",
+            recommendation_id=new_list_id(self._model_id, reflects is None, scenario, version),
             user_id=query.user_id or None,
             model_id=self._model_id,
             source="model" if reflects is not None else "fallback",

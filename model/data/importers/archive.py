@@ -29,7 +29,7 @@ from model.data.schema import EVENT_COLUMNS
 
 MANIFESTS = "_manifests"
 FORMAT = 1
-KINDS = ("e", "h", "s", "a", "x", "m", "r")
+KINDS = ("e", "h", "s", "a", "x", "m", "r", "v")
 EVENTS = ("e", "h")
 
 _USER = ["tenant", "partition", "user_id"]
