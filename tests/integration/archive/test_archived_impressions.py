@@ -17,9 +17,10 @@ from app.archive.columns import to_records, to_table
 from app.archive.expiry import Expiry
 from app.archive.histories import users
 from app.archive.record import IMPRESSION, Record
+from app.errors import ArchiveError
 from app.state import keys
 from app.state.events import StoredEvent
-from app.state.impressions import Impression, ImpressionStore, Seen
+from app.state.impressions import Impression, ImpressionStore, Seen, encode_impression
 from app.state.lists import new_list_id
 from app.state.redis import RedisStore
 from app.state.store import Append
@@ -133,3 +134,14 @@ async def test_a_log_that_was_archived_but_not_trimmed_is_found_whole_in_the_arc
     assert make_archiver().once() == 0
     assert raw.xlen(log) == 0
     assert len(rows(archive)) == 1
+    # Another one at that place is not: Redis has lost the end of its log and gone on from there.
+    ((entry_id, fields),) = _entry(raw, log, copy)
+    raw.delete(log)
+    raw.xadd(log, {**fields, "v": encode_impression(Impression(new_list_id(MODEL, False), NOW, ("b",)))}, id=entry_id)
+    with pytest.raises(ArchiveError, match="lacks"):
+        make_archiver().once()
+
+
+def _entry(raw: redis.Redis, log: bytes, copy: bytes) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    raw.restore(log, 0, copy, replace=True)
+    return raw.xrange(log)
