@@ -148,6 +148,7 @@ class ServedModel:
         async def room() -> None:
             await advance.room(settings.write_wait_ms / 1000)
 
+        impressions = ImpressionStore(store, TENANT, settings.log_bound)
         self.service = Service(
             runtime=runtime,
             catalogue=catalogue,
@@ -161,7 +162,7 @@ class ServedModel:
                 max_events=settings.max_batch_events,
             ),
             impressions=Impressions(
-                ImpressionStore(store, TENANT, settings.log_bound),
+                impressions,
                 lambda origin, items: metrics.shown(origin.model_id, origin.scenario, items),
                 settings.max_future_s,
             ),
@@ -174,6 +175,7 @@ class ServedModel:
                 tensors,
                 store,
                 known,
+                impressions.shown,
                 metrics,
             ),
             users=known,

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from app.recommend.ruleset import NO_RULES, RuleSet
+from app.state.shown import Showing
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class Query:
         among: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
         exclude: ids of items that must not come back, known or not.
         listed: ids of items that lists before this one have, in the same answer; they must not come back either.
+        shown: what the user was shown of late; filled in where the rules have such items sink.
         rules: what else the list must follow; `parameters` and `context` are what its filters read.
         scenario: where (some of) the rules come from.
         debug: ids of items of which the answer is to say why they are in the list or not.
@@ -34,6 +36,7 @@ class Query:
     among: tuple[int, ...] | None = None
     exclude: Sequence[str] = ()
     listed: Sequence[str] = ()
+    shown: Sequence[Showing] = ()
     rules: RuleSet = NO_RULES
     parameters: Mapping[str, object] = field(default_factory=dict)
     context: Mapping[str, object] = field(default_factory=dict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
 from app.state.events import StoredEvent
 from app.state.lists import new_list_id
+from app.state.shown import Showing
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
 
@@ -80,8 +81,10 @@ class Recommender:
         tensors: EventTensors,
         store: StateStore,
         users: Users,
+        shown: Callable[[str], Awaitable[Sequence[Showing]]],
         metrics: Metrics,
     ) -> None:
+        """`shown` says what a user was shown of late."""
         self._model_id = bundle.manifest.model_id
         self._seen = SeenItems(store, catalogue)
         self._had: Sequence[HadRule] = ALL if bundle.manifest.seen_items == "exclude" else ()
@@ -92,6 +95,7 @@ class Recommender:
         self._fold = fold
         self._platform = tensors.platform
         self._users = users
+        self._shown = shown
         self._metrics = metrics
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
@@ -100,6 +104,8 @@ class Recommender:
 
         Raises OverloadedError if too many requests are waiting.
         """
+        if query.rules.rotation:
+            (query,) = await self._with_shown([query])
         try:
             answer = await self._batcher((query, Asked(query.tenant, query.user_id)))
             while isinstance(answer, LongTail):
@@ -117,6 +123,7 @@ class Recommender:
 
         Raises like `recommend`.
         """
+        queries = await self._with_shown(queries)
         try:
             user = await self._users.current(queries[0].tenant, queries[0].user_id)
             stages.mark("load")
@@ -172,6 +179,17 @@ class Recommender:
             return self._fallback(query, "unknown_user", stages)
 
         return make
+
+    async def _with_shown(self, queries: Sequence[Query]) -> Sequence[Query]:
+        """Questions of one user, with what the user was shown where their rules ask for it."""
+        if not any(query.rules.rotation for query in queries):
+            return queries
+        try:
+            shown = await self._shown(queries[0].user_id)
+        except StorageError as error:
+            log.warning("what a user was shown cannot be read, and does not sink", error=error.detail)
+            return queries
+        return [replace(query, shown=shown) if query.rules.rotation else query for query in queries]
 
     async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
@@ -238,7 +256,9 @@ class Recommender:
             self._resolve(query, {})
 
     def _resolve(self, query: Query, attributes: Mapping[str, str]) -> Ruled:
-        return self._rules.resolve(query.rules, Given(query.parameters, attributes, query.context), query.k, query.as_of_ms)
+        return self._rules.resolve(
+            query.rules, Given(query.parameters, attributes, query.context, query.shown), query.k, query.as_of_ms
+        )
 
     def _excluded(self, query: Query) -> Sequence[int]:
         return self._rows((*query.exclude, *query.rules.exclude)) if query.exclude or query.rules.exclude else ()

@@ -80,6 +80,12 @@ class RuleSet(_Strict):
     freshness: Share | None = Field(None, description="How much young items are preferred, 0 to 1.")
     freshness_half_life_s: Annotated[int, Field(ge=60, le=_TEN_YEARS_S)] | None = Field(None, description="A week if not given.")
     popularity: Share | None = Field(None, description="How much popular items are preferred, beyond what the model gives them.")
+    rotation: Share | None = Field(
+        None, description="How far items sink that the user was shown of late (as `/v1/impressions` says), 0 to 1."
+    )
+    rotation_half_life_s: Annotated[int, Field(ge=60, le=_TEN_YEARS_S)] | None = Field(
+        None, description="After which a showing counts half; a day if not given."
+    )
     min_score: float | None = Field(None, description="No item below it. Scores are logits of the model.")
 
     def under(self, scenario: RuleSet) -> RuleSet:
@@ -91,7 +97,16 @@ class RuleSet(_Strict):
         return RuleSet.model_construct(**both)
 
 
-_ONE: Final = ("exclude_had", "diversity", "freshness", "freshness_half_life_s", "popularity", "min_score")
+_ONE: Final = (
+    "exclude_had",
+    "diversity",
+    "freshness",
+    "freshness_half_life_s",
+    "popularity",
+    "rotation",
+    "rotation_half_life_s",
+    "min_score",
+)
 _MANY: Final = ("filters", "exclude", "boosts", "pins", "caps")
 NO_RULES: Final = RuleSet.model_validate({})
 
