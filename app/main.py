@@ -18,10 +18,12 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
 from app.api import (
+    batch,
     events,
     health,
     history,
     identities,
+    impressions,
     items,
     lists,
     models,
@@ -30,6 +32,7 @@ from app.api import (
     rankings,
     recommendations,
     scenarios,
+    several,
     similar,
     trending,
     users,
@@ -98,8 +101,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The more special paths first: a user id may hold slashes, so `/v1/users/{user_id}` would take them all.
     for router in (
         events.router,
+        impressions.router,
         recommendations.router,
         lists.router,
+        several.router,
+        batch.router,
         rankings.router,
         similar.router,
         items.router,

@@ -13,6 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _STAGE_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
+_MOST_MODELS = 50
+_MOST_SCENARIOS = 100
+
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
@@ -65,6 +68,21 @@ class Stages:
         return ", ".join([*parts, f"service;dur={(self._last - self._start) * 1e3:.3f}"])
 
 
+class _Few:
+    """Label values: the first so many; all that come later are `other`, since clients may invent them."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known = {""}
+
+    def __call__(self, value: str) -> str:
+        if value not in self._known:
+            if len(self._known) > self._most:
+                return "other"
+            self._known.add(value)
+        return value
+
+
 class Metrics:
     """What /metrics shows. One per application; with several workers each process writes its part to a shared folder."""
 
@@ -99,6 +117,15 @@ class Metrics:
             registry=r,
         )
         self.fallbacks = Counter("longwave_fallbacks_total", "Recommendations not made by the model.", ["reason"], registry=r)
+        labels = ["model_id", "scenario"]
+        self.lists = Counter("longwave_lists_total", "Lists made, by where they come from.", [*labels, "source"], registry=r)
+        self.lists_shown = Counter("longwave_lists_shown_total", "Lists that were reported as shown.", labels, registry=r)
+        self.items_shown = Counter("longwave_items_shown_total", "Items of them.", labels, registry=r)
+        self.list_events = Counter(
+            "longwave_list_events_total", "Events that carry the id of a list, by type.", [*labels, "type"], registry=r
+        )
+        self._models, self._scenarios = _Few(_MOST_MODELS), _Few(_MOST_SCENARIOS)
+        self._of_list: dict[tuple[str, str, bool], Counter] = {}
         self.model = Gauge(
             "longwave_model_info",
             "1 for the model being served.",
@@ -142,6 +169,25 @@ class Metrics:
             self._of_request[key] = of_request
         of_request[0].inc()
         of_request[1].observe(seconds)
+
+    def made(self, model_id: str, scenario: str, fallback: bool) -> None:
+        """Count a list that was made."""
+        key = (model_id, self._scenarios(scenario), fallback)
+        of_list = self._of_list.get(key)
+        if of_list is None:
+            source = "fallback" if fallback else "model"
+            of_list = self._of_list[key] = self.lists.labels(self._models(model_id), key[1], source)
+        of_list.inc()
+
+    def shown(self, model_id: str, scenario: str, items: int) -> None:
+        """Count a list that was shown, and so many items of it."""
+        labels = self._models(model_id), self._scenarios(scenario)
+        self.lists_shown.labels(*labels).inc()
+        self.items_shown.labels(*labels).inc(items)
+
+    def led_to(self, model_id: str, scenario: str, event_type: str) -> None:
+        """Count an event that a list has led to."""
+        self.list_events.labels(self._models(model_id), self._scenarios(scenario), event_type).inc()
 
     def stages(self, stages: Stages) -> None:
         """Time the stages of a recommendation."""

@@ -201,7 +201,12 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
             "one or more different numbers above 0 and below 1",
             lambda value: len(value) > 0 and all(0 < x < 1 for x in value) and len(set(value)) == len(value),
         ),
+        "kinship_decays": Allowed(
+            "different numbers above 0 and below 1, or none",
+            lambda value: all(0 < x < 1 for x in value) and len(set(value)) == len(value),
+        ),
         "dropout": BELOW_ONE,
+        "item_dropout": BELOW_ONE,
         "id_dropout": SHARE,
         "gap_edges_s": EDGES,
     },

@@ -31,6 +31,8 @@ MODEL = {
     "accumulator_width": 8,
     "repeats": 16,
     "transition": 8,
+    "kinship_decays": (0.3, 0.8),
+    "item_dropout": 0.1,
     "repeat_hidden": 8,
     "interests": 2,
     "event_half_lives": (8.0, 64.0),

@@ -15,10 +15,11 @@ from pydantic_core import PydanticCustomError
 
 from app.api.body import checked, read_json
 from app.api.openapi import answers, model_body
-from app.api.parameters import now_ms
+from app.api.parameters import Moment, now_ms
 from app.api.service import Service, hook_of, json_response, service_of
+from app.catalogue.attributes import kinds_of
 from app.errors import ConflictError, InvalidRequestError, NotFoundError, StorageError, TooLargeError
-from app.ingest.schema import Id, Number, Time
+from app.ingest.schema import Id, Number
 from app.recommend.answer import moment
 from app.state.items import Change, Item, Said
 
@@ -60,8 +61,8 @@ class ItemBody(BaseModel):
     attributes: Annotated[dict[Id, Value], Field(max_length=64)] = Field(
         {}, description="For filters: strings, numbers, booleans, lists."
     )
-    available_from: Time | None = Field(None, description="RFC 3339 or unix milliseconds; before it the item is in no list.")
-    available_to: Time | None = Field(None, description="From this moment on the item is in no list.")
+    available_from: Moment | None = Field(None, description="RFC 3339 or unix milliseconds; before it the item is in no list.")
+    available_to: Moment | None = Field(None, description="From this moment on the item is in no list.")
     hidden: bool = Field(False, description="In no list, until this is taken back.")
     features: Annotated[dict[Id, Number], Field(max_length=4_096)] = Field(
         {},
@@ -229,16 +230,26 @@ async def _json(request: Request) -> Any:
 
 
 async def _store(service: Service, changes: Sequence[Change], many: bool = False) -> list[int] | None:
-    """Store changes and take them over here; None if one did not meet what it expected. Raises ConflictError,
-    InvalidRequestError, StorageError."""
+    """Store changes and take them over here; None if one did not meet what it expected.
+
+    Raises ConflictError, InvalidRequestError, StorageError.
+    """
+    kinds: dict[str, str] = {}
     for index, one in enumerate(changes):
-        if one.item is not None:
-            service.catalogue.check(one.item_id)
-            try:
-                service.catalogue.attributes.check(one.item.attributes)
-            except InvalidRequestError as error:
-                raise _among(error, index) if many else error from None
-    versions = await service.items.change(changes, now_ms())
+        if one.item is None:
+            continue
+        service.catalogue.check(one.item_id)
+        try:
+            service.catalogue.attributes.check(one.item.attributes)
+            for name, kind in kinds_of(one.item.attributes).items():
+                if kinds.setdefault(name, kind) != kind:
+                    message = f"is of type {kinds[name]} in an item before; this value is of type {kind}"
+                    raise InvalidRequestError(
+                        f"attributes.{name}: {message}", [{"field": f"attributes.{name}", "message": message}]
+                    )
+        except InvalidRequestError as error:
+            raise _among(error, index) if many else error from None
+    versions = await service.items.change(changes, kinds, now_ms())
     with contextlib.suppress(StorageError):  # stored they are: this worker, too, takes them over with its next look
         await service.live.refresh()
     return versions

@@ -88,7 +88,7 @@ async def post_recommendations(request: Request) -> Response:
         if asked.events is None:
             answer = await service.recommender.recommend(ruled, stages)
         else:
-            answer = await service.recommender.recommend_from(_checked(service, asked.events, now), ruled, stages)
+            answer = await service.recommender.recommend_from(checked_events(service, asked.events, now), ruled, stages)
     except StorageError:
         # As in GET: without storage nobody can tell which model may answer.
         service = models_of(request).hall.service
@@ -97,7 +97,7 @@ async def post_recommendations(request: Request) -> Response:
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})
 
 
-def _checked(service: Service, raw_events: list[Any], arrival_ms: int) -> list[StoredEvent]:
+def checked_events(service: Service, raw_events: list[Any], arrival_ms: int) -> list[StoredEvent]:
     """The events of a request. Raises InvalidRequestError, TooLargeError."""
     named = [index for index, raw in enumerate(raw_events) if isinstance(raw, dict) and "user_id" in raw]
     if named:

@@ -13,6 +13,8 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from app.api.problems import Problem
+from app.ingest.impressions import MOST as MOST_IMPRESSIONS
+from app.ingest.impressions import ShownList
 from app.ingest.schema import Event
 
 _REF = "#/components/schemas/{name}"
@@ -54,6 +56,15 @@ def answers(success: type, *errors: int) -> dict[int | str, dict[str, Any]]:
     return described
 
 
+def lines(line: type, failed: type, *errors: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with a struct a line, some of them of the second kind."""
+    described = answers(line, *errors)
+    _structs[failed.__name__] = failed
+    schema = {"oneOf": [_ref(line.__name__), _ref(failed.__name__)]}
+    described[200] = {"description": "One JSON document a line.", "content": {"application/x-ndjson": {"schema": schema}}}
+    return described
+
+
 def events_body() -> dict[str, Any]:
     """The request body of POST /v1/events."""
     event, many = _ref("Event"), {"type": "array", "items": _ref("Event"), "maxItems": 1000, "minItems": 1}
@@ -66,6 +77,16 @@ def events_body() -> dict[str, Any]:
         "required": True,
         "content": {"application/json": {"schema": {"oneOf": [event, many, wrapped]}, "examples": examples}},
     }
+
+
+def impressions_body() -> dict[str, Any]:
+    """The request body of POST /v1/impressions."""
+    one, many = _ref("ShownList"), {"type": "array", "items": _ref("ShownList"), "maxItems": MOST_IMPRESSIONS, "minItems": 1}
+    _models["ShownList"] = ShownList
+    wrapped = {"type": "object", "properties": {"impressions": many}, "required": ["impressions"], "additionalProperties": False}
+    example = {"recommendation_id": "AQCTNDf8eqVqZlB2cWoxMjM0NTY3ODl1sZ8A", "user_id": "17850", "item_ids": ["85123A", "71053"]}
+    schema = {"oneOf": [one, many, wrapped]}
+    return {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}
 
 
 def attributes_body() -> dict[str, Any]:

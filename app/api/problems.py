@@ -37,6 +37,9 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     errors: Annotated[list[FieldProblem], Meta(description="Each wrong field, where the request was at fault.")] = []
 
 
+_FAULT = Problem("about:blank", "Internal Server Error", 500, "Something went wrong in the service; its log says what.")
+
+
 def install(app: FastAPI) -> None:
     """Render every error of this application as a problem document."""
     app.add_exception_handler(LongwaveError, _longwave)
@@ -67,11 +70,23 @@ def of_status(status: HTTPStatus, detail: str) -> Response:
 
 def of_error(error: LongwaveError) -> Response:
     """An error that is not a fault of ours."""
+    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, UnavailableError) else None
+    return _render(_problem(error), headers)
+
+
+def described(error: Exception) -> Problem:
+    """Any error as the document alone, for an answer of which it is one part."""
+    if isinstance(error, LongwaveError) and error.status != 500:
+        return _problem(error)
+    log.error("a part of an answer failed", exc_info=error)
+    return _FAULT
+
+
+def _problem(error: LongwaveError) -> Problem:
     errors: list[FieldProblem] = []
     if isinstance(error, InvalidRequestError):
         errors = [FieldProblem(entry["field"], entry["message"]) for entry in error.errors]
-    headers = {"Retry-After": str(error.retry_after_s)} if isinstance(error, UnavailableError) else None
-    return _render(Problem(_TYPES + error.type, error.title, error.status, error.detail, errors), headers)
+    return Problem(_TYPES + error.type, error.title, error.status, error.detail, errors)
 
 
 async def _longwave(request: Request, error: Exception) -> Response:
@@ -108,6 +123,4 @@ async def _http(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return _render(
-        Problem("about:blank", "Internal Server Error", 500, "Something went wrong in the service; its log says what.")
-    )
+    return _render(_FAULT)

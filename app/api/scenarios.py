@@ -11,10 +11,10 @@ from msgspec import Meta
 from app.api.body import read_model
 from app.api.openapi import answers, model_body
 from app.api.service import hook_of, json_response, service_of
-from app.errors import ConflictError, NotFoundError
+from app.errors import ConflictError, NotFoundError, TooLargeError
 from app.ingest.schema import Id
 from app.recommend.ruleset import RuleSet
-from app.state.scenarios import MOST_SCENARIOS, MOST_VERSIONS
+from app.state.scenarios import MOST_BYTES, MOST_SCENARIOS, MOST_VERSIONS
 
 router = APIRouter(tags=["scenarios"])
 
@@ -69,7 +69,10 @@ async def put_scenario(request: Request, name: ScenarioId) -> Response:
     rules = await read_model(request, RuleSet, hook.settings.max_body_bytes, hook.bounds)
     scenarios = (await service_of(request)).scenarios
     said = rules.model_dump(mode="json", exclude_unset=True)
-    version = await scenarios.store.put(name, msgspec.json.encode(said, order="deterministic"))
+    packed = msgspec.json.encode(said, order="deterministic")
+    if len(packed) > MOST_BYTES:
+        raise TooLargeError(f"the rules have {len(packed)} bytes; at most {MOST_BYTES} are stored under one name")
+    version = await scenarios.store.put(name, packed)
     if version is None:
         raise ConflictError(f"there are {MOST_SCENARIOS} scenarios already, which is the most")
     scenarios.forget(name)

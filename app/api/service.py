@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 from fastapi import Request, Response
@@ -13,6 +13,7 @@ from app.models.activate import Activation
 from app.models.hall import Hall
 from app.models.served import TENANT, Service
 from app.recommend.answer import Query
+from app.recommend.batch import Batches
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -36,6 +37,7 @@ class Hook:
     bounds: Bounds
     models: Models | None = None
     problem: str = "starting"
+    batches: Batches = field(default_factory=Batches)
 
 
 def hook_of(request: Request) -> Hook:

@@ -1,5 +1,8 @@
 """Records <-> Arrow tables: the columns of the archive's Parquet files.
 
+An impression has `recommendation_id` and `time_ms` as an event has, and `list_items` at `list_positions`. Rows that name a list
+of ours say where it came from: `list_model`, `list_scenario` with its `list_version`, `list_source`, `list_ms` when it was made.
+
 Every field of `StoredEvent` is a column of its own name; a field that is added there is a column here, and older files read as
 having none. Strings are `large_string`: in memory, a column of texts may pass 2 GB.
 """
@@ -13,8 +16,10 @@ from typing import Any, Final, get_args, get_type_hints
 import msgspec
 import pyarrow as pa
 
-from app.archive.record import Record
+from app.archive.record import IMPRESSION, Record
 from app.state.events import StoredEvent
+from app.state.impressions import Impression
+from app.state.lists import read_list_id
 
 ODD: Final = "\ufffe"
 """How an id begins that is no valid Unicode (half a surrogate pair), or that begins so itself: the rest is its bytes in hex."""
@@ -35,6 +40,9 @@ def _arrow_type(annotation: Any) -> pa.DataType:
 _EVENT_TYPES: Final = {name: _arrow_type(hint) for name, hint in get_type_hints(StoredEvent).items()}
 EVENT_FIELDS: Final = StoredEvent.__struct_fields__
 _CONTEXT: Final = EVENT_FIELDS.index("context")
+_LIST_ID: Final = EVENT_FIELDS.index("recommendation_id")
+_TIME: Final = EVENT_FIELDS.index("time_ms")
+_LIST_COLUMNS: Final = 7
 
 SCHEMA: Final = pa.schema(
     [
@@ -52,6 +60,13 @@ SCHEMA: Final = pa.schema(
         pa.field("gone_ms", pa.int64()),
         pa.field("extra", pa.large_string()),
         pa.field("event_id", pa.large_string()),
+        pa.field("list_items", pa.large_list(pa.large_string())),
+        pa.field("list_positions", pa.large_list(pa.int64())),
+        pa.field("list_model", pa.large_string()),
+        pa.field("list_scenario", pa.large_string()),
+        pa.field("list_version", pa.int64()),
+        pa.field("list_source", pa.large_string()),
+        pa.field("list_ms", pa.int64()),
         *(pa.field(name, _EVENT_TYPES[name]) for name in EVENT_FIELDS),
     ]
 )
@@ -76,8 +91,12 @@ def to_table(records: Sequence[Record]) -> pa.Table:
         "extra": [None if r.extra is None else _json(r.extra) for r in records],
         "event_id": [None if r.event_id is None else to_text(r.event_id) for r in records],
     }
+    columns |= _of_lists(records)
     for name in EVENT_FIELDS:
         columns[name] = [None if r.event is None else getattr(r.event, name) for r in records]
+    for place, r in enumerate(records):
+        if r.impression is not None:
+            columns["recommendation_id"][place], columns["time_ms"][place] = r.impression.recommendation_id, r.impression.time_ms
     columns["context"] = [None if context is None else _json(context) for context in columns["context"]]
     return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], schema=SCHEMA)
 
@@ -88,9 +107,10 @@ def to_records(table: pa.Table) -> Iterator[Record]:
         rows = {name: batch.column(name).to_pylist() for name in batch.schema.names}
         absent: list[Any] = [None] * batch.num_rows
         values = [rows.get(name, absent) for name in SCHEMA.names]
-        for partition, ms, seq, kind, tenant, user, epoch, n, count, other, attributes, gone_ms, extra, event_id, *event in zip(
+        for partition, ms, seq, kind, tenant, user, epoch, n, count, other, attributes, gone_ms, extra, event_id, *rest in zip(
             *values, strict=True
         ):
+            (items, positions, *_), event = rest[:_LIST_COLUMNS], rest[_LIST_COLUMNS:]
             yield Record(
                 kind=kind,
                 tenant=from_text(tenant),
@@ -106,6 +126,7 @@ def to_records(table: pa.Table) -> Iterator[Record]:
                 other=from_text(other or ""),
                 attributes=None if attributes is None else _decode_json(attributes),
                 gone_ms=gone_ms,
+                impression=None if kind != IMPRESSION else _impression(event, items, positions),
                 extra=None if extra is None else _decode_json(extra),
             )
 
@@ -128,6 +149,37 @@ def _event(values: list[Any]) -> StoredEvent:
     if values[_CONTEXT] is not None:
         values[_CONTEXT] = _decode_json(values[_CONTEXT])
     return StoredEvent(*values)
+
+
+def _impression(values: list[Any], items: list[str], positions: list[int]) -> Impression:
+    numbered = tuple(positions)
+    return Impression(
+        values[_LIST_ID],
+        values[_TIME],
+        tuple(map(from_text, items)),
+        () if numbered == tuple(range(1, len(numbered) + 1)) else numbered,
+    )
+
+
+def _of_lists(records: Sequence[Record]) -> dict[str, list[Any]]:
+    """The columns of lists: what was seen of them, and where those come from that events and impressions name."""
+    columns: dict[str, list[Any]] = {
+        "list_items": [None if r.impression is None else [*map(to_text, r.impression.item_ids)] for r in records],
+        "list_positions": [
+            None if r.impression is None else list(r.impression.positions or range(1, len(r.impression.item_ids) + 1))
+            for r in records
+        ],
+    }
+    named = [r.impression or r.event for r in records]
+    origins = [
+        read_list_id(one.recommendation_id) if one is not None and one.recommendation_id is not None else None for one in named
+    ]
+    columns["list_model"] = [None if origin is None else origin.model_id for origin in origins]
+    columns["list_scenario"] = [None if origin is None else origin.scenario or None for origin in origins]
+    columns["list_version"] = [None if origin is None else origin.version or None for origin in origins]
+    columns["list_source"] = [None if origin is None else "fallback" if origin.fallback else "model" for origin in origins]
+    columns["list_ms"] = [None if origin is None else origin.made_s * 1000 for origin in origins]
+    return columns
 
 
 def _json(value: Any) -> str:

@@ -114,7 +114,7 @@ class Expiry:
     def _expire(self, tenant: str, user_id: str, manifest: Manifest, models: list[str]) -> int:
         user, pp = keys.user_keys(tenant, user_id), keys.partition(tenant, user_id)
         states = (keys.state_key(tenant, model, user_id) for model in models)
-        names = (user.meta, user.seq, user.ids, user.log, keys.log_identity_key(pp), *states)
+        names = (user.meta, user.seq, user.ids, user.log, keys.log_identity_key(pp), user.shown, *states)
         who = (text.encode("utf-8", "surrogatepass") for text in (tenant, user_id))
         # Where the archive may lack what another folder has, or had, the script gets no identity, and lets nobody go.
         known = (manifest.cursor(int(pp, 16)), manifest.identity(int(pp, 16)) if pp in manifest.whole else "")

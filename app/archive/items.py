@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from app.errors import ArchiveError, StorageError
 from app.state import keys
-from app.state.items import MOST_CHANGES, Item, Said, read_said
+from app.state.items import MOST_ITEMS, Change, Item, Said, change_arguments, read_said, touched_keys
 from app.state.scripts import script
 
 FILE: Final = "items.jsonl"
@@ -100,10 +100,17 @@ def read_items(folder: Path) -> list[ItemRecord]:
 
 def restore_items(client: Any, records: Sequence[ItemRecord], tenant: str) -> None:
     """Say it all again to a Redis whose catalogue is empty. Raises RedisError if it is away."""
-    source, to = script("items").source, (keys.items_key(tenant), keys.item_changes_key(tenant))
+    source, to = script("items").source, touched_keys(tenant)
     epoch = secrets.token_hex(8)
     for record in sorted(records, key=lambda record: record.since_ms):
-        head = (MOST_CHANGES, epoch, record.since_ms, record.id.encode("utf-8", "surrogatepass"))
-        client.eval(source, 2, *to, *head, msgspec.json.encode(record.item), -1)
-        if record.deleted:
-            client.eval(source, 2, *to, *head, b"", -1)
+        kinds = {name: _kind(value) for name, value in record.item.attributes.items()}
+        said = [Change(record.id, record.item), *([Change(record.id, None)] if record.deleted else [])]
+        for change in said:
+            client.eval(source, len(to), *to, *change_arguments([change], kinds, record.since_ms, MOST_ITEMS, epoch))
+
+
+def _kind(value: object) -> str:
+    """As `app.catalogue.attributes` names the types."""
+    if isinstance(value, bool):
+        return "boolean"
+    return "string" if isinstance(value, str) else "number" if isinstance(value, int | float) else "list"

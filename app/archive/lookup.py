@@ -51,4 +51,4 @@ def first_lacking(archive: Archive, manifest: Manifest, records: Sequence[Record
 def _content(row: Record) -> tuple[object, ...]:
     """What tells a record from another at the same place. After a loss of its end a log may count the same numbers again."""
     event = None if row.event is None else (row.event_id, encode_event(row.event))
-    return row.ms, row.seq, row.kind, row.tenant, row.user_id, row.epoch, row.n, row.count, event
+    return row.ms, row.seq, row.kind, row.tenant, row.user_id, row.epoch, row.n, row.count, event, row.impression

@@ -9,6 +9,7 @@ import msgspec
 
 from app.errors import ArchiveError
 from app.state.events import StoredEvent, decode_event
+from app.state.impressions import Impression, decode_impression
 
 EVENT: Final = "e"  # a live event
 HISTORY: Final = "h"  # an event of a bulk import or a merge; belongs to the SEQUENCE before it
@@ -17,6 +18,7 @@ ATTRIBUTES: Final = "a"
 ERASED: Final = "x"
 MOVED: Final = "m"  # the user's last `count` events are another user's now, and stand there
 EXPIRED: Final = "r"  # idle: gone from Redis, here all stays; who comes back begins a new sequence
+IMPRESSION: Final = "v"  # a list was shown, to the user or, without one, to nobody in particular
 
 _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 
@@ -28,6 +30,7 @@ _FIELDS: Final[Mapping[str, frozenset[bytes]]] = {
     ERASED: frozenset({b"p", b"g"}),
     MOVED: frozenset({b"o", b"c", b"p"}),
     EXPIRED: frozenset({b"p"}),
+    IMPRESSION: frozenset({b"v"}),
 }
 _COMMON: Final = frozenset({b"k", b"t", b"u"})
 
@@ -54,6 +57,7 @@ class Record(msgspec.Struct, frozen=True):
     other: str = ""
     attributes: dict[str, str] | None = None
     gone_ms: int | None = None
+    impression: Impression | None = None
     extra: dict[str, str] | None = None
 
 
@@ -80,7 +84,7 @@ def parse(partition: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Rec
             partition=partition,
             ms=ms,
             seq=seq,
-            epoch=fields[b"p"] if kind not in (ERASED, MOVED) else b"",
+            epoch=fields[b"p"] if kind not in (ERASED, MOVED, IMPRESSION) else b"",
             n=int(fields[b"n"]) if b"n" in known else 0,
             event=decode_event(fields[b"e"]) if b"e" in known else None,
             event_id=(_text(fields[b"i"]) if b"e" in known else _text(fields.get(b"i", b""))) or None,
@@ -88,6 +92,7 @@ def parse(partition: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Rec
             other=_text(fields[b"o"]) if b"o" in known else "",
             attributes=_attributes(kind, fields),
             gone_ms=int(fields[b"g"]) if b"g" in known else None,
+            impression=decode_impression(fields[b"v"]) if b"v" in known else None,
             extra={_name(name): fields[name].hex() for name in fields.keys() - known - _COMMON} or None,
         )
     except KeyError as error:

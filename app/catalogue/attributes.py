@@ -55,6 +55,14 @@ class Attributes:
         """The type of each name."""
         return {name: column.kind for name, column in self._columns.items()}
 
+    def declare(self, kinds: Mapping[str, str]) -> None:
+        """Give names their types, as far as these are known here; those that have one keep it."""
+        for name, kind in kinds.items():
+            for known, column in _COLUMNS.items():
+                if kind == known and name not in self._columns:
+                    self._columns[name] = column(self._rows)
+                    self.version += 1
+
     def column(self, name: str) -> Column | None:
         """The column of a name, None if no item ever had it."""
         return self._columns.get(name)
@@ -138,6 +146,11 @@ class Attributes:
             if longest > MAX_STRING:
                 return f"an entry of a list has at most {MAX_STRING} characters; one here has {longest}"
         return None
+
+
+def kinds_of(attributes: Mapping[str, Value]) -> dict[str, Kind]:
+    """The types that values would give their names; they must have passed `check`."""
+    return {name: _kind(value) for name, value in attributes.items()}
 
 
 def is_name(name: str) -> bool:

@@ -97,9 +97,7 @@ class Catalogue:
         self._renewed = _Column(np.zeros(n, np.int64))  # `changes` after which each row has its vector
         self.attributes = Attributes(n)
         self._arrivals = _Column(np.empty((0, 2), np.int64))  # version, and `unknown_bits` of the item
-        self._limited: set[int] = set()  # rows that are not always available
-        self._edges_ms: Int64 | None = None  # when anything opens or closes
-        self._open_cache: dict[int, tuple[Bool, Float32]] = {}
+        self._moments: list[tuple[int, int, tuple[Bool, Float32]]] = []  # from, until, what is open then
         order = np.argsort(self.keys, kind="stable")
         self._sorted = (self.keys[order], order)  # keys, rows: of one moment, also for who searches in another thread
         for position in np.flatnonzero(self._sorted[0][1:] == self._sorted[0][:-1])[:1]:
@@ -166,20 +164,20 @@ class Catalogue:
         return self._at(as_of_ms)[1]
 
     def _at(self, as_of_ms: int) -> tuple[Bool, Float32]:
-        if self._edges_ms is None:
-            limited = np.fromiter(self._limited, np.int64, len(self._limited))
-            edges = np.concatenate([self._opens_ms.rows[limited], self._closes_ms.rows[limited]])
-            self._edges_ms = np.unique(edges)
-            self._open_cache.clear()
-        between = int(self._edges_ms.searchsorted(as_of_ms, "right")) if self._limited else 0
-        found = self._open_cache.get(between)
-        if found is None:
-            opened = (self._opens_ms.rows <= as_of_ms) & (as_of_ms < self._closes_ms.rows)
-            eligible = opened & self.known
-            bias = self.bias if eligible.all() else np.where(eligible, self.bias, np.float32(-np.inf))
-            if len(self._open_cache) >= _MOST_MOMENTS:
-                self._open_cache.clear()
-            found = self._open_cache[between] = (opened, bias)
+        for since_ms, until_ms, found in self._moments:
+            if since_ms <= as_of_ms < until_ms:
+                return found
+        opens_ms, closes_ms = self._opens_ms.rows, self._closes_ms.rows
+        opened = (opens_ms <= as_of_ms) & (as_of_ms < closes_ms)
+        eligible = opened & self.known
+        found = (opened, self.bias if eligible.all() else np.where(eligible, self.bias, np.float32(-np.inf)))
+        # The same until anything else opens or closes.
+        of_opens, of_closes = ([edges[edges <= as_of_ms], edges[edges > as_of_ms]] for edges in (opens_ms, closes_ms))
+        since_ms = max(int(edges.max(initial=ALWAYS)) for edges in (of_opens[0], of_closes[0]))
+        until_ms = min(int(edges.min(initial=NEVER)) for edges in (of_opens[1], of_closes[1]))
+        if len(self._moments) >= _MOST_MOMENTS:
+            self._moments.clear()
+        self._moments.append((since_ms, until_ms, found))
         return found
 
     def put(
@@ -209,10 +207,6 @@ class Catalogue:
         self._opens_ms.put(row, opens_ms)
         self._closes_ms.put(row, closes_ms)
         self._born_ms.put(row, born_ms)
-        if (opens_ms, closes_ms) == (ALWAYS, NEVER):
-            self._limited.discard(row)
-        else:
-            self._limited.add(row)
         return row
 
     def close(self, row: int) -> None:
@@ -237,6 +231,17 @@ class Catalogue:
             self._known.put(row, True)
             self._arrivals.put(len(self._arrivals.rows), (version, unknown_bits(int(self.keys[row]))))
 
+    def forget_attributes(self) -> None:
+        """No item has any attribute, and no name has a type."""
+        self.attributes = Attributes(len(self))
+
+    def unteach(self, row: int) -> None:
+        """An item has no vector any more: there is nothing that one could be made of."""
+        self._vectors.put(row, 0.0)
+        self._bias.put(row, 0.0)
+        self._known.put(row, False)
+        self._renewed.put(row, self.changes + 1)
+
     def settle(self, version: int) -> None:
         """End some changes, which were those up to a version of the live items."""
         if self._new:
@@ -247,7 +252,7 @@ class Catalogue:
             self._new.clear()
         self.version = version
         self.changes += 1
-        self._edges_ms = None
+        self._moments = []
 
     def arrived(self, bits: int, version: int) -> bool:
         """Whether an item that was not known at `version` is now, and may be among those whose `unknown_bits` are in `bits`."""

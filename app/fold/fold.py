@@ -70,6 +70,9 @@ class Fold:
         """
         headers, state = self._start(users)
         tails = [[event for event in user.tail if self._tensors.knows(event)] for user in users]
+        # Before anything is folded: what becomes known meanwhile counts as unknown, and is folded anew. The version first.
+        version = self._catalogue.version
+        unknown = [self._tensors.unknown(tail) for tail in tails]
         for rows, chunks in _plan(tails):
             whole = len(rows) == len(users)  # then rows are all rows in order, and nothing needs copying
             feeds = state if whole else {name: state[name][rows] for name in self._names}
@@ -82,19 +85,12 @@ class Fold:
             else:
                 for name in self._names:
                     state[name][rows] = after[name + "_out"]
-        headers = [self._after(header, user, tail) for header, user, tail in zip(headers, users, tails, strict=True)]
+        headers = [_after(header, user, version, of_tail) for header, user, of_tail in zip(headers, users, unknown, strict=True)]
         return list(zip(headers, self._codec.pack_many(headers, state), strict=True))
 
     def is_outdated(self, header: Header) -> bool:
         """Whether the state was folded with an item as unknown that is known by now."""
         return header.unknown != 0 and self._catalogue.arrived(header.unknown, header.catalogue_version)
-
-    def _after(self, before: Header, user: Unfolded, tail: Sequence[StoredEvent]) -> Header:
-        """The header after a tail: its catalogue version is the oldest one at which an item was not known."""
-        unknown, version = self._tensors.unknown(tail), self._catalogue.version
-        if before.unknown and (not unknown or before.catalogue_version < version):
-            version = before.catalogue_version
-        return Header(before.epoch, before.base, user.start + len(user.tail), version, before.unknown | unknown)
 
     def tensors(self, blobs: Sequence[bytes]) -> dict[str, Array]:
         """The tensors (B, ...) of B packed states, as the graphs take them."""
@@ -120,6 +116,13 @@ class Fold:
 
     def _attribute_row(self, attributes: Mapping[str, str]) -> list[int]:
         return [values.get(attributes.get(name, ""), 0) for name, values in self._attributes]
+
+
+def _after(before: Header, user: Unfolded, version: int, unknown: int) -> Header:
+    """The header after a tail: its catalogue version is the oldest one at which an item was not known."""
+    if before.unknown and (not unknown or before.catalogue_version < version):
+        version = before.catalogue_version
+    return Header(before.epoch, before.base, user.start + len(user.tail), version, before.unknown | unknown)
 
 
 def _plan(tails: Sequence[Sequence[StoredEvent]]) -> Iterator[tuple[list[int], list[Sequence[StoredEvent]]]]:

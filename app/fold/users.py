@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
+from time import monotonic
 
 import structlog
 
@@ -28,6 +30,9 @@ _INLINE_BATCH_EVENTS = 512
 _MOST_EVENTS = 4_096  # of one user in one round trip: longer tails come in parts
 _BATCH_USERS = 64
 _ROUND_TRIPS = 2
+_FEW_BITS = 16  # of 32: of some ten unknown items
+_RENEW_S = 60.0
+_MOST_RENEWED = 10_000
 _MOST_WAITING = 2_048
 
 log = structlog.get_logger()
@@ -60,10 +65,11 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class LongTail:
-    """A user whose tail is too long to be folded between other requests."""
+    """A user whose tail is too long to be folded between other requests; `anew`: from the beginning, whatever state there is."""
 
     tenant: str
     user_id: str
+    anew: bool = False
 
 
 class Users:
@@ -82,6 +88,7 @@ class Users:
         self._model_id = model_id
         self._metrics = metrics
         self._batcher = Batcher(self.batch, most=_BATCH_USERS, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
+        self._renewed_s: dict[tuple[str, str], float] = {}  # when users with many bits were folded anew, on time.monotonic()
         self._long: dict[tuple[str, str], asyncio.Task[CachedState | None]] = {}
 
     async def current(self, tenant: str, user_id: str) -> UserState | None:
@@ -131,7 +138,7 @@ class Users:
     async def shorten(self, long: LongTail) -> Asked:
         """Fold a long tail; returns what to ask for again. Raises StorageError."""
         # Shielded: others wait for the same fold, and whoever comes back after giving up should find it done.
-        own = await asyncio.shield(self._fold_long(long.tenant, long.user_id))
+        own = await asyncio.shield(self._fold_long(long))
         # By the name that has the events, and with the state: whatever becomes of cache and commit, it is not folded again.
         return Asked(long.tenant, long.user_id, own)
 
@@ -144,14 +151,16 @@ class Users:
             for one in asked:
                 if one.tenant == tenant:
                     users[one.user_id] = users.get(one.user_id) or self._cache.get(tenant, one.user_id) or one.own
-            states = await self._load_and_fold(tenant, list(users), list(users.values()))
+            just_folded = {one.user_id for one in asked if one.own is not None}
+            states = await self._load_and_fold(tenant, list(users), list(users.values()), just_folded)
             found |= {(tenant, user): state for user, state in zip(users, states, strict=True)}
         return [found[one.tenant, one.user_id] for one in asked]
 
     async def _load_and_fold(
-        self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None]
+        self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None], just_folded: Set[str]
     ) -> list[UserState | LongTail | None]:
         loaded, held, generation = await self._load(tenant, users, held)
+        anew = await self._renew(tenant, users, loaded, held, just_folded)
         result: list[UserState | LongTail | None] = [None] * len(users)
         short = []
         budget = _INLINE_BATCH_EVENTS
@@ -168,7 +177,7 @@ class Users:
                 budget -= len(user.tail)
                 short.append((place, user, blob))
             else:
-                result[place] = LongTail(tenant, user.user_id)
+                result[place] = LongTail(tenant, user.user_id, place in anew)
         if short:
             folded = self._fold([_unfolded(user, blob) for _, user, blob in short])
             self._metrics.folded.labels("read").inc(sum(len(user.tail) for _, user, _ in short))
@@ -194,35 +203,69 @@ class Users:
                 break
             except StorageChangedError:
                 log.warning("another Redis answers than before; states held from before it are not used")
-        damaged, outdated = [], []
+        damaged = []
         for place, user in enumerate(loaded):
             if user.state is not None and user.meta is not None:
                 blob = self._fold.restore(user.state, user.meta.epoch, user.tail_start)
                 if blob is None:
                     damaged.append(place)
-                    continue
-                user = loaded[place] = replace(user, state=blob)
-            if self._is_outdated(user, held[place]):
-                self._cache.drop(tenant, user.user_id)
-                outdated.append(place)
+                else:
+                    loaded[place] = replace(user, state=blob)
         if damaged:
             log.warning("stored state cannot be continued, folding the sequence again", users=len(damaged))
             self._metrics.rebuilt.labels("damaged").inc(len(damaged))
-        self._metrics.rebuilt.labels("item_arrived").inc(len(outdated))
-        if again := [*damaged, *outdated]:
-            whole = await self._store.load(tenant, _NO_MODEL, [users[place] for place in again], None, _MOST_EVENTS)
-            for place, user in zip(again, whole, strict=True):
-                loaded[place] = user
+            await self._load_whole(tenant, loaded, damaged)
         return loaded, held, generation
 
-    def _is_outdated(self, user: Loaded, own: CachedState | None) -> bool:
+    async def _load_whole(self, tenant: str, loaded: list[Loaded], places: Sequence[int]) -> None:
+        """Some of the users once more, as if they had no state."""
+        whole = await self._store.load(tenant, _NO_MODEL, [loaded[place].user_id for place in places], None, _MOST_EVENTS)
+        for place, user in zip(places, whole, strict=True):
+            loaded[place] = user
+
+    async def _renew(
+        self,
+        tenant: str,
+        users: Sequence[str],
+        loaded: list[Loaded],
+        held: Sequence[CachedState | None],
+        just_folded: Set[str],
+    ) -> Sequence[int]:
+        """Places of users who must be folded anew, since an item has arrived that they met before; they come without state then.
+
+        Who was just folded is not begun again at once: where items arrive all the time, that would never end.
+        """
+        outdated = [
+            place
+            for place, user in enumerate(loaded)
+            if users[place] not in just_folded and self._is_outdated(tenant, user, held[place])
+        ]
+        if outdated:
+            self._metrics.rebuilt.labels("item_arrived").inc(len(outdated))
+            for place in outdated:
+                self._cache.drop(tenant, loaded[place].user_id)
+            await self._load_whole(tenant, loaded, outdated)
+        return outdated
+
+    def _is_outdated(self, tenant: str, user: Loaded, own: CachedState | None) -> bool:
         """Whether an item has arrived that the user's state knows nothing of, and all events of the state are there to be folded
         again: what it remembers beyond them is worth more than that item."""
         blob = _state_of(user, own)
         if user.meta is None or blob is None:
             return False
         header = own.header if user.held and own is not None else peek(blob)
-        return self._fold.is_outdated(header) and header.base >= user.meta.appended - user.meta.stored
+        if not self._fold.is_outdated(header) or header.base < user.meta.appended - user.meta.stored:
+            return False
+        if header.unknown.bit_count() <= _FEW_BITS:
+            return True
+        # Who met many unknown items has the bits of nearly all: each arrival would have the whole sequence folded again.
+        now_s, key = monotonic(), (tenant, user.user_id)
+        if now_s < self._renewed_s.get(key, -math.inf) + _RENEW_S:
+            return False
+        self._renewed_s[key] = now_s
+        while len(self._renewed_s) > _MOST_RENEWED:
+            del self._renewed_s[next(iter(self._renewed_s))]
+        return True
 
     def _keep_loaded(self, tenant: str, user: Loaded, blob: bytes, generation: int) -> Header:
         """Hold on to a state as it came from the store."""
@@ -230,12 +273,12 @@ class Users:
         self._cache.put(tenant, user.user_id, CachedState(header, blob, user.tail_start, generation))
         return header
 
-    def _fold_long(self, tenant: str, user_id: str) -> asyncio.Task[CachedState | None]:
+    def _fold_long(self, long: LongTail) -> asyncio.Task[CachedState | None]:
         """The one task that folds a long tail of a user."""
-        key = (tenant, user_id)
+        key = (long.tenant, long.user_id)
         task = self._long.get(key)
         if task is None:
-            task = self._long[key] = asyncio.create_task(self._fold_in_parts(tenant, user_id))
+            task = self._long[key] = asyncio.create_task(self._fold_in_parts(long))
 
             def done(task: asyncio.Task[CachedState | None]) -> None:
                 del self._long[key]
@@ -245,11 +288,16 @@ class Users:
             task.add_done_callback(done)
         return task
 
-    async def _fold_in_parts(self, tenant: str, user_id: str) -> CachedState | None:
+    async def _fold_in_parts(self, long: LongTail) -> CachedState | None:
         """Fold a long tail in a thread, part by part, until little of it is left; returns the state."""
-        own = self._cache.get(tenant, user_id)
+        tenant, anew = long.tenant, long.anew
+        own = self._cache.get(tenant, long.user_id) if not anew else None
         while True:
-            (user,), (own,), generation = await self._load(tenant, [user_id], [own])
+            loaded, (own,), generation = await self._load(tenant, [long.user_id], [own])
+            if anew:
+                await self._load_whole(tenant, loaded, [0])
+                anew = False
+            (user,) = loaded
             if user.meta is None or len(user.tail) <= _INLINE_EVENTS:
                 return own
             state = _state_of(user, own)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from app.ingest.schema import Event
@@ -24,8 +24,8 @@ _MESSAGES: Final = {
     "missing": "is required",
     "string_pattern_mismatch": "must hold no control characters",
     "string_unicode": "must be valid Unicode",
-    "extra_forbidden": f"is not a field of an event; there are {', '.join(Event.model_fields)}",
 }
+_NAMES: Final = {"Event": "an event", "ShownList": "an impression"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,7 @@ def validate(
         try:
             event = Event.model_validate(raw)
         except ValidationError as error:
-            found = error.errors(include_url=False, include_context=False, include_input=False)
-            errors.extend(_field_error(index, detail) for detail in found[:_MAX_ERRORS])
+            errors.extend(field_errors(index, error, Event))
             continue
         time_ms = arrival_ms if event.timestamp is None else event.timestamp
         wrong = _broken_rules(index, event, time_ms, known_types, latest_ms, max_future_s)
@@ -97,10 +96,18 @@ def _broken_rules(
     return wrong
 
 
-def _field_error(index: int, detail: ErrorDetails) -> FieldError:
+def field_errors(index: int, error: ValidationError, model: type[BaseModel]) -> list[FieldError]:
+    """What is wrong with the value at `index`, which should have been such a model."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [_field_error(index, detail, model) for detail in found[:_MAX_ERRORS]]
+
+
+def _field_error(index: int, detail: ErrorDetails, model: type[BaseModel]) -> FieldError:
     # A name may hold half a surrogate pair, which no answer can be encoded with.
     field = ".".join(str(part) for part in detail["loc"])[:_MAX_ECHO].encode(errors="replace").decode()
     message = _MESSAGES.get(detail["type"], detail["msg"])
+    if detail["type"] == "extra_forbidden":
+        message = f"is not a field of {_NAMES[model.__name__]}; there are {', '.join(model.model_fields)}"
     return FieldError(index, field, message[0].lower() + message[1:])
 
 

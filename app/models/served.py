@@ -18,6 +18,7 @@ from app.fold.tensors import EventTensors
 from app.ingest.advance import Advance
 from app.ingest.append import Increment, UserEvents
 from app.ingest.count import PopularityCounter
+from app.ingest.impressions import Impressions
 from app.ingest.pipeline import Ingest
 from app.ingest.trend import TrendCounter
 from app.recommend.follow import PopularityFollower
@@ -34,7 +35,9 @@ from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.settings import Settings
 from app.state.codec import StateCodec
+from app.state.impressions import ImpressionStore
 from app.state.items import ItemStore
+from app.state.lists import read_list_id
 from app.state.redis import RedisStore
 from app.state.scenarios import ScenarioStore
 from app.state.trends import Trends
@@ -58,6 +61,7 @@ class Service:
     catalogue: Catalogue
     store: RedisStore
     ingest: Ingest
+    impressions: Impressions
     recommender: Recommender
     users: Users
     portraits: Portraits
@@ -144,6 +148,9 @@ class ServedModel:
             popularity.add(increments, monotonic())
             counter.add(tenant, increments)
             trend.add(tenant, increments)
+            for event in (event for user in users for event in user.events):
+                if event.recommendation_id is not None and (origin := read_list_id(event.recommendation_id)) is not None:
+                    metrics.led_to(origin.model_id, origin.scenario, event.type)
             if settings.background_fold:
                 for user in users:
                     to = user.appended
@@ -153,6 +160,7 @@ class ServedModel:
             await advance.room(settings.write_wait_ms / 1000)
 
         self._scorer = scorer = Scorer(runtime, catalogue, popularity, fold, settings.retrieval)
+        impressions = ImpressionStore(store, TENANT, settings.log_bound)
         self.service = Service(
             runtime=runtime,
             catalogue=catalogue,
@@ -165,6 +173,11 @@ class ServedModel:
                 max_future_s=settings.max_future_s,
                 max_events=settings.max_batch_events,
             ),
+            impressions=Impressions(
+                impressions,
+                lambda origin, items: metrics.shown(origin.model_id, origin.scenario, items),
+                settings.max_future_s,
+            ),
             recommender=Recommender(
                 bundle,
                 catalogue,
@@ -174,6 +187,7 @@ class ServedModel:
                 tensors,
                 store,
                 known,
+                impressions.shown,
                 metrics,
             ),
             users=known,

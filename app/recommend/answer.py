@@ -11,6 +11,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from app.recommend.ruleset import NO_RULES, RuleSet
+from app.state.shown import Showing
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +21,8 @@ class Query:
     Attributes:
         among: rows that are to be put into order, all of them; None for the whole catalogue without what must not come back.
         exclude: ids of items that must not come back, known or not.
+        listed: ids of items that lists before this one have, in the same answer; they must not come back either.
+        shown: what the user was shown of late; filled in where the rules have such items sink.
         rules: what else the list must follow; `parameters` and `context` are what its filters read.
         scenario: where (some of) the rules come from.
         seed: of exploration.
@@ -33,6 +36,8 @@ class Query:
     platform: str | None
     among: tuple[int, ...] | None = None
     exclude: Sequence[str] = ()
+    listed: Sequence[str] = ()
+    shown: Sequence[Showing] = ()
     rules: RuleSet = NO_RULES
     parameters: Mapping[str, object] | None = None
     context: Mapping[str, object] | None = None
@@ -90,8 +95,8 @@ class ItemDebug(msgspec.Struct, frozen=True, omit_defaults=True):
         str,
         Meta(
             description="In the list: `pinned` or `chosen`. Not in it: `unknown`, `unavailable`, `without_vector` (the model "
-            "does not know it yet), `excluded`, `had`, `filtered`, `capped`, `diversity`, `below_min_score`, `behind` or "
-            "`not_reached` (enough others are better), `not_eligible`."
+            "does not know it yet), `excluded`, `listed` (in a list before this one), `had`, `filtered`, `capped`, `diversity`, "
+            "`below_min_score`, `behind` or `not_reached` (enough others are better), `not_eligible`."
         ),
     ]
     position: int | None = None
@@ -121,6 +126,32 @@ class Recommendations(msgspec.Struct, frozen=True):
     gave_way: Annotated[list[RuleGaveWay] | UnsetType, Meta(description="Rules that could not be kept.")] = UNSET
     explored: Annotated[Explored | UnsetType, Meta(description="Of a list under a rule of exploration.")] = UNSET
     debug: Annotated[list[ItemDebug] | UnsetType, Meta(description="Of the items that `debug` named.")] = UNSET
+
+
+class NamedList(msgspec.Struct, frozen=True):
+    """One of several lists."""
+
+    name: str
+    recommendation_id: Annotated[str, Meta(description="Send it with the events that this list leads to.")]
+    items: list[RecommendedItem]
+    scenario: ScenarioName | UnsetType = UNSET
+    gave_way: list[RuleGaveWay] | UnsetType = UNSET
+    debug: list[ItemDebug] | UnsetType = UNSET
+
+
+class SeveralLists(msgspec.Struct, frozen=True):
+    """Lists for one user at one moment, in the order in which they were asked for; no item is in two of them. The fields beside
+    `lists` are those of a single list, and true of each."""
+
+    user_id: str | None
+    model_id: str
+    source: Literal["model", "fallback"]
+    reason: Literal["unknown_user", "storage_unavailable"] | None
+    degraded: bool
+    applied_events: int
+    last_event_time: datetime | None
+    as_of: datetime
+    lists: list[NamedList]
 
 
 class Ranking(Recommendations, frozen=True, kw_only=True):

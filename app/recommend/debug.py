@@ -18,11 +18,14 @@ class Out:
     excluded: Sequence[int]
     had: Sequence[int]
     eligible: Bool | None
+    listed: Sequence[int] = ()
 
     def what(self, row: int) -> str | None:
         """What a row was left out for; None if it was not."""
         if row in self.excluded:
             return "excluded"
+        if row in self.listed:
+            return "listed"
         if row in self.had:
             return "had"
         if self.eligible is None or row >= len(self.eligible):  # one that came since

@@ -21,7 +21,7 @@ import numpy as np
 import structlog
 
 from app.catalogue.catalogue import ALWAYS, NEVER, Catalogue, Float32
-from app.errors import ConflictError, InvalidRequestError, StorageError
+from app.errors import LongwaveError, StorageError
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.state.items import Item, ItemStore, Mark, Said
@@ -72,6 +72,7 @@ class LiveItems:
         self._mark = Mark()
         self._wanted: dict[int, _Wanted] = {}  # by row, in the order in which they came
         self._digests: dict[int, bytes] = {}  # of what the vectors of rows were made from
+        self._generation = store.generation
         self._said: set[int] = set()  # rows of which anything was said
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -79,15 +80,18 @@ class LiveItems:
     async def refresh(self) -> None:
         """Take over what was said until now; vectors follow. Raises StorageError."""
         async with self._reading:
-            while (said := await self._store.since(self._mark)) != []:
-                if said is None:
+            generation = self._store.generation
+            whole = generation != self._generation  # it may have lost changes, and given their versions out again
+            while whole or (said := await self._store.since(self._mark)) != []:
+                if whole or said is None:
                     await self._read_everything()
+                    self._generation, whole = generation, False
                 else:
+                    await self._declare(said)
                     self._take(said)
                     self._mark = Mark(self._mark.epoch, said[-1].version)
                     self._settle()
                 await asyncio.sleep(0)
-            self._settle()
 
     async def complete(self) -> None:
         """`refresh`, and wait for the vectors. Raises StorageError."""
@@ -119,13 +123,8 @@ class LiveItems:
         some = dict(islice(self._wanted.items(), _LOOKED_UP))
         vectors = await self._kept(list(some.values()))
         missing = [row for row, vector in zip(some, vectors, strict=True) if vector is None][:_TOGETHER]
-        made: list[tuple[Float32, float]] = []
-        try:
-            made = await asyncio.to_thread(self._make, [some[row] for row in missing])
-        except Exception:
-            # Without it they are as those of a model that understands no content; nothing else waits for them.
-            log.exception("cannot make vectors of items", items=[some[row].item_id for row in missing][:10])
-        fresh = dict(zip(missing, made, strict=False))
+        made = await self._made([some[row] for row in missing])
+        fresh = {row: one for row, one in zip(missing, made, strict=True) if one is not None}
         for (row, wanted), vector in zip(some.items(), vectors, strict=True):
             found = vector or fresh.get(row)
             if found is None and row not in missing:
@@ -143,12 +142,26 @@ class LiveItems:
             with contextlib.suppress(StorageError):  # then the others make their own
                 await self._store.keep_vectors(self._model_id, packed)
 
+    async def _made(self, wanted: Sequence[_Wanted]) -> list[tuple[Float32, float] | None]:
+        """Vectors and biases; None for an item of which none can be made, which is logged. The others do not suffer from it."""
+        try:
+            made = await asyncio.to_thread(self._make, wanted)
+            return [one if np.isfinite(one[0]).all() and np.isfinite(one[1]) else None for one in made]
+        except Exception:
+            if len(wanted) == 1:
+                log.exception("cannot make the vector of an item", item=wanted[0].item_id)
+                return [None]
+        return [one for each in wanted for one in await self._made([each])]
+
     async def _read_everything(self) -> None:
         """Begin anew: the stream does not go back to where we are, or the store is another one."""
         mark = await self._store.mark()  # before the items, so that what is said meanwhile is read again
         said: dict[str, Said] = {}
         async for some in self._store.everything():
             said |= {one.item_id: one for one in some}
+        if mark.epoch != self._mark.epoch:
+            self._catalogue.forget_attributes()  # and their types: this store has its own
+        self._catalogue.attributes.declare(await self._store.kinds())
         for row in [row for row in self._said if self._catalogue.ids[row] not in said]:
             self._said.discard(row)
             self._wanted.pop(row, None)
@@ -161,12 +174,20 @@ class LiveItems:
         self._mark = mark
         self._settle()
 
+    async def _declare(self, said: Sequence[Said]) -> None:
+        """Learn the types of attributes that are new in some changes."""
+        known = self._catalogue.attributes.kinds()
+        if any(name not in known for one in said if one.item is not None for name in one.item.attributes):
+            self._catalogue.attributes.declare(await self._store.kinds())
+
     def _take(self, said: Sequence[Said]) -> None:
         for one in said:
             try:
                 self._put(one)
-            except ConflictError as error:
-                log.error("an item is left out", item=one.item_id, reason=error.detail)
+            except Exception as error:
+                # Whatever is stored of one item must not keep the others from being followed, nor a worker from starting.
+                reason = error.detail if isinstance(error, LongwaveError) else f"{type(error).__name__}: {error}"
+                log.error("an item is left out", item=one.item_id, reason=reason)
 
     def _put(self, said: Said) -> None:
         """Take one item over. Raises ConflictError if it cannot be told from another one."""
@@ -185,12 +206,7 @@ class LiveItems:
         born_ms = item.available_from if item.available_from is not None else -1 if in_bundle else said.since_ms
         row = self._catalogue.put(said.item_id, item.title, item.categories, opens_ms, closes_ms, born_ms)
         self._said.add(row)
-        try:
-            self._catalogue.attributes.set(row, item.attributes)
-        except InvalidRequestError as error:
-            # Two workers were told different things at one moment: what came first holds, here as everywhere.
-            log.error("the attributes of an item are left out", item=said.item_id, reason=error.detail)
-            self._catalogue.attributes.clear(row)
+        self._catalogue.attributes.set(row, item.attributes)
         if row >= self._catalogue.bundle_rows:
             self._want(row, said.version, said.item_id, item)
 
@@ -198,8 +214,10 @@ class LiveItems:
         """Have a vector made, if there is anything new to make it of."""
         self._wanted.pop(row, None)  # at the end of the others: they are in the order of their versions
         features = tuple(item.features.get(name, 0.0) for name in self._feature_names)
-        readable = (self._text is not None and item.title) or (self._feature_names and item.features)
+        readable = (self._text is not None and item.title) or any(name in item.features for name in self._feature_names)
         if self._runtime.item is None or not readable:
+            if self._digests.pop(row, None) is not None:
+                self._catalogue.unteach(row)
             return
         wanted = _Wanted(version, item_id, item.title if self._text is not None else None, features)
         if self._digests.get(row) != wanted.digest:

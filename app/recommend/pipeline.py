@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -29,15 +27,15 @@ from app.recommend.ruleset import NO_RULES, HadRule
 from app.recommend.score import Question, Scorer
 from app.recommend.seen import ALL, SeenItems
 from app.recommend.selection import Selection
+from app.recommend.several import without_repeats
 from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
 from app.state.events import StoredEvent
+from app.state.lists import new_list_id
+from app.state.shown import Showing
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
-
-# Ids of lists must differ, not be secret.
-_random = random.Random(secrets.token_bytes(32))
 
 log = structlog.get_logger()
 
@@ -84,8 +82,10 @@ class Recommender:
         tensors: EventTensors,
         store: StateStore,
         users: Users,
+        shown: Callable[[str], Awaitable[Sequence[Showing]]],
         metrics: Metrics,
     ) -> None:
+        """`shown` says what a user was shown of late."""
         self._model_id = bundle.manifest.model_id
         self._seen = SeenItems(store, catalogue)
         self._had: Sequence[HadRule] = ALL if bundle.manifest.seen_items == "exclude" else ()
@@ -96,6 +96,7 @@ class Recommender:
         self._fold = fold
         self._platform = tensors.platform
         self._users = users
+        self._shown = shown
         self._metrics = metrics
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
@@ -104,6 +105,8 @@ class Recommender:
 
         Raises OverloadedError if too many requests are waiting.
         """
+        if query.rules.rotation:
+            (query,) = await self._with_shown([query])
         try:
             answer = await self._batcher((query, Asked(query.tenant, query.user_id)))
             while isinstance(answer, LongTail):
@@ -114,26 +117,80 @@ class Recommender:
         if answer is None:
             stages.mark("load")
             return self._fallback(query, "unknown_user", stages)
-        listed = answer.listed
-        stages.book("queue", load=answer.load_s, interest=listed.interest_s, score=listed.score_s)
-        reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
-        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, answer.out, listed.drawn)
+        return self._answered(query, answer, stages)
+
+    async def recommend_several(self, queries: Sequence[Query], stages: Stages) -> list[Recommendations]:
+        """A list for each question, all of the same user, who is loaded once; no list has an item of one before it.
+
+        Raises like `recommend`.
+        """
+        queries = await self._with_shown(queries)
+        try:
+            user = await self._users.current(queries[0].tenant, queries[0].user_id)
+            stages.mark("load")
+            if user is None:
+                return await without_repeats(queries, self._popular_for(stages))
+
+            async def make(query: Query) -> Recommendations:
+                # Each in its turn among the requests of others, however many lists somebody wants.
+                answer = await self._batcher((query, user))
+                assert isinstance(answer, _Answer)
+                return self._answered(query, answer, stages)
+
+            return await without_repeats(queries, make)
+        except StorageError as error:
+            log.warning("storage is away, answering from popularity", error=error.detail)
+            return await self.degraded_several(queries, stages)
 
     async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:
         """The k best items for somebody who did just these events, in this order; nothing is stored, and nothing is looked up."""
+        return await (await self._from(events, stages))(query)
+
+    async def recommend_several_from(
+        self, events: Sequence[StoredEvent], queries: Sequence[Query], stages: Stages
+    ) -> list[Recommendations]:
+        """`recommend_several` for somebody who did just these events."""
+        return await without_repeats(queries, await self._from(events, stages))
+
+    async def _from(
+        self, events: Sequence[StoredEvent], stages: Stages
+    ) -> Callable[[Query], Coroutine[Any, Any, Recommendations]]:
+        """What makes lists for somebody who did just these events, which are folded once."""
         if not events:
-            return self._fallback(query, "unknown_user", stages)
-        began = perf_counter()
+            return self._popular_for(stages)
         told = Unfolded(new_epoch(), {}, None, events, 0)
         # Longer ones would hold up every other request of the event loop.
         folded = await asyncio.to_thread(self._fold, [told]) if len(events) > _INLINE_EVENTS else self._fold([told])
-        load_s = perf_counter() - began
-        had = self._seen.of_events(events, self._had_rules(query), query.as_of_ms)
-        plan, out = self._plan(query, folded[0][1], {}, had)
-        (listed,) = await self._lister.lists([plan])
-        stages.book("queue", load=load_s, interest=listed.interest_s, score=listed.score_s)
-        reflects = _Reflects(len(events), max(event.time_ms for event in events))
-        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn)
+        stages.mark("load")
+
+        async def make(query: Query) -> Recommendations:
+            had = self._seen.of_events(events, self._had_rules(query), query.as_of_ms)
+            plan, out = self._plan(query, folded[0][1], {}, had)
+            (listed,) = await self._lister.lists([plan])
+            reflects = _Reflects(len(events), max(event.time_ms for event in events))
+            await asyncio.sleep(0)  # where the model is on this core, nobody else had a turn since the list before
+            return self._listed(query, listed, out, reflects, 0.0, stages)
+
+        return make
+
+    def _popular_for(self, stages: Stages) -> Callable[[Query], Coroutine[Any, Any, Recommendations]]:
+        """What makes lists for somebody of whom nothing is known."""
+
+        async def make(query: Query) -> Recommendations:
+            return self._fallback(query, "unknown_user", stages)
+
+        return make
+
+    async def _with_shown(self, queries: Sequence[Query]) -> Sequence[Query]:
+        """Questions of one user, with what the user was shown where their rules ask for it."""
+        if not any(query.rules.rotation for query in queries):
+            return queries
+        try:
+            shown = await self._shown(queries[0].user_id)
+        except StorageError as error:
+            log.warning("what a user was shown cannot be read, and does not sink", error=error.detail)
+            return queries
+        return [replace(query, shown=shown) if query.rules.rotation else query for query in queries]
 
     async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
@@ -152,11 +209,13 @@ class Recommender:
         known = tuple(row for row in rows.values() if row is not None)
         return replace(query, k=max(1, len(known)), among=known), [item_id for item_id, row in rows.items() if row is None]
 
-    async def _answer(self, asked: Sequence[tuple[Query, Asked]]) -> list[_Answer | LongTail | Exception | None]:
-        """Load, fold and rank for all of them; None for a user without events, an error where the rules cannot be followed."""
+    async def _answer(self, asked: Sequence[tuple[Query, Asked | UserState]]) -> list[_Answer | LongTail | Exception | None]:
+        """Load, fold and rank for all of them, who are loaded already just rank; None for a user without events, an error where
+        the rules cannot be followed."""
         began = perf_counter()
         queries = [query for query, _ in asked]
-        users = await self._users.batch([user for _, user in asked])
+        loaded = iter(await self._users.batch([user for _, user in asked if isinstance(user, Asked)]))
+        users = [next(loaded) if isinstance(user, Asked) else user for _, user in asked]
         answers: list[_Answer | LongTail | Exception | None] = [user if isinstance(user, LongTail) else None for user in users]
         known = [(place, user) for place, user in enumerate(users) if isinstance(user, UserState)]
         had: Sequence[Sequence[int]] = [()] * len(known)
@@ -186,23 +245,37 @@ class Recommender:
             query.k,
             query.as_of_ms,
             self._platform(query.platform),
-            [*excluded, *had],
+            [*excluded, *self._rows(query.listed), *had],
             query.among,
             None if ruled is None else ruled.eligible,
             None if ruled is None else ruled.bias,
             None if ruled is None else ruled.count,
         )
-        return Plan(question, ruled), Out(excluded, had, None if ruled is None else ruled.eligible)
+        return Plan(question, ruled), self._out(query, excluded, had, ruled)
+
+    def check(self, query: Query) -> None:
+        """Raises InvalidRequestError if the rules of a question cannot be followed, whoever it is asked for."""
+        if query.rules is not NO_RULES:
+            self._resolve(query, {})
 
     def _resolve(self, query: Query, attributes: Mapping[str, str]) -> Ruled:
         return self._rules.resolve(
-            query.rules, Given(query.parameters or {}, attributes, query.context or {}), query.k, query.as_of_ms, query.seed
+            query.rules,
+            Given(query.parameters or {}, attributes, query.context or {}, query.shown),
+            query.k,
+            query.as_of_ms,
+            query.seed,
         )
 
     def _excluded(self, query: Query) -> Sequence[int]:
-        if not query.exclude and not query.rules.exclude:
-            return ()
-        return [row for item_id in (*query.exclude, *query.rules.exclude) if (row := self._row(item_id)) is not None]
+        return self._rows((*query.exclude, *query.rules.exclude)) if query.exclude or query.rules.exclude else ()
+
+    def _out(self, query: Query, excluded: Sequence[int], had: Sequence[int], ruled: Ruled | None) -> Out:
+        return Out(excluded, had, None if ruled is None else ruled.eligible, self._rows(query.listed) if query.debug else ())
+
+    def _rows(self, item_ids: Sequence[str]) -> list[int]:
+        """Of those items that are known."""
+        return [row for item_id in item_ids if (row := self._row(item_id)) is not None]
 
     def _row(self, item_id: str | None) -> int | None:
         return None if item_id is None else self._catalogue.row(item_id)
@@ -220,18 +293,37 @@ class Recommender:
         """The answer where storage is away, without trying it."""
         return self._fallback(query, "storage_unavailable", stages)
 
+    async def degraded_several(self, queries: Sequence[Query], stages: Stages) -> list[Recommendations]:
+        """The answers to several questions of one user where storage is away, without trying it."""
+
+        async def make(query: Query) -> Recommendations:
+            return self.degraded(query, stages)
+
+        return await without_repeats(queries, make)
+
     def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()
         excluded = self._excluded(query)
         if query.rules is NO_RULES and not query.debug:
-            rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, excluded)
+            rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, [*excluded, *self._rows(query.listed)])
             stages.mark("fallback")
             return self._respond(query, rows, counts, None, reason)
         ruled = self._resolve(query, {})
-        selection = self._lister.popular(ruled, query.k, query.as_of_ms, excluded)
+        without = [*excluded, *self._rows(query.listed)]
+        selection = self._lister.popular(ruled, query.k, query.as_of_ms, without)
         stages.mark("fallback")
-        out = Out(excluded, (), ruled.eligible)
+        out = self._out(query, excluded, (), ruled)
         return self._respond(query, selection.rows, selection.scores, None, reason, selection, out)
+
+    def _answered(self, query: Query, answer: _Answer, stages: Stages) -> Recommendations:
+        reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
+        return self._listed(query, answer.listed, answer.out, reflects, answer.load_s, stages)
+
+    def _listed(
+        self, query: Query, listed: Listed, out: Out, reflects: _Reflects, load_s: float, stages: Stages
+    ) -> Recommendations:
+        stages.book("queue", load=load_s, interest=listed.interest_s, score=listed.score_s)
+        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn)
 
     def _respond(
         self,
@@ -245,8 +337,10 @@ class Recommender:
         drawn: Sequence[Drawn] = (),
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
+        scenario, version = (query.scenario.name, query.scenario.version) if query.scenario is not None else (None, 0)
+        self._metrics.made(self._model_id, scenario or "", reflects is None)
         return Recommendations(
-            recommendation_id=f"{_random.getrandbits(96):024x}",
+            recommendation_id=new_list_id(self._model_id, reflects is None, scenario, version),
             user_id=query.user_id or None,
             model_id=self._model_id,
             source="model" if reflects is not None else "fallback",

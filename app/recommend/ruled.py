@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,8 +15,21 @@ from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError
 from app.recommend.explore import Exploration, places_of
 from app.recommend.filters import Masks
-from app.recommend.rules import Boost, Cap, Groups, Leanings, Pin, Rules, additive_bias, prominence_of, youth_of
+from app.recommend.rules import (
+    DAY_S,
+    Boost,
+    Cap,
+    Groups,
+    Leanings,
+    Pin,
+    Rules,
+    Shown,
+    additive_bias,
+    prominence_of,
+    youth_of,
+)
 from app.recommend.ruleset import ExploreRule, RuleSet, parse
+from app.state.shown import Showing
 
 _MOST_GROUPS: Final = 16  # attributes under caps whose groups are held: up to 21 bytes an item each
 
@@ -42,11 +55,13 @@ class Ruled:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the filters of a request may read beside items: its parameters and context, and the user's attributes."""
+    """What the filters of a request may read beside items: its parameters and context, and the user's attributes; and what the
+    user was shown."""
 
     parameters: Mapping[str, object] = field(default_factory=dict)
     user: Mapping[str, object] = field(default_factory=dict)
     context: Mapping[str, object] = field(default_factory=dict)
+    shown: Sequence[Showing] = ()
 
 
 class RuleBook:
@@ -82,6 +97,9 @@ class RuleBook:
             [Boost(self._mask(boost.filter, given), boost.factor) for boost in asked.boosts],
             freshness=asked.freshness or 0.0,
             popularity=asked.popularity or 0.0,
+            rotation=asked.rotation or 0.0,
+            rotation_half_life_s=float(asked.rotation_half_life_s or DAY_S),
+            shown=self._shown(given.shown, as_of_ms) if asked.rotation else (),
         )
         half_life_s = float(asked.freshness_half_life_s or leanings.freshness_half_life_s)
         youth = self._youth(as_of_ms, half_life_s) if leanings.freshness else None
@@ -132,6 +150,12 @@ class RuleBook:
 
     def _mask(self, text: str, given: Given) -> Bool:
         return self._masks.of(parse(text).bind(given.parameters, given.user, given.context))
+
+    def _shown(self, showings: Sequence[Showing], as_of_ms: int) -> list[Shown]:
+        """The showings of items that are known, as far as they were before that moment."""
+        before = [one for one in showings if one.at_s * 1000 <= as_of_ms]
+        rows = self._catalogue.rows_of_keys(np.asarray([one.key for one in before], np.int64)).tolist()
+        return [Shown(row, 1, as_of_ms / 1000 - one.at_s) for row, one in zip(rows, before, strict=True) if row >= 0]
 
     def _groups(self, attribute: str) -> Groups:
         if attribute not in self._fields.kinds():

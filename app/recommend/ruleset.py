@@ -93,6 +93,12 @@ class RuleSet(_Strict):
     freshness_half_life_s: Annotated[int, Field(ge=60, le=_TEN_YEARS_S)] | None = Field(None, description="A week if not given.")
     popularity: Share | None = Field(None, description="How much popular items are preferred, beyond what the model gives them.")
     explore: ExploreRule | None = Field(None, description="Each answer says what was drawn, how likely it was, and the seed.")
+    rotation: Share | None = Field(
+        None, description="How far items sink that the user was shown of late (as `/v1/impressions` says), 0 to 1."
+    )
+    rotation_half_life_s: Annotated[int, Field(ge=60, le=_TEN_YEARS_S)] | None = Field(
+        None, description="After which a showing counts half; a day if not given."
+    )
     min_score: float | None = Field(None, description="No item below it. Scores are logits of the model.")
 
     def under(self, scenario: RuleSet) -> RuleSet:
@@ -104,7 +110,17 @@ class RuleSet(_Strict):
         return RuleSet.model_construct(**both)
 
 
-_ONE: Final = ("exclude_had", "diversity", "freshness", "freshness_half_life_s", "popularity", "explore", "min_score")
+_ONE: Final = (
+    "exclude_had",
+    "diversity",
+    "freshness",
+    "freshness_half_life_s",
+    "popularity",
+    "rotation",
+    "rotation_half_life_s",
+    "explore",
+    "min_score",
+)
 _MANY: Final = ("filters", "exclude", "boosts", "pins", "caps")
 NO_RULES: Final = RuleSet.model_validate({})
 

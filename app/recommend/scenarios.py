@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from app.errors import NotFoundError, StorageError, UnavailableError
 from app.recommend.answer import ScenarioName
 from app.recommend.ruleset import RuleSet
-from app.state.scenarios import ScenarioStore
+from app.state.scenarios import ScenarioStore, StoredScenario
 
 _REMEMBERED: Final = 1_000
 
@@ -27,7 +27,7 @@ class Scenarios:
     def __init__(self, store: ScenarioStore, fresh_s: float) -> None:
         self.store = store
         self._fresh_s = fresh_s
-        self._known: OrderedDict[str, tuple[float, Named]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, StoredScenario, Named]] = OrderedDict()
 
     async def get(self, name: str) -> Named:
         """A scenario's name and version, and its rules.
@@ -39,18 +39,18 @@ class Scenarios:
         """
         known = self._known.get(name)
         if known is not None and monotonic() < known[0] + self._fresh_s:
-            return known[1]
+            return known[2]
         asked_s = monotonic()
         try:
             found = await self.store.get(name)
         except StorageError:
             if known is None:
                 raise
-            return known[1]
+            return known[2]
         if found is None:
             self._known.pop(name, None)
             raise NotFoundError(f"there is no scenario {name!r}")
-        if known is None or known[1][0].version != found.version:
+        if known is None or known[1] != found:
             try:
                 rules = RuleSet.model_validate_json(found.rules)
             except ValidationError as error:
@@ -59,9 +59,9 @@ class Scenarios:
                     f"scenario {name!r} was stored by another version of the service; store it again"
                 ) from None
         else:
-            rules = known[1][1]
+            rules = known[2][1]
         named = (ScenarioName(name, found.version), rules)
-        self._known[name] = (asked_s, named)
+        self._known[name] = (asked_s, found, named)
         self._known.move_to_end(name)
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)

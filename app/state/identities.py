@@ -22,6 +22,7 @@ from app.state import keys
 from app.state.events import decode_event
 from app.state.ring import ring_ids
 from app.state.scripts import Script, script
+from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS
 from app.state.transport import Command
 
 SOURCE: Final = "m:"
@@ -142,7 +143,13 @@ class Identities:
         kinds = [
             command
             for user in both
-            for command in (("LLEN", user.seq), ("STRLEN", user.ids), ("STRLEN", user.gone), ("XLEN", user.log))
+            for command in (
+                ("LLEN", user.seq),
+                ("STRLEN", user.ids),
+                ("STRLEN", user.shown),
+                ("STRLEN", user.gone),
+                ("XLEN", user.log),
+            )
         ]
         await self._store.all(kinds)
         # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
@@ -176,8 +183,8 @@ class Identities:
         holder = await self.resolve(tenant, target, most=_MOST_ROUNDS)
         # The tombstone first: if the holder is erased after that, nothing that is read here may be written any more.
         (erased,) = await self._store.all([("GET", keys.user_keys(tenant, holder).gone)])
-        read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids)]
-        pairs, packed, ring = await self._store.all(read)
+        read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids), ("GET", user.shown)]
+        pairs, packed, ring, shown = await self._store.all(read)
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if meta.get(b"to") is None:
             raise StorageError(f"{source!r} was erased while it was merged into {target!r}; try again")
@@ -196,11 +203,13 @@ class Identities:
         # What was done with the source was done with the holder now, and those who came to the source have come there.
         marks = {field: value for field, value in meta.items() if field.startswith(_HANDED_ON)}
         await self._hand_on(tenant, holder, {_encode(SOURCE + source): merge} | marks, erased)
+        if shown:
+            await self._hand_on_shown(tenant, holder, shown, erased)
         for mark in marks:
             if mark.startswith(SOURCE.encode()):
                 await self._alias(tenant, _decode(mark[len(SOURCE) :]), "shorten", holder, source)
         states = [keys.state_key(tenant, model, source) for model in await self._store.models()]
-        names = (user.meta, user.log, user.seq, user.ids, *states)
+        names = (user.meta, user.log, user.seq, user.ids, user.shown, *states)
         arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length)
         await self._store.run(script("moved"), [(names, arguments)], durable=True)
 
@@ -230,7 +239,8 @@ class Identities:
         for _ in range(_MOST_ROUNDS):
             for one in order:
                 user = keys.user_keys(tenant, one)
-                names = (user.gone, user.log, user.meta, user.seq, user.ids, *(keys.state_key(tenant, m, one) for m in models))
+                states = (keys.state_key(tenant, model, one) for model in models)
+                names = (user.gone, user.log, user.meta, user.seq, user.ids, user.shown, *states)
                 by = b"" if one in (holder, user_id) else merges[one]
                 known = (part for source, merge in merges.items() for part in (_encode(source), merge))
                 arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, by, _encode(holder), *known)
@@ -269,6 +279,14 @@ class Identities:
         user = keys.user_keys(tenant, user_id)
         arguments = (erased or b"", *(part for pair in marks.items() for part in pair))
         (done,) = await self._store.run(script("marks"), [((user.meta, user.gone), arguments)], durable=True)
+        if not done:
+            raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
+
+    async def _hand_on_shown(self, tenant: str, user_id: str, shown: bytes, erased: bytes | None) -> None:
+        """Give what was shown to a merged user to who has its events. Raises OvertakenError."""
+        user = keys.user_keys(tenant, user_id)
+        arguments = (shown, erased or b"", MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS)
+        (done,) = await self._store.run(script("shown"), [((user.shown, user.meta, user.gone), arguments)], durable=True)
         if not done:
             raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
+import structlog
 
+from app.errors import DamagedError, InvalidRequestError
 from app.state import keys
 from app.state.redis import RedisStore
 from app.state.scripts import script
@@ -21,7 +23,10 @@ from app.state.transport import Command
 
 MOST_CHANGES: Final = 20_000
 """That the stream keeps, about."""
-_PART: Final = 500
+MOST_ITEMS: Final = 10_000_000
+MOST_NAMES: Final = 256
+"""Of attributes, of all items together."""
+_PART: Final = 200
 _VECTORS_TTL_S: Final = 30 * 86_400
 
 
@@ -70,6 +75,8 @@ class Change:
     expected: int | None = None
 
 
+log = structlog.get_logger()
+
 _encode = msgspec.json.Encoder(order="deterministic").encode
 _decode = msgspec.json.Decoder(Item).decode
 
@@ -81,16 +88,48 @@ class ItemStore:
         self._store = store
         self._items = keys.items_key(tenant)
         self._changes = keys.item_changes_key(tenant)
+        self._touched = touched_keys(tenant)
         self._tenant = tenant
 
-    async def change(self, changes: Sequence[Change], now_ms: int) -> list[int] | None:
-        """Make changes, all of them or none: the version of each. None if one did not meet the version that it expected."""
-        arguments: list[str | int | bytes] = [MOST_CHANGES, secrets.token_hex(8), now_ms]
-        for one in changes:
-            said = b"" if one.item is None else _encode(one.item)
-            arguments += (_text(one.item_id), said, -1 if one.expected is None else one.expected)
-        (last,) = await self._store.run(script("items"), [((self._items, self._changes), arguments)], durable=True)
-        return None if last is None else list(range(last - len(changes) + 1, last + 1))
+    @property
+    def generation(self) -> int:
+        """Grows when another server answers than before, which may have lost the last changes."""
+        return self._store.generation
+
+    async def change(
+        self, changes: Sequence[Change], kinds: Mapping[str, str], now_ms: int, most_items: int = MOST_ITEMS
+    ) -> list[int] | None:
+        """Make changes, all of them or none: the version of each. None if one did not meet the version that it expected.
+
+        Args:
+            kinds: the type of each attribute that the items have.
+
+        Raises:
+            InvalidRequestError: an attribute has another type already, or there are too many names or items.
+        """
+        arguments = change_arguments(changes, kinds, now_ms, most_items, secrets.token_hex(8))
+        (last,) = await self._store.run(script("items"), [(self._touched, arguments)], durable=True)
+        if not isinstance(last, list):
+            return list(range(last - len(changes) + 1, last + 1))
+        what, *more = (word.decode() for word in last)
+        if what == "version":
+            return None
+        if what == "kind":
+            name, there = more
+            field, message = f"attributes.{name}", f"is of type {there} for every item; this value is of type {kinds[name]}"
+        elif what == "names":
+            field, message = (
+                "attributes",
+                f"these would be more than {MOST_NAMES} different names of attributes",
+            )
+        else:
+            field, message = "items", f"there are {most_items} items already, which is the most"
+        raise InvalidRequestError(f"{field}: {message}", [{"field": field, "message": message}])
+
+    async def kinds(self) -> dict[str, str]:
+        """The type of each attribute that any item ever had."""
+        (found,) = await self._store.all([("HGETALL", self._touched[2])])
+        return {name.decode(): kind.decode() for name, kind in zip(found[::2], found[1::2], strict=True)}
 
     async def get(self, item_id: str) -> Said | None:
         """What was said last of an item; None if nothing was."""
@@ -120,23 +159,18 @@ class ItemStore:
         names = [fields[1] for _, fields in found]
         values = await self._store.all([("HMGET", self._items, *names)])
         # An item may have been changed again since: then it is read once more, with that change.
-        return [
-            Said(name.decode("utf-8", "surrogatepass"), at, None)
-            if value is None
-            else replace(read_said(name.decode("utf-8", "surrogatepass"), value), version=at)
-            for at, name, value in zip(versions, names, values[0], strict=True)
-        ]
+        said: list[Said] = []
+        for at, name, value in zip(versions, names, values[0], strict=True):
+            found_now = _sound(name, value) if value is not None else []
+            said.append(replace(found_now[0], version=at) if found_now else Said(name.decode("utf-8", "surrogatepass"), at, None))
+        return said
 
     async def everything(self) -> AsyncIterator[list[Said]]:
         """All items of which something was said, also the deleted ones, some at a time; one may come twice."""
         cursor: int | bytes = 0
         while True:
             ((cursor, found),) = await self._store.all([("HSCAN", self._items, cursor, "COUNT", _PART)])
-            yield [
-                read_said(name.decode("utf-8", "surrogatepass"), value)
-                for name, value in zip(found[::2], found[1::2], strict=True)
-                if name
-            ]
+            yield [said for name, value in zip(found[::2], found[1::2], strict=True) if name for said in _sound(name, value)]
             if int(cursor) == 0:
                 return
 
@@ -159,6 +193,24 @@ class ItemStore:
         return keys.item_vectors_key(self._tenant, model_id)
 
 
+def touched_keys(tenant: str) -> tuple[str, str, str]:
+    """The keys of items.lua."""
+    return keys.items_key(tenant), keys.item_changes_key(tenant), keys.item_kinds_key(tenant)
+
+
+def change_arguments(
+    changes: Sequence[Change], kinds: Mapping[str, str], now_ms: int, most_items: int, epoch: str
+) -> list[str | int | bytes]:
+    """The arguments of items.lua."""
+    arguments: list[str | int | bytes] = [MOST_CHANGES, epoch, now_ms, most_items, MOST_NAMES, len(kinds)]
+    for name, kind in kinds.items():
+        arguments += (name, kind)
+    for one in changes:
+        said = b"" if one.item is None else _encode(one.item)
+        arguments += (_text(one.item_id), said, -1 if one.expected is None else one.expected)
+    return arguments
+
+
 def _mark(found: bytes | None) -> Mark:
     if found is None:
         return Mark()
@@ -167,11 +219,23 @@ def _mark(found: bytes | None) -> Mark:
 
 
 def read_said(item_id: str, value: bytes) -> Said:
-    """An item as the hash has it."""
-    version, since_ms, said = value.split(b" ", 2)
-    if said.startswith(b"-"):
-        return Said(item_id, int(version), None, int(since_ms), _decode(said[1:]) if said != b"-" else None)
-    return Said(item_id, int(version), _decode(said), int(since_ms))
+    """An item as the hash has it. Raises DamagedError if it is none."""
+    try:
+        version, since_ms, said = value.split(b" ", 2)
+        if said.startswith(b"-"):
+            return Said(item_id, int(version), None, int(since_ms), _decode(said[1:]) if said != b"-" else None)
+        return Said(item_id, int(version), _decode(said), int(since_ms))
+    except (ValueError, msgspec.DecodeError) as error:
+        raise DamagedError(f"what is stored of item {item_id!r} is damaged: {error}; say it again") from None
+
+
+def _sound(name: bytes, value: bytes) -> list[Said]:
+    """An item, or nothing if it is damaged, which is logged: the others are not held up by it."""
+    try:
+        return [read_said(name.decode("utf-8", "surrogatepass"), value)]
+    except DamagedError as error:
+        log.error("an item is left out", error=error.detail)
+        return []
 
 
 def _text(item_id: str) -> bytes:

@@ -35,10 +35,13 @@ class UserKeys:
     of the last record, `cut` if the archive may lack some."""
     ids: str
     """String: a ring of 8-byte hashes of the last event ids, behind a header of 16 bytes."""
+    shown: str
+    """String with a TTL: the lists and items that the user was shown of late, see impression.lua."""
     gone: str
     """String with a TTL: when the user was erased, unix ms. Named by a hash: it must not keep who they were."""
     log: str
-    """Stream of the partition: everything that changed a sequence, with tenant and user, until it is archived."""
+    """Stream of the partition: everything that changed a sequence, and what was shown, with tenant and user, until it is
+    archived."""
 
 
 MODELS_KEY = "lw:models"
@@ -71,11 +74,24 @@ def partition(tenant: str, user_id: str) -> str:
 def user_keys(tenant: str, user_id: str) -> UserKeys:
     """The keys that belong to a user whatever the model."""
     t, u = encode_id(tenant), encode_id(user_id)
-    pp = _partition(t, u)
+    return _user_keys(_partition(t, u), t, u)
+
+
+def nobodys_keys(tenant: str, name: str) -> UserKeys:
+    """The keys of the user "", whom no id names, on the partition of some name: what is nobody's is spread over all of them."""
+    return _user_keys(partition(tenant, name), encode_id(tenant), "")
+
+
+def _user_keys(pp: str, t: str, u: str) -> UserKeys:
     head = f"lw:{{{pp}}}:{t}"
     forgotten = blake2b(u.encode("ascii"), digest_size=8).hexdigest()
     return UserKeys(
-        seq=f"{head}:seq:{u}", meta=f"{head}:meta:{u}", ids=f"{head}:ids:{u}", gone=f"{head}:gone:{forgotten}", log=log_key(pp)
+        seq=f"{head}:seq:{u}",
+        meta=f"{head}:meta:{u}",
+        ids=f"{head}:ids:{u}",
+        shown=f"{head}:shown:{u}",
+        gone=f"{head}:gone:{forgotten}",
+        log=log_key(pp),
     )
 
 
@@ -91,12 +107,12 @@ def user_of_meta(key: str) -> tuple[str, str] | None:
 def user_of(key: str) -> tuple[str, str] | None:
     """Tenant and user id of a key that names a user; None for another key."""
     parts = key.split(":")
-    if len(parts) < 5 or parts[3] not in ("seq", "meta", "ids", "state"):
+    if len(parts) < 5 or parts[3] not in ("seq", "meta", "ids", "shown", "state"):
         return None
     return unquote(parts[2], errors="surrogatepass"), unquote(parts[-1], errors="surrogatepass")
 
 
-_TYPES = {"seq": "list", "meta": "hash", "ids": "string", "gone": "string", "state": "string", "log": "stream"}
+_TYPES = {"seq": "list", "meta": "hash", "ids": "string", "shown": "string", "gone": "string", "state": "string", "log": "stream"}
 
 
 def type_of(key: str) -> str | None:
@@ -145,14 +161,24 @@ def item_changes_key(tenant: str) -> str:
     return f"lw:{{{items_key(tenant)}}}:changes"
 
 
+def item_kinds_key(tenant: str) -> str:
+    """Hash: name of an attribute -> its type; on a Cluster in the slot of `items_key`."""
+    return f"lw:{{{items_key(tenant)}}}:kinds"
+
+
 def item_vectors_key(tenant: str, model_id: str) -> str:
     """Hash: item id -> what a model made of an item that it was not trained with."""
     return f"lw:{encode_id(tenant)}:vectors:{encode_id(model_id)}"
 
 
 def scenarios_key(tenant: str) -> str:
-    """Hash: the scenarios with their versions, see scenario.lua."""
+    """Hash: the scenarios, see scenario.lua."""
     return f"lw:{encode_id(tenant)}:scenarios"
+
+
+def scenario_versions_key(tenant: str) -> str:
+    """Hash: every version of them that is kept; on a Cluster in the slot of `scenarios_key`."""
+    return f"lw:{{{scenarios_key(tenant)}}}:versions"
 
 
 def _partition(encoded_tenant: str, encoded_user: str) -> str:

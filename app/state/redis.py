@@ -400,6 +400,14 @@ class RedisStore:
         replies = await self._run(script, calls, durable=durable, only=only)
         return await self._sound(replies, [names for names, _ in calls])
 
+    async def run_each(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]:
+        """`run`, but an error that is one call's own stands in the place of its reply."""
+        replies = await self._run(script, calls, durable=durable)
+        return [
+            await self._damage.explained(reply, names) if isinstance(reply, Exception) else reply
+            for reply, (names, _) in zip(replies, calls, strict=True)
+        ]
+
     async def _run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """`run`, but an error reply is returned in its place, unless it says something of Redis as a whole."""
         commands: list[Command] = [("EVALSHA", script.sha, len(names), *names, *arguments) for names, arguments in calls]

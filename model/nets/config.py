@@ -53,7 +53,11 @@ class ModelConfig:
     """W: channels of the direct transition from the last few items; 0 for none."""
     transition_decays: tuple[float, ...] = (0.05, 0.5, 0.8, 0.95)
     """What is left of an item after each further event, by group of channels."""
+    kinship_decays: tuple[float, ...] = ()
+    """What is left, after each further event, of the sums of items' own vectors that the interest gets; empty for none."""
     dropout: float = 0.5
+    item_dropout: float = 0.0
+    """Share of the numbers of an event's item vector that are hidden in a training step; not where the item is an answer."""
     id_dropout: float = 0.1
     """Share of items whose ID is hidden in a training step, so that text alone learns to give a usable vector."""
     gap_edges_s: tuple[float, ...] = field(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from model.nets.accumulate import BLOCK, Accumulators
 from model.nets.config import ModelConfig
+from model.nets.dropout import Dropout
 from model.nets.event import EventBatch, EventFusion
 from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
@@ -52,6 +53,7 @@ class Longwave(nn.Module):
         self.item = ItemFusion(
             config.items, config.width, config.text_width, config.feature_width, config.id_dropout, 2 * config.transition
         )
+        self.item_dropout = Dropout(config.item_dropout)
         self.event = EventFusion(config)
         self.recurrence = Recurrence(config.layers, config.width, config.dropout)
         self.accumulators = Accumulators(
@@ -88,6 +90,8 @@ class Longwave(nn.Module):
         }
         if c.transition:
             shapes["recent"] = ((c.transition,), torch.float32)
+        if c.kinship_decays:
+            shapes["kin"] = ((len(c.kinship_decays) * c.width,), torch.float32)
         if self.repeats is not None:
             shapes |= {
                 "repeat_key": ((c.repeats,), torch.int64),
@@ -145,6 +149,8 @@ class Longwave(nn.Module):
         }
         if self.readout.transition is not None:
             after["recent"] = self.readout.transition.step(state["recent"], event)
+        if self.readout.kinship is not None:
+            after["kin"] = self.readout.kinship.step(state["kin"], event)
         if self.repeats is not None:
             add = self.repeats.additions(self.type_weights)[event.event_type]
             new = first | (elapsed > 0)
@@ -168,6 +174,7 @@ class Longwave(nn.Module):
             Readout of the n moments in row order, and the state after the chunk, without the repeat tensors. A row with
             padding has run on over it: its state is of no use, its readouts are right.
         """
+        events = events._replace(item_vector=self.item_dropout(events.item_vector))
         trace = self._trace(events, valid, state, None)
         lane, column = torch.nonzero(positions >= 0, as_tuple=True)
         moment = positions[lane, column]
@@ -189,7 +196,10 @@ class Longwave(nn.Module):
         transition, recent = self.readout.transition, None
         if transition is not None:
             recent = transition.everywhere(state["recent"], events)[lane, moment]
-        readout = Readout(*self.readout.known(asked, mixed, acc.flatten(1), recent))
+        kinship, kin = self.readout.kinship, None
+        if kinship is not None:
+            kin = kinship.everywhere(state["kin"], events)[lane, moment]
+        readout = Readout(*self.readout.known(asked, mixed, acc.flatten(1), recent, kin))
         return readout, self._after(trace, events, state)
 
     def encode(self, events: EventBatch, valid: Tensor, state: State) -> State:
@@ -218,7 +228,8 @@ class Longwave(nn.Module):
         # Slots fill from the end: slot K - 1 is the newest.
         filled = torch.arange(self.config.ring, 0, -1, device=count.device) <= count
         mixed, attention = self.readout.attention(asked, state["ring"], age_ms, filled, gap_ms >= 0)
-        return Readout(*self.readout.known(asked, mixed, state["acc"].flatten(1), state.get("recent"))), attention
+        sums = state.get("recent"), state.get("kin")
+        return Readout(*self.readout.known(asked, mixed, state["acc"].flatten(1), *sums)), attention
 
     def repeat_scores(self, state: State, context: Tensor, as_of: Tensor) -> Tensor:
         """Additive scores of the remembered items at `as_of`: (B, R); context is `Readout.context`."""
@@ -298,6 +309,8 @@ class Longwave(nn.Module):
         }
         if self.readout.transition is not None:
             after["recent"] = self.readout.transition.after(state["recent"], events, end)
+        if self.readout.kinship is not None:
+            after["kin"] = self.readout.kinship.after(state["kin"], events, end)
         return after
 
 

@@ -10,6 +10,7 @@ from model.nets.calendar import CalendarEmbedding
 from model.nets.config import ModelConfig
 from model.nets.dropout import Dropout
 from model.nets.integers import at_least
+from model.nets.kinship import Kinship
 from model.nets.ring import RingAttention
 from model.nets.transition import Transition
 
@@ -34,6 +35,10 @@ class InterestReadout(nn.Module):
         self.interest = nn.Linear(width, config.interests * width)
         self.popularity = nn.Linear(width, len(config.popularity_half_lives_s))
         self.transition = Transition(width, config.transition, config.transition_decays) if config.transition else None
+        self.kinship = Kinship(width, config.kinship_decays) if config.kinship_decays else None
+        if self.kinship is not None:
+            # What the net says begins small beside it: as noise it would be learned by heart.
+            self.interest.weight.data.mul_(0.1)
         # Which of the items that the user had before are had again: some things are bought once, others every month.
         self.again = nn.Linear(width, config.item_width) if config.repeats else None
         for table in (self.gap.table, self.platform):
@@ -51,9 +56,10 @@ class InterestReadout(nn.Module):
         return asked
 
     def known(
-        self, asked: Tensor, mixed: Tensor, accumulated: Tensor, recent: Tensor | None
+        self, asked: Tensor, mixed: Tensor, accumulated: Tensor, recent: Tensor | None, kin: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What follows from asked (n, D), what the ring answered (n, D), accumulated (n, M * Da) and recent (n, W).
+        """What follows from asked (n, D), what the ring answered (n, D), accumulated (n, M * Da), and the sums recent (n, W)
+        of the transition and kin (n, G D) of the kinship.
 
         Returns:
             z (n, D), interests (n, J, D + 2 W), repeat interest (n, D + 2 W), popularity weights (n, P) >= 0.
@@ -61,6 +67,8 @@ class InterestReadout(nn.Module):
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
         interests = self.interest(z).view(-1, self.interests, self.width)
+        if self.kinship is not None and kin is not None:
+            interests = interests + self.kinship.interest(kin, z)[:, None]
         if self.transition is not None and recent is not None:
             follows = self.transition.interest(recent, z)[:, None]
             interests = torch.cat([interests, follows.expand(-1, self.interests, -1)], 2)

@@ -7,6 +7,7 @@ Source: factorised Markov chains (Rendle et al. 2010, FPMC), with several decays
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,26 +16,22 @@ from torch import Tensor, nn
 from model.nets.event import EventBatch
 
 
-class Transition(nn.Module):
-    """The sums of p, one decay for each of several groups of channels, and how much they count at a moment.
+class FadingSums(nn.Module):
+    """Sums over a user's events of what each leads to, W channels, in groups that each have a decay of their own.
 
-    An item's vector ends with q and p, W numbers each. A user's state has one sum, (W).
+    A user's state has one sum, (W).
     """
 
     rate: Tensor
 
-    def __init__(self, width: int, channels: int, decays: Sequence[float]) -> None:
+    def __init__(self, channels: int, decays: Sequence[float]) -> None:
         super().__init__()
-        self.channels = channels
-        self.gain = nn.Linear(width, channels)
-        nn.init.zeros_(self.gain.weight)
-        nn.init.ones_(self.gain.bias)
         rate = torch.log(torch.tensor(decays, dtype=torch.float32))
         self.register_buffer("rate", rate.repeat_interleave(channels // len(decays)), persistent=False)
 
+    @abstractmethod
     def leads(self, events: EventBatch) -> Tensor:
-        """p of the items of events (...), zeros where there is none that is known -> (..., W)."""
-        return torch.where(events.item_known[..., None], events.item_vector[..., -self.channels :], 0.0)
+        """What events (...) add, zeros where there is no item that is known -> (..., W)."""
 
     def step(self, recent: Tensor, event: EventBatch) -> Tensor:
         """The sums (B, W) after one event per user."""
@@ -56,6 +53,21 @@ class Transition(nn.Module):
         behind = (count - torch.arange(added.shape[1], device=added.device))[..., None]
         left = torch.where(behind >= 0, torch.exp(torch.relu(behind.to(torch.float32)) * self.rate), 0.0)  # (B, T + 1, W)
         return (left * added).sum(1)
+
+
+class Transition(FadingSums):
+    """The sums of p, and how much they count at a moment. An item's vector ends with q and p, W numbers each."""
+
+    def __init__(self, width: int, channels: int, decays: Sequence[float]) -> None:
+        super().__init__(channels, decays)
+        self.channels = channels
+        self.gain = nn.Linear(width, channels)
+        nn.init.zeros_(self.gain.weight)
+        nn.init.ones_(self.gain.bias)
+
+    def leads(self, events: EventBatch) -> Tensor:
+        """p of the items of events (...) -> (..., W)."""
+        return torch.where(events.item_known[..., None], events.item_vector[..., -self.channels :], 0.0)
 
     def interest(self, recent: Tensor, z: Tensor) -> Tensor:
         """What the sums add to the interest: (n, W), z (n, D) -> (n, 2 W), to be matched with an item's q; nothing with its p."""

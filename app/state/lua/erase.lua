@@ -4,7 +4,7 @@
 -- KEYS[2] lw:{pp}:log                        stream  k x, t tenant, u user, g when (unix ms), p '': the archive must forget them too
 -- KEYS[3] lw:{pp}:<tenant>:meta:<user>       hash    n, l, m:<user> for each that was merged into this one, with the name of that merge;
 --                                                    to, ik where this one went, and the name of that merge
--- KEYS[4...] seq, ids and the states of every model
+-- KEYS[4...] seq, ids, shown and the states of every model
 -- ARGV    tenant, user, now (unix ms), how long the tombstone stays (ms), the merge by which this user is one of the identities that are
 --         erased together ('': the user that has the events, or that was named), who has the events, then each that was merged into
 --         one of them, and the name of that merge

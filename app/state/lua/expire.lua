@@ -7,7 +7,7 @@
 -- KEYS[4] lw:{pp}:log                   stream  k r, t tenant, u user, p the epoch that has ended: the archive keeps what it has, and
 --                                               whoever comes back begins anew
 -- KEYS[5] lw:{pp}:log-identity          string  identity (16 hex digits), and up to where the log was trimmed, see `Mark` in archive/log.py
--- KEYS[6...] the states of every model
+-- KEYS[6...] shown, and the states of every model
 -- ARGV    tenant, user, the last stream id of this partition that is archived, the identity of the log that the archive has it from,
 --         or empty if the archive may lack some of it; days, most entries behind that id to look through
 -- Returns 1 if the user is gone; 0 if not idle; -1 if the archive may lack something; -2 if that cannot be told now: too many

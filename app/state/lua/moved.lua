@@ -3,7 +3,7 @@
 -- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash    only to, ms and ik stay
 -- KEYS[2] lw:{pp}:log                   stream  k m, t tenant, u user, o target, c events, p '': the last c events that the archive has of
 --                                               u are with o now; older ones, which had left the sequence, stay in the archive alone
--- KEYS[3...] seq, ids and the states of every model
+-- KEYS[3...] seq, ids, shown and the states of every model
 -- ARGV    tenant, user, target, log_max_length (0: no bound)
 -- Returns 1, or 0 if there was nothing to do
 

@@ -31,7 +31,7 @@ from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS
 MANIFESTS = "_manifests"
 ITEMS = "items.jsonl"
 FORMAT = 1
-KINDS = ("e", "h", "s", "a", "x", "m", "r")
+KINDS = ("e", "h", "s", "a", "x", "m", "r", "v")
 EVENTS = ("e", "h")
 
 _USER = ["tenant", "partition", "user_id"]

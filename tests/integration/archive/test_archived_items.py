@@ -44,8 +44,12 @@ async def shop(redis_url: str, raw: redis.Redis) -> None:
         add(raw, world.event("a", StoredEvent("view", 1_600_000_000_000 + n, item_id)))
     store = RedisStore(redis_url)
     items = ItemStore(store, "default")
-    await items.change([Change("lamp", Item(title="Old name")), Change("cup", CUP), Change("gone", Item(title="Gone"))], 1_000)
-    await items.change([Change("lamp", LAMP), Change("gone", None), Change("only gone", None)], 2_000)
+    await items.change(
+        [Change("lamp", Item(title="Old name")), Change("cup", CUP), Change("gone", Item(title="Gone"))], {}, 1_000
+    )
+    await items.change(
+        [Change("lamp", LAMP), Change("gone", None), Change("only gone", None)], {"price": "number", "tags": "list"}, 2_000
+    )
     await store.close()
 
 
@@ -80,7 +84,7 @@ async def test_the_file_is_written_when_something_was_said_and_only_then(archive
     assert file.refresh()
     assert not file.refresh()
     store = RedisStore(redis_url)
-    await ItemStore(store, "default").change([Change("new", Item(title="New"))], 3_000)
+    await ItemStore(store, "default").change([Change("new", Item(title="New"))], {}, 3_000)
     await store.close()
     assert file.refresh()
     assert {record.id: record.item.title for record in read_items(archived.folder)}["new"] == "New"

@@ -13,6 +13,7 @@ from redis_cluster import RedisCluster
 from app.state import keys
 from app.state.codec import EPOCH_BYTES, Header, StateCodec, peek
 from app.state.events import StoredEvent, decode_event
+from app.state.impressions import Impression, ImpressionStore, Seen
 from app.state.redis import RedisStore
 from app.state.store import Append, Appended, Held
 
@@ -196,3 +197,20 @@ async def test_popularity_is_counted_and_read_whole(both: RedisStore):
     counts = await both.popularity("default", [1.0])
     assert counts == {"item 0": (1_000, (3.0,))} | {f"item {n}": (1_000, (1.0,)) for n in range(1, 300)}
     assert await both.popularity_events("default", [1.0]) == 300
+
+
+async def test_impressions_of_users_and_of_nobody_are_stored_once_on_whichever_nodes(both: RedisStore, at: At):
+    impressions = ImpressionStore(both, "default", 0)
+    seen = [Seen(user, Impression(f"list {user}", 1_000, ("a",)), [7]) for user in USERS]
+    seen += [Seen("", Impression(f"nobody's {user}", 1_000, ("a",)), [7]) for user in USERS]
+    assert await impressions.add(seen) == ["1"] * len(seen)
+    assert await impressions.add(seen) == ["0"] * len(seen)
+    assert [[one.key for one in await impressions.shown(user)] for user in USERS] == [[7]] * len(USERS)
+    await append(both, USERS[0], [1])
+    await both.merge("default", USERS[0], USERS[1])
+    assert await impressions.add([seen[1]]) == ["0"]
+    await both.erase("default", USERS[1], 2_000)
+    for user in USERS[:2]:
+        assert await impressions.shown(user) == []
+        key = keys.user_keys("default", user).shown
+        assert not at(key).exists(key)

@@ -13,7 +13,7 @@ import pytest
 
 from app.catalogue.catalogue import Catalogue
 from app.errors import StorageError
-from app.fold import Commits, Fold, StateCache, Unfolded, Users
+from app.fold import Commits, Fold, LongTail, StateCache, Unfolded, Users
 from app.fold.tensors import EventTensors
 from app.runtime.bundle import read_bundle
 from app.runtime.session import Runtime, open_runtime
@@ -200,9 +200,9 @@ async def test_storage_that_goes_away_during_a_long_fold_is_said_to_all_and_not_
     await append(one.store, "u", events)
     fold = one.users._fold_in_parts
 
-    async def cut_off(tenant: str, user_id: str) -> None:
+    async def cut_off(long: LongTail) -> None:
         one.store.errors.append(StorageError("away"))
-        await fold(tenant, user_id)
+        await fold(long)
 
     one.users._fold_in_parts = cut_off  # type: ignore[method-assign]
     answers = await asyncio.gather(*(one.state("u") for _ in range(5)), return_exceptions=True)

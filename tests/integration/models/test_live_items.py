@@ -328,3 +328,170 @@ async def test_an_item_waits_for_a_store_that_is_away(two, raw):
     finally:
         raw.config_set("maxmemory", "0")
     assert (await one.get("/v1/items/new")).status_code == 404
+
+
+@pytest.mark.parametrize("time", [2**63, -(2**63) - 1, 2**62, -1, "0001-01-01T00:00:00Z"])
+async def test_an_impossible_time_is_refused(two, time):
+    for field in ("available_from", "available_to"):
+        answer = await two[0].put("/v1/items/new", json={field: time})
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+
+
+async def test_what_cannot_be_taken_over_of_one_item_holds_nobody_up(two, raw, start, content_models):
+    one, _ = two
+    await put(one, "poison", title="Poison")
+    await put(one, "torn", title="Torn")
+    raw.hset(keys.items_key("default"), "poison", b'1 1 {"available_from":' + str(2**70).encode() + b"}")
+    raw.hset(keys.items_key("default"), "torn", b"what?")
+    await put(one, "item-003", hidden=True)
+    await one.tell(event("u", 1))
+    for worker in two:
+        await until(in_list(worker, "item-003", there=False))
+    assert (await one.get("/v1/items/torn")).status_code == 503
+    async with start(content_models[0], content_models[1]) as third:
+        await until(in_list(third, "item-003", there=False))
+        assert (await third.get("/v1/items/item-004")).status_code == 200
+
+
+async def test_a_quiet_catalogue_is_left_alone(two):
+    one, _ = two
+    await put(one, "new", title="New", features=ROUND)
+    await until(is_known(one, "new"))
+    catalogue = (await one.hall.current()).catalogue
+    changes, bias = catalogue.changes, catalogue.bias_at(AS_OF_MS)
+    await asyncio.sleep(0.2)  # some ten looks
+    assert catalogue.changes == changes
+    assert catalogue.bias_at(AS_OF_MS + 1) is bias
+
+
+async def test_an_attribute_has_one_type_for_all_items_on_all_workers_for_ever(two, start, content_models):
+    one, other = two
+    answer = await one.post(
+        "/v1/items", json=[{"item_id": "a", "attributes": {"c": "red"}}, {"item_id": "b", "attributes": {"c": 5}}]
+    )
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "items.1.attributes.c")
+    await put(one, "a", attributes={"c": 5})
+    await put(one, "a")
+    async with start(content_models[0], content_models[1]) as late:
+        for worker in (one, other, late):
+            refused = await worker.put("/v1/items/d", json={"attributes": {"c": "red", "price": 3}})
+            assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "attributes.c")
+        await put(late, "d", attributes={"c": 6, "price": 3})
+        await one.tell(event("u", 1))
+        for worker in (one, other, late):
+            await until(in_list(worker, "d", there=False))
+            found = await worker.post(
+                "/v1/recommendations", json={"user_id": "nobody", "rules": {"filters": ["c = 6 and price = 3"]}}
+            )
+            assert [each["item_id"] for each in found.json()["items"]] == ["d"]
+
+
+async def test_a_reader_of_a_long_history_comes_to_an_end_while_items_arrive(two):
+    one, _ = two
+    for start in range(0, 3_000, 1_000):
+        some = [event("u", 1, n) | {"item_id": f"gone-{n % 60}", "type": "view"} for n in range(start, start + 1_000)]
+        await one.tell(*some)
+    arriving = True
+
+    async def arrive():
+        number = 0
+        while arriving:
+            await put(one, f"new-{number}", title="New", features=ROUND)
+            number += 1
+            await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(arrive())
+    try:
+        for _ in range(5):
+            answer = await asyncio.wait_for(one.ask("u"), 20)
+            assert answer["applied_events"] == 3_000
+    finally:
+        arriving = False
+        await task
+
+
+async def test_a_long_history_that_met_an_item_before_it_came_is_folded_anew(two):
+    one, _ = two
+    told = [{"item_id": f"item-{n % 60:03d}", "type": "view"} for n in range(1_000)]
+    told[500]["item_id"] = "new"
+    for user in ("early", "late"):
+        if user == "late":
+            await put(one, "new", title="New", features=ROUND)
+            await until(is_known(one, "new"))
+        await one.tell(*(event(user, 1, n) | each for n, each in enumerate(told)))
+        await one.ask(user)
+    lists = [(await one.ask(user, k=61))["items"] for user in ("early", "late")]
+    assert [each["item_id"] for each in lists[0]] == [each["item_id"] for each in lists[1]]
+    assert [each["score"] for each in lists[0]] == pytest.approx([each["score"] for each in lists[1]], abs=1e-3)
+
+
+async def test_one_item_that_cannot_be_encoded_takes_no_other_along(two, monkeypatch):
+    one, _ = two
+    made = live.LiveItems._make
+
+    def breaks(self, wanted):
+        if any(each.item_id == "n7" for each in wanted):
+            raise RuntimeError("no")
+        return made(self, wanted)
+
+    monkeypatch.setattr(live.LiveItems, "_make", breaks)
+    items = [{"item_id": f"n{n}", "title": "N", "features": ROUND} for n in range(40)]
+    assert (await one.post("/v1/items", json=items)).status_code == 200
+    for number in (0, 6, 8, 39):
+        await until(is_known(one, f"n{number}"))
+    assert not (await item(one, "n7"))["known"]
+
+
+async def test_a_vector_goes_with_the_content_that_it_was_made_of(two):
+    one, _ = two
+    await put(one, "new", title="New", features=ROUND)
+    await until(is_known(one, "new"))
+    await put(one, "new", title="New")
+    assert not (await item(one, "new"))["known"]
+    await put(one, "strange", title="Strange", features={"nothing_of_ours": 1.0})
+    await asyncio.sleep(0.1)
+    assert not (await item(one, "strange"))["known"]
+
+
+async def test_a_scenario_that_was_deleted_and_stored_again_has_its_new_rules_everywhere(two):
+    one, _ = two
+    await one.tell(event("u", 1))
+    asked = {"user_id": "u", "scenario": "s", "k": 100, "as_of": AS_OF_MS}
+    await one.put("/v1/scenarios/s", json={"exclude": ["item-001"]})
+    for worker in two:
+        assert "item-001" not in (await worker.post("/v1/recommendations", json=asked)).text
+    await one.delete("/v1/scenarios/s")
+    await one.put("/v1/scenarios/s", json={"exclude": ["item-002"]})
+
+    def holds(worker):
+        async def new_rules():
+            text = (await worker.post("/v1/recommendations", json=asked)).text
+            return "item-001" in text and "item-002" not in text
+
+        return new_rules
+
+    for worker in two:
+        await until(holds(worker))
+
+
+async def test_a_server_that_lost_its_last_change_and_gave_its_version_out_again_is_read_anew(two, raw, monkeypatch):
+    one, other = two
+    await put(one, "item-002", hidden=True)
+    kept = raw.hgetall(keys.items_key("default"))
+    await put(one, "item-003", hidden=True)
+    await one.tell(event("u", 1) | {"type": "view"})
+    await until(in_list(other, "item-003", there=False))
+    services = [await worker.hall.current() for worker in two]
+    for service in services:
+        await service.live._reading.acquire()
+    raw.delete(keys.items_key("default"))
+    raw.hset(keys.items_key("default"), mapping=kept)
+    raw.xtrim(keys.item_changes_key("default"), maxlen=0)
+    raw.hset(keys.items_key("default"), "item-004", b'2 1 {"hidden":true}')
+    raw.hset(keys.items_key("default"), "", kept[b""].replace(b"1 ", b"2 ", 1))
+    for service in services:
+        service.store._transport.generation += 1  # as it does when another server answers
+        service.live._reading.release()
+    for worker in two:
+        await until(in_list(worker, "item-004", there=False))
+        await until(in_list(worker, "item-003"))

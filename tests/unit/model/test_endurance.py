@@ -18,7 +18,9 @@ from model.predict import read_out
 
 @pytest.fixture
 def small(monkeypatch):
-    """Histories of tens of events are long ones, and a life is short."""
+    """Histories of tens of events are long ones, and a life is short; many of them, since sums that fade within an event or two
+    are as large as their last items are."""
+    monkeypatch.setattr(module, "LANES", 64)
     monkeypatch.setattr(module, "LAST", 20)
     monkeypatch.setattr(module, "LONG", 40)
     monkeypatch.setattr(module, "EVENTS", 2_000)

@@ -108,6 +108,8 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
         ("[train]\nnegatives = 9\n[model]\ninterests = 2", ["train.negatives must be 0 where model.interests is above 1, got 9"]),
         ("[model]\ntransition = 6", ["model.transition must be divisible by the number of transition_decays (4), got 6"]),
         ("[model]\ntransition_decays = [0.5, 1.0]", ["model.transition_decays must be one or more different numbers"]),
+        ("[model]\nkinship_decays = [0.5, 0.5]", ["model.kinship_decays must be different numbers above 0 and below 1, or none"]),
+        ("[model]\nitem_dropout = 1.0", ["model.item_dropout must be at least 0 and below 1"]),
         ('[train]\nprecision = "half"', ["train.precision must be one of auto, float32, bfloat16, got 'half'"]),
         ("[train]\nlearning_rate = 0", ["train.learning_rate must be finite and above 0, got 0.0"]),
         ("[train]\ndirect_learning_rate = nan", ["train.direct_learning_rate", "nan"]),

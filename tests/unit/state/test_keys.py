@@ -16,7 +16,7 @@ ids = nasty | st.text(max_size=8)
 
 def every_key(tenant: str, user: str, model: str) -> list[str]:
     of_user = keys.user_keys(tenant, user)
-    return [of_user.seq, of_user.meta, of_user.ids, of_user.gone, keys.state_key(tenant, model, user)]
+    return [of_user.seq, of_user.meta, of_user.ids, of_user.shown, of_user.gone, keys.state_key(tenant, model, user)]
 
 
 @given(st.tuples(ids, ids), st.tuples(ids, ids), ids)

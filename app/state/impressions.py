@@ -1,0 +1,120 @@
+"""Lists that were shown: in the event log, once each, and of each user what was shown of late."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from app.errors import LongwaveError, StorageError
+from app.state import keys
+from app.state.identities import Call
+from app.state.redis import RedisStore
+from app.state.ring import id_hash
+from app.state.scripts import script
+from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, Showing, pack_showings, read_shown
+
+_MOST_HOPS: Final = 8
+_NOBODYS_IDS: Final = 256  # of each partition: the last lists of nobody that are known again
+
+
+class Impression(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What was seen of a list: these items at these positions, 1 being the top; no positions are 1, 2, 3 and so on.
+
+    Append fields only at the end: old bytes must stay readable.
+    """
+
+    recommendation_id: str
+    time_ms: int
+    item_ids: tuple[str, ...]
+    positions: tuple[int, ...] = ()
+
+
+encode_impression = msgspec.msgpack.Encoder().encode
+decode_impression = msgspec.msgpack.Decoder(Impression).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An impression to be stored: whose ("" for nobody's), and the keys of its items."""
+
+    user_id: str
+    impression: Impression
+    item_keys: Sequence[int]
+
+
+class ImpressionStore:
+    """The impressions of one tenant."""
+
+    def __init__(self, store: RedisStore, tenant: str, log_max_length: int) -> None:
+        self._store = store
+        self._tenant = tenant
+        self._log_max_length = log_max_length
+
+    async def add(self, seen: Sequence[Seen]) -> list[str | Exception]:
+        """Store each atomically, in this order, all in one round trip: '1' if it was stored, '0' if that list is known to have
+        been shown to this user, 'g' if it was before the user's erasure; an error of one user's own stands in its place.
+
+        Raises:
+            StorageError: no answer, or not for all; each is then stored or not.
+        """
+        found: list[str | Exception | None] = [None] * len(seen)
+        waiting = list(range(len(seen)))
+        users = [one.user_id for one in seen]
+        refused_to = [-1] * len(seen)
+        for _ in range(_MOST_HOPS):
+            calls = [self._call(seen[place], users[place], refused_to[place]) for place in waiting]
+            merged = []
+            for place, reply in zip(waiting, await self._store.run_each(script("impression"), calls, durable=True), strict=True):
+                if isinstance(reply, list):
+                    *merge, erased_at = reply
+                    refused_to[place] = max(refused_to[place], int(erased_at))
+                    try:
+                        users[place] = await self._store.merged_into(self._tenant, users[place], merge)
+                        merged.append(place)
+                    except LongwaveError as error:
+                        found[place] = error
+                else:
+                    found[place] = reply if isinstance(reply, Exception) else reply.decode()
+            waiting = merged
+            if not waiting:
+                break
+        for place in waiting:
+            found[place] = StorageError(f"{users[place]!r} was merged more than {_MOST_HOPS} times in a row")
+        return [one for one in found if one is not None]
+
+    async def shown(self, user_id: str) -> list[Showing]:
+        """What a user was shown of late, the latest last. Raises StorageError."""
+        for _ in range(_MOST_HOPS):
+            user = keys.user_keys(self._tenant, user_id)
+            to, raw = await self._store.all([("HGET", user.meta, "to"), ("GET", user.shown)])
+            if to is None:
+                return read_shown(raw or b"")
+            user_id = to.decode("utf-8", "surrogatepass")
+        return []
+
+    def _call(self, seen: Seen, user_id: str, refused_to: int) -> Call:
+        impression = seen.impression
+        named = user_id != ""
+        user = keys.user_keys(self._tenant, user_id) if named else keys.nobodys_keys(self._tenant, impression.recommendation_id)
+        at_s = min(max(impression.time_ms // 1000, 0), 2**32 - 1)
+        arguments: list[Any] = [
+            _text(self._tenant),
+            _text(user_id),
+            encode_impression(impression),
+            impression.time_ms,
+            id_hash(_text(impression.recommendation_id)),
+            pack_showings(seen.item_keys, at_s) if named else b"",
+            MOST_IDS if named else _NOBODYS_IDS,
+            MOST_SHOWINGS if named else 0,
+            SHOWN_TTL_MS,
+            self._log_max_length,
+            refused_to,
+        ]
+        return (user.shown, user.meta, user.gone, user.log), arguments
+
+
+def _text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

@@ -1,0 +1,163 @@
+"""What was shown, in Redis: once in the log, a bounded part with the user, and gone with the user."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from app.catalogue.catalogue import item_key
+from app.errors import DamagedError
+from app.state import keys
+from app.state.events import StoredEvent
+from app.state.identities import Identities
+from app.state.impressions import Impression, ImpressionStore, Seen, decode_impression
+from app.state.redis import RedisStore
+from app.state.ring import id_hash
+from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS
+from app.state.store import Append
+
+NOW = time.time_ns() // 1_000_000
+
+
+@pytest.fixture
+def impressions(store: RedisStore) -> ImpressionStore:
+    return ImpressionStore(store, "default", 0)
+
+
+def seen(user: str, list_id: str, *items: str, ms: int = NOW) -> Seen:
+    return Seen(user, Impression(list_id, ms, items or ("a",)), [item_key(item) for item in items or ("a",)])
+
+
+def logged(raw: redis.Redis) -> list[tuple[str, str]]:
+    """User and list of every impression in the logs."""
+    found = []
+    for name in raw.scan_iter("lw:*:log"):
+        for _, fields in raw.xrange(name):
+            if fields[b"k"] == b"v":
+                found.append((fields[b"u"].decode(), decode_impression(fields[b"v"]).recommendation_id))
+    return sorted(found)
+
+
+async def shown(impressions: ImpressionStore, user: str) -> list[int]:
+    return [one.key for one in await impressions.shown(user)]
+
+
+def keys_of(raw: redis.Redis, user: str) -> list[str]:
+    return sorted(name.decode() for name in raw.scan_iter() if name.decode().endswith(f":{user}"))
+
+
+async def test_a_list_is_shown_once_to_each_user_and_once_to_nobody(impressions: ImpressionStore, raw: redis.Redis):
+    given = [seen("u", "one"), seen("u", "one"), seen("v", "one"), seen("", "one"), seen("", "one"), seen("u", "two")]
+    assert await impressions.add(given) == ["1", "0", "1", "1", "0", "1"]
+    assert await impressions.add(given) == ["0"] * 6
+    assert logged(raw) == [("", "one"), ("u", "one"), ("u", "two"), ("v", "one")]
+
+
+async def test_what_a_user_was_shown_is_kept_in_order_and_within_bounds(impressions: ImpressionStore, raw: redis.Redis):
+    for number in range(100):
+        await impressions.add([seen("u", f"list {number}", f"{number}a", f"{number}b", "c", ms=NOW + 1000 * number)])
+    expected = [item_key(item) for number in range(100) for item in (f"{number}a", f"{number}b", "c")]
+    found = await impressions.shown("u")
+    assert [one.key for one in found] == expected[-MOST_SHOWINGS:]
+    assert found[-1].at_s == NOW // 1000 + 99
+    key = keys.user_keys("default", "u").shown
+    assert raw.strlen(key) == 2 + 8 * MOST_IDS + 12 * MOST_SHOWINGS
+    assert 0 < raw.pttl(key) <= SHOWN_TTL_MS
+    # The last lists are known again, and no other ones.
+    assert await impressions.add([seen("u", f"list {100 - MOST_IDS}")]) == ["0"]
+    assert await impressions.add([seen("u", f"list {99 - MOST_IDS}")]) == ["1"]
+
+
+async def test_of_nobody_no_item_is_kept_and_lists_are_spread_over_the_partitions(impressions: ImpressionStore, raw: redis.Redis):
+    assert await impressions.add([seen("", f"list {n}", "a", "b") for n in range(1_000)]) == ["1"] * 1_000
+    names = list(raw.scan_iter("lw:*:shown:*"))
+    assert len(names) > 200
+    assert all(raw.strlen(name) % 8 == 2 for name in names)
+    assert len(logged(raw)) == 1_000
+
+
+async def test_a_long_list_counts_with_its_first_items(impressions: ImpressionStore):
+    items = [str(number) for number in range(1_000)]
+    await impressions.add([seen("u", "long", *items)])
+    assert await shown(impressions, "u") == [item_key(item) for item in items[:MOST_SHOWINGS]]
+
+
+async def test_an_erasure_forgets_what_was_shown_and_refuses_what_comes_late(
+    store: RedisStore, impressions: ImpressionStore, raw: redis.Redis
+):
+    await store.append("default", [Append("u", [StoredEvent("view", NOW - 10, "a")], [None])])
+    for user in ("u", "stranger"):  # one with events, one of whom nothing else is known
+        await impressions.add([seen(user, "one", ms=NOW - 10)])
+        assert keys.user_keys("default", user).shown in keys_of(raw, user)
+        await store.erase("default", user, NOW)
+        assert keys_of(raw, user) == []
+        assert await impressions.shown(user) == []
+        assert await impressions.add([seen(user, "one", ms=NOW - 5), seen(user, "two", ms=NOW + 5)]) == ["g", "1"]
+
+
+async def test_a_merge_brings_what_was_shown_along_and_repeats_stay_repeats(
+    store: RedisStore, impressions: ImpressionStore, raw: redis.Redis
+):
+    for user in ("alice", "cookie"):
+        await store.append("default", [Append(user, [StoredEvent("view", NOW, "a")], [None])])
+    await impressions.add([seen("alice", "one", "a", ms=NOW - 3000), seen("cookie", "two", "b", ms=NOW - 2000)])
+    await impressions.add([seen("alice", "three", "c", ms=NOW - 1000)])
+    await store.merge("default", "alice", "cookie")
+    assert keys_of(raw, "cookie") == [keys.user_keys("default", "cookie").meta]
+    for user in ("alice", "cookie"):
+        assert await shown(impressions, user) == [item_key(item) for item in "abc"]
+        assert await impressions.add([seen(user, name) for name in ("one", "two", "three")]) == ["0"] * 3
+    assert await impressions.add([seen("cookie", "four", "d")]) == ["1"]
+    assert logged(raw) == [("alice", "four"), ("alice", "one"), ("alice", "three"), ("cookie", "two")]
+    await store.erase("default", "cookie", NOW + 10)
+    assert keys_of(raw, "alice") == keys_of(raw, "cookie") == []
+
+
+async def test_a_merge_that_is_done_twice_brings_nothing_twice(
+    store: RedisStore, impressions: ImpressionStore, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    for user in ("alice", "cookie"):
+        await impressions.add([seen(user, f"of {user}", f"of {user}", ms=NOW)])
+    hand_on, times = Identities._hand_on_shown, []
+
+    async def twice(self: Identities, *arguments: Any) -> None:
+        times.append(1)
+        await hand_on(self, *arguments)
+        await hand_on(self, *arguments)
+
+    monkeypatch.setattr(Identities, "_hand_on_shown", twice)
+    await store.merge("default", "alice", "cookie")
+    assert times == [1]
+    assert sorted(await shown(impressions, "alice")) == sorted(item_key(f"of {user}") for user in ("alice", "cookie"))
+    assert raw.strlen(keys.user_keys("default", "alice").shown) == 2 + 2 * 8 + 2 * 12
+
+
+async def test_one_damaged_user_hurts_no_other(impressions: ImpressionStore, raw: redis.Redis):
+    raw.rpush(keys.user_keys("default", "bad").shown, "x")
+    first, second, third = await impressions.add([seen("u", "one"), seen("bad", "one"), seen("v", "one")])
+    assert (first, third) == ("1", "1")
+    assert isinstance(second, DamagedError)
+    assert "'bad'" in second.detail
+    raw.delete(keys.user_keys("default", "bad").shown)
+    for nonsense in (b"x", b"\xff\xff" + b"x" * 30, b"\x01\x00" + b"x" * 9):
+        raw.set(keys.user_keys("default", "bad").shown, nonsense)
+        assert await impressions.shown("bad") == []
+        assert await impressions.add([seen("bad", repr(nonsense), "a")]) == ["1"]
+        assert await shown(impressions, "bad") == [item_key("a")]
+
+
+async def test_half_of_one_hash_and_half_of_another_are_no_repeat(impressions: ImpressionStore, raw: redis.Redis):
+    await impressions.add([seen("u", "one")])
+    key, one = keys.user_keys("default", "u").shown, id_hash(b"new")
+    raw.set(key, b"\x02\x00" + b"\x00" * 4 + one + b"\x00" * 4)
+    assert await impressions.add([seen("u", "new"), seen("u", "new")]) == ["1", "0"]
+
+
+async def test_a_log_that_nobody_archives_is_cut(store: RedisStore, raw: redis.Redis):
+    bounded = ImpressionStore(store, "default", 500)
+    for start in range(0, 2_000, 500):
+        await bounded.add([seen("u", f"list {n}") for n in range(start, start + 500)])
+    assert 500 <= raw.xlen(keys.user_keys("default", "u").log) <= 700  # trimmed by whole nodes of 100
