@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.body import MOST_ERRORS, read_model
 from app.api.openapi import answers, list_body
-from app.api.parameters import Moment, now_ms
+from app.api.parameters import ACCOUNTS, Moment, now_ms
 from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
 from app.errors import InvalidRequestError, StorageError
 from app.ingest.schema import Id, UserId
@@ -40,6 +40,7 @@ class ListRequest(BaseModel):
     parameters: Annotated[dict[str, Any], Field(max_length=100)] = {}
     context: Annotated[dict[str, Any], Field(max_length=100)] = {}
     debug: Annotated[list[Id], Field(max_length=100)] = []
+    explain: bool | Literal["exact"] = False
 
     @model_validator(mode="after")
     def _one_of_them(self) -> ListRequest:
@@ -79,6 +80,7 @@ async def post_recommendations(request: Request) -> Response:
         parameters=asked.parameters,
         context=asked.context,
         debug=asked.debug,
+        explain=ACCOUNTS[asked.explain],
     )
     try:
         service = await service_of(request)

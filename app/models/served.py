@@ -19,13 +19,15 @@ from app.ingest.advance import Advance
 from app.ingest.append import Increment, UserEvents
 from app.ingest.count import PopularityCounter
 from app.ingest.pipeline import Ingest
+from app.recommend.explain import Explainer
 from app.recommend.follow import PopularityFollower
-from app.recommend.interests import Portraits
+from app.recommend.interests import Portraits, Shares
 from app.recommend.live import LiveItems
 from app.recommend.pipeline import Recommender
 from app.recommend.scenarios import Scenarios
 from app.recommend.score import Scorer
 from app.recommend.similar import SimilarItems
+from app.recommend.some import SomeScores
 from app.runtime.bundle import Bundle
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
@@ -141,6 +143,8 @@ class ServedModel:
         async def room() -> None:
             await advance.room(settings.write_wait_ms / 1000)
 
+        scores, shares = SomeScores(runtime, catalogue, popularity, fold), Shares(runtime, catalogue, popularity)
+        explainer = Explainer(manifest, catalogue, fold, tensors, scores, shares, store)
         self.service = Service(
             runtime=runtime,
             catalogue=catalogue,
@@ -162,6 +166,7 @@ class ServedModel:
                 tensors,
                 store,
                 known,
+                explainer,
                 metrics,
             ),
             users=known,

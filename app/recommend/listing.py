@@ -11,7 +11,7 @@ from app.catalogue.catalogue import Catalogue, Float32
 from app.catalogue.popularity import LivePopularity
 from app.recommend.ruled import Ruled
 from app.recommend.rules import Rows
-from app.recommend.score import Question, Ranked, Scorer
+from app.recommend.score import Question, Ranked, Read, Scorer
 from app.recommend.select import Found, select, selecting
 from app.recommend.selection import Selection
 
@@ -93,6 +93,7 @@ class _Round:
         self._steps: Generator[int, Found, Selection] | None = None
         self._ranked: Ranked | None = None
         self._selection: Selection | None = None
+        self._read: Read | None = None
         self._interest_s = self._score_s = 0.0
 
     def take_pins(self, ranked: Ranked) -> None:
@@ -118,9 +119,10 @@ class _Round:
             assert self._ranked is not None
             return Listed(self._ranked)
         found = self._selection
-        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s), found)
+        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s, self._read), found)
 
     def _took(self, ranked: Ranked) -> None:
+        self._read = ranked.read
         self._interest_s += ranked.interest_s
         self._score_s += ranked.score_s
 

@@ -14,14 +14,16 @@ import msgspec
 import numpy as np
 import structlog
 from msgspec import UNSET
+from msgspec.structs import replace as replace_struct
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
-from app.recommend.answer import ItemDebug, Query, Ranking, Recommendations, RecommendedItem, moment
+from app.recommend.answer import Explanation, ItemDebug, Query, Ranking, Recommendations, RecommendedItem, moment
 from app.recommend.debug import Out, debugged, gave_way
+from app.recommend.explain import Explainer
 from app.recommend.listing import Listed, Lister, Plan
 from app.recommend.ruled import Given, RuleBook, Ruled
 from app.recommend.ruleset import NO_RULES, HadRule
@@ -83,6 +85,7 @@ class Recommender:
         tensors: EventTensors,
         store: StateStore,
         users: Users,
+        explainer: Explainer,
         metrics: Metrics,
     ) -> None:
         self._model_id = bundle.manifest.model_id
@@ -95,6 +98,7 @@ class Recommender:
         self._fold = fold
         self._platform = tensors.platform
         self._users = users
+        self._explainer = explainer
         self._metrics = metrics
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
@@ -108,15 +112,25 @@ class Recommender:
             while isinstance(answer, LongTail):
                 answer = await self._batcher((query, await self._users.shorten(answer)))
         except StorageError as error:
-            log.warning("storage is away, answering from popularity", error=error.detail)
-            return self.degraded(query, stages)
+            return self._storage_away(error, query, stages)
         if answer is None:
             stages.mark("load")
             return self._fallback(query, "unknown_user", stages)
         ranked = answer.listed.ranked
         stages.book("queue", load=answer.load_s, interest=ranked.interest_s, score=ranked.score_s)
         reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
-        return self._respond(query, ranked.rows, ranked.scores, reflects, selection=answer.listed.selection, out=answer.out)
+        selection, explained = answer.listed.selection, None
+        if query.explain is not None:
+            try:
+                explained = await self._explainer.of_user(query, ranked, _pinned(selection), answer.user)
+            except StorageError as error:
+                return self._storage_away(error, query, stages)
+            stages.mark("explain")
+        return self._respond(query, ranked.rows, ranked.scores, reflects, None, selection, answer.out, explained)
+
+    def _storage_away(self, error: StorageError, query: Query, stages: Stages) -> Recommendations:
+        log.warning("storage is away, answering from popularity", error=error.detail)
+        return self.degraded(query, stages)
 
     async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:
         """The k best items for somebody who did just these events, in this order; nothing is stored, and nothing is looked up."""
@@ -133,7 +147,11 @@ class Recommender:
         ranked = listed.ranked
         stages.book("queue", load=load_s, interest=ranked.interest_s, score=ranked.score_s)
         reflects = _Reflects(len(events), max(event.time_ms for event in events))
-        return self._respond(query, ranked.rows, ranked.scores, reflects, selection=listed.selection, out=out)
+        selection, explained = listed.selection, None
+        if query.explain is not None:
+            explained = await self._explainer.of_events(query, ranked, _pinned(selection), told)
+            stages.mark("explain")
+        return self._respond(query, ranked.rows, ranked.scores, reflects, None, selection, out, explained)
 
     async def rank(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """Some items in the order in which the user would want them, also what they had already. Raises OverloadedError."""
@@ -189,6 +207,7 @@ class Recommender:
             [*excluded, *had],
             query.among,
             None if ruled is None else ruled.added,
+            query.explain is not None,
         )
         return Plan(question, ruled), Out(excluded, had, None if ruled is None else ruled.eligible)
 
@@ -238,8 +257,14 @@ class Recommender:
         reason: Literal["unknown_user", "storage_unavailable"] | None = None,
         selection: Selection | None = None,
         out: Out | None = None,
+        explained: Sequence[Explanation] | None = None,
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
+        items = [RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)]
+        if query.explain is not None:
+            if explained is None:
+                explained = self._explainer.of_nobody(rows, _pinned(selection))
+            items = [replace_struct(item, explanation=why) for item, why in zip(items, explained, strict=True)]
         return Recommendations(
             recommendation_id=f"{_random.getrandbits(96):024x}",
             user_id=query.user_id or None,
@@ -250,7 +275,7 @@ class Recommender:
             applied_events=reflects.events if reflects is not None else 0,
             last_event_time=moment(reflects.last_time_ms) if reflects is not None else None,
             as_of=moment(query.as_of_ms),
-            items=[RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)],
+            items=items,
             scenario=UNSET if query.scenario is None else query.scenario,
             gave_way=UNSET if selection is None or not selection.gave_way else [gave_way(one) for one in selection.gave_way],
             debug=UNSET if selection is None or out is None or not query.debug else self._why(query, selection, out),
@@ -266,6 +291,10 @@ class Recommender:
                 what = "unavailable" if not opened[row] else "without_vector" if not catalogue.known[row] else what
             found.append(debugged(item_id, what, None if row is None or what is not None else selection.why(row)))
         return found
+
+
+def _pinned(selection: Selection | None) -> Sequence[int]:
+    return () if selection is None else selection.pinned
 
 
 def _ranking(answer: Recommendations, unknown: list[str]) -> Ranking:
