@@ -2,8 +2,8 @@
 
 `python -m loadtests.agreement --bundle bundles/current --data data` asks for the list of each of some users at a random moment of
 their history and lets both accounts explain it. An item counts if some event moves its score by a hundredth of a logit at least.
-`agreement` is the quick account's; `latest_event` and `attention` are what one would get by naming the last event, or that which
-attention weighs most. The quick account's numbers were chosen on the users of `--half 0`; `--half 1`, the others, is what to report.
+`agreement` is the quick account's; `latest_event` and `attention` are what one gets by naming the last event, or the one that
+attention weighs most. The quick account's numbers were chosen on users of `--half 0`; the others, `--half 1`, are to be reported.
 """
 
 from __future__ import annotations
@@ -100,7 +100,9 @@ def measure(bundle: Path, data: Path, users: int, half: int) -> dict[str, Any]:
         events = events[: chance.randint(_FEWEST // 2, len(events))]
         told, as_of_ms = Unfolded(b"epoch-01", {}, None, events, 0), max(event.time_ms for event in events) + _HOUR_MS
         ((_, blob),) = fold([told])
-        (ranked,) = asyncio.run(scorer.rank([Question(blob, _K, as_of_ms, 0, (), keeps=True)]))
+        rows = [row for event in events if event.item_id is not None and (row := catalogue.row(event.item_id)) is not None]
+        forbidden = rows if manifest.seen_items == "exclude" else []
+        (ranked,) = asyncio.run(scorer.rank([Question(blob, _K, as_of_ms, 0, forbidden, keeps=True)]))
         assert ranked.read is not None
         exact = refold(told, scores.take(ranked.rows, as_of_ms, 0))
         weights = quick(events, ranked.read, ranked.rows).weights

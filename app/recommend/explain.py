@@ -108,7 +108,6 @@ class Explainer:
         weighed = self._quick(history.events, read, rows)
         before = history.before or len(history.events) > len(weighed.events)
         told = _Told(weighed.events, self._catalogue)
-        interests = self._shares(read, query.as_of_ms)
         total = weighed.weights.sum(1) + weighed.own
         shares = weighed.weights / np.maximum(total, _NOTHING)[:, None]
         own = (weighed.own / np.maximum(total, _NOTHING)).tolist()
@@ -117,7 +116,7 @@ class Explainer:
             if share >= _LEAST_SHARE:
                 had = self._remembered(rows[place], int(weighed.own_ms[place]), share)
                 named[place] = sorted([*named[place], had], key=lambda event: -event.weight)[:MOST_EVENTS]
-        return self._explanations(rows, pinned, named, before, interests)
+        return self._explanations(rows, pinned, named, before, self._shares(read, rows, query.as_of_ms))
 
     async def _exactly(self, query: Query, ranked: Ranked, pinned: Sequence[int], history: _Load) -> list[Explanation]:
         rows, read = ranked.rows, ranked.read
@@ -134,10 +133,9 @@ class Explainer:
             refolded = await loop.run_in_executor(self._thread, self._refold, told, items)
         finally:
             self._asked -= 1
-        interests = self._shares(read, query.as_of_ms)
         told_of = _Told(refolded.events, self._catalogue)
         named = [told_of.past(best) for best in _largest(refolded.drops, _LEAST_DROP)]
-        return self._explanations(rows, pinned, named, refolded.more, interests)
+        return self._explanations(rows, pinned, named, refolded.more, self._shares(read, rows, query.as_of_ms))
 
     # The events.
 
@@ -171,12 +169,10 @@ class Explainer:
         pinned: Sequence[int],
         named: Sequence[list[PastEvent]],
         before: bool,
-        interests: Sequence[Interest],
+        interests: Sequence[list[Interest]],
     ) -> list[Explanation]:
         explained = []
-        for row, events in zip(rows, named, strict=True):
-            about = self._shares.labels(row) if interests else ()
-            matched = [interest for interest in interests if interest.label in about]
+        for row, events, matched in zip(rows, named, interests, strict=True):
             if row in pinned or not events:
                 explained.append(_without_events(row in pinned, before, matched))
             else:

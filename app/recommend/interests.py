@@ -18,7 +18,7 @@ from app.recommend.some import places_of
 from app.runtime.session import Array, Runtime
 
 MOST = 10
-_SAMPLED: Final = 4_096  # items, for shares that are asked for with a list
+_SAMPLED: Final = 2_048  # items, for shares that are asked for with a list
 
 
 class Interest(msgspec.Struct, frozen=True):
@@ -65,14 +65,14 @@ class Portraits:
             rows = self._catalogue.rows_of_keys(interest["repeat_keys"])
             interest["repeat_rows"] = np.where(rows < items, rows, -1)
         found = self._graph({**tensors, **interest, **self._resident, "popularity": self._popularity.at(as_of_ms)[:items]})
-        return Portrait(
-            _strongest(found["labels"][0], self._names), max(0.0, round(float(found["drift"][0, 0]), 4))
-        )  # -0.0 by rounding, else
+        weights = found["labels"][0]
+        interests = _named(_best(weights), weights, self._names)
+        return Portrait(interests, max(0.0, round(float(found["drift"][0, 0]), 4)))  # -0.0 by rounding, else
 
 
 class Shares:
-    """The interests of a portrait, cheap enough to come with a list: in a large catalogue they are estimated from a sample of it,
-    evenly drawn, the same for everybody."""
+    """The interests of a portrait, cheap enough to come with a list: of a large catalogue they are estimated from a sample of
+    it, evenly drawn, the same for everybody."""
 
     def __init__(self, runtime: Runtime, catalogue: Catalogue, popularity: LivePopularity) -> None:
         labels = runtime.bundle.labels
@@ -89,23 +89,30 @@ class Shares:
             "item_labels": runtime.resident(labels[self._rows]),
         }  # fmt: skip
 
-    def __call__(self, read: Read, as_of_ms: int) -> list[Interest]:
-        """Of one user, the strongest first."""
-        if self._graph is None:
-            return []
+    def __call__(self, read: Read, rows: Sequence[int], as_of_ms: int) -> list[list[Interest]]:
+        """For each of some items the interests of one user that it is about, the strongest first."""
+        if self._graph is None or self._labels is None:
+            return [[] for _ in rows]
         interest = read.interest
         feeds = {**read.state, **interest, **self._resident, "popularity": self._popularity.at(as_of_ms)[self._rows]}
         if "repeat_keys" in interest:
             feeds["repeat_rows"] = places_of(self._catalogue.rows_of_keys(interest["repeat_keys"]), self._rows)
-        return _strongest(self._graph(feeds)["labels"][0], self._names)
+        weights = self._graph(feeds)["labels"][0]
+        best = _best(weights)
+        interests = _named(best, weights, self._names)
+        trained = np.minimum(rows, len(self._labels) - 1)
+        about = (self._labels[trained[:, None], best] > 0).tolist()
+        for place, row in enumerate(rows):
+            if row >= len(self._labels):  # has come since: its categories may be labels
+                about[place] = [interest.label in self._catalogue.categories[row] for interest in interests]
+        return [[interest for interest, is_so in zip(interests, of_item, strict=True) if is_so] for of_item in about]
 
-    def labels(self, row: int) -> set[str]:
-        """What an item is about, in the words of interests."""
-        if self._labels is not None and row < len(self._labels):
-            return {self._names[index] for index in np.flatnonzero(self._labels[row]).tolist()}
-        return set(self._catalogue.categories[row])
+
+def _best(weights: Array) -> Array:
+    best: Array = np.argsort(-weights, kind="stable")[:MOST]
+    return best
 
 
-def _strongest(weights: Array, names: Sequence[str]) -> list[Interest]:
-    best = np.argsort(-weights, kind="stable")[:MOST]
-    return [Interest(names[index], round(float(weights[index]), 4)) for index in best.tolist()]
+def _named(best: Array, weights: Array, names: Sequence[str]) -> list[Interest]:
+    shares = weights[best].tolist()
+    return [Interest(names[index], round(share, 4)) for index, share in zip(best.tolist(), shares, strict=True)]

@@ -14,7 +14,6 @@ import msgspec
 import numpy as np
 import structlog
 from msgspec import UNSET
-from msgspec.structs import replace as replace_struct
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
@@ -260,11 +259,12 @@ class Recommender:
         explained: Sequence[Explanation] | None = None,
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
-        items = [RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)]
-        if query.explain is not None:
-            if explained is None:
-                explained = self._explainer.of_nobody(rows, _pinned(selection))
-            items = [replace_struct(item, explanation=why) for item, why in zip(items, explained, strict=True)]
+        if query.explain is None:
+            items = [RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)]
+        else:
+            whys = self._explainer.of_nobody(rows, _pinned(selection)) if explained is None else explained
+            found = zip(rows, scores, whys, strict=True)
+            items = [RecommendedItem(ids[row], score, titles[row], why) for row, score, why in found]
         return Recommendations(
             recommendation_id=f"{_random.getrandbits(96):024x}",
             user_id=query.user_id or None,

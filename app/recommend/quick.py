@@ -81,7 +81,8 @@ class Quick:
         attention = read.interest["attention"][0, self.most - count :]
         sure = float(attention @ attention)
         memory = sure * attention + (1 - sure) * _FADING ** (since + 1.0)
-        towards = _ANY + np.maximum(self._directions(items) @ self._directions(had).T, 0)  # (n, E)
+        directions = self._directions(np.concatenate([items, had]))
+        towards = _ANY + np.maximum(directions[: len(items)] @ directions[len(items) :].T, 0)  # (n, E)
         weights = (memory * towards + self._follows(had, items, since)) * counts
         own, own_ms = self._own(read, items)
         same = (items[:, None] == had) * counts  # (n, E)
@@ -96,8 +97,8 @@ class Quick:
         """(n, D) of length 1, zeros where there is no item or the model does not know it."""
         known = (rows >= 0) & self._catalogue.known[rows]
         vectors = self._catalogue.vectors[rows, : self._width] - self._mean
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        directions: Array = np.where(known[:, None], vectors / np.maximum(lengths, 1e-9), 0)
+        lengths = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        directions: Array = vectors * (known / np.maximum(lengths, 1e-9))[:, None]
         return directions
 
     def _follows(self, had: Array, items: Array, since: Array) -> Array:
