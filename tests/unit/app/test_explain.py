@@ -136,6 +136,18 @@ def test_the_quick_account_knows_what_was_had_before_attention_reaches(model):
     assert int(np.argmax(again.weights[0])) == model.quick.most - 1
 
 
+@pytest.mark.parametrize("n", [1, 5, 8, 30])
+def test_what_attention_looks_at_is_the_event_of_that_slot(model, n):
+    events = [StoredEvent("view", START_MS + 1000 * row, f"item-{row:03d}") for row in range(n)]
+    read, seen = model.ranked(events, START_MS + 10**7).read, min(n, model.quick.most)
+    for back in range(1, seen + 1):  # from the newest event on
+        read.interest["attention"][0] = 0
+        read.interest["attention"][0, -back] = 1
+        found = model.quick(events, read, [50, 51])
+        assert list(found.events) == events[-seen:]
+        assert (np.argmax(found.weights, 1) == seen - back).all()
+
+
 def test_a_negative_event_is_no_reason_in_the_quick_account(model):
     events = history(8)
     weights = model.quick(events, model.ranked(events, START_MS + 10**9).read, [0, 1]).weights
