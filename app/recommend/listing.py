@@ -13,7 +13,7 @@ from app.catalogue.popularity import LivePopularity
 from app.recommend.explore import MOST_DRAWN_FROM, Drawn, draw
 from app.recommend.ruled import Ruled
 from app.recommend.rules import Pin, Rows
-from app.recommend.score import Question, Ranked, Scorer
+from app.recommend.score import Question, Ranked, Read, Scorer
 from app.recommend.select import Found, select, selecting
 from app.recommend.selection import Selection
 
@@ -104,6 +104,7 @@ class _Round:
         self._steps: Generator[int, Found, Selection] | None = None
         self._ranked: Ranked | None = None
         self._selection: Selection | None = None
+        self._read: Read | None = None
         self._interest_s = self._score_s = 0.0
 
     @property
@@ -153,9 +154,10 @@ class _Round:
         drawn = [replace(one, position=found.rows.index(one.row) + 1) for one in self.drawn if one.row in found.pinned]
         gave_way = [one for one in found.gave_way if one.item_id != ""]  # what was drawn is no promise
         found = replace(found, gave_way=gave_way)
-        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s), found, drawn)
+        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s, self._read), found, drawn)
 
     def _took(self, ranked: Ranked) -> None:
+        self._read = ranked.read
         self._interest_s += ranked.interest_s
         self._score_s += ranked.score_s
 
