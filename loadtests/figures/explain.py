@@ -40,7 +40,6 @@ def measure(stand: Stand, users: Sequence[str]) -> Part:
                 before = _core_s(stand)
                 seconds[explain] += [_ask(client, user, explain).seconds for user in chance.choices(users, k=number)]
                 core_s[explain] += _core_s(stand) - before
-    print({e: [round(percentile(v, q) * 1e3, 2) for q in (1, 10, 25, 50)] for e, v in seconds.items()})
     core_ms = {explain: core_s[explain] / len(seconds[explain]) * 1e3 for explain in seconds}
     plain, quick, exact = (percentile(seconds[explain], 50) * 1e3 for explain in ("", "true", "exact"))
     return Part(
