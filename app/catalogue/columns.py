@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeVar, cast
 
 import numpy as np
@@ -15,6 +16,8 @@ Scalar = str | float | bool
 Value = str | float | bool | Sequence[str]
 Order = Literal["<", "<=", ">", ">="]
 Mask = npt.NDArray[np.bool_]
+Codes = npt.NDArray[np.int8] | npt.NDArray[np.int32] | npt.NDArray[np.int64]
+"""Numbers that stand for values: two items have the same value if they have the same number; -1 is none."""
 
 _ONE_BY_ONE: Final = 8  # values that are looked for one after the other; from there on a table of all codes is quicker
 _SLOTS: Final = 4  # entries of a list that stand in arrays of their own
@@ -41,6 +44,10 @@ class Column(Protocol):
         """Which items have one of these values, or in their list one of these entries."""
         ...
 
+    def groups(self) -> Codes | ListCodes:
+        """(N,) the items by what they have, each entry of a list for itself; as of now, whatever changes later."""
+        ...
+
 
 class OrderedColumn(Column, Protocol):
     """A column of numbers."""
@@ -51,23 +58,20 @@ class OrderedColumn(Column, Protocol):
 
 
 class LookupColumn:
-    """Strings that somebody else keeps, with an index from a string to the rows that have it: ids, above all.
+    """Strings that somebody else keeps, another one for each row, with an index from a string to its rows: ids.
 
     Nothing is stored here, and nothing is scanned: a question costs its values, not the items.
     """
 
     kind: Final = "string"
 
-    def __init__(
-        self, count: Callable[[], int], rows: Callable[[str], Iterable[int]], present: Callable[[], Mask] | None = None
-    ) -> None:
-        """`count` says how many rows there are; `present` which of them have a value, all if it is not given."""
+    def __init__(self, count: Callable[[], int], rows: Callable[[str], Iterable[int]]) -> None:
+        """`count` says how many rows there are."""
         self._count = count
         self._rows = rows
-        self._present = present
 
     def present(self) -> Mask:
-        return np.ones(self._count(), np.bool_) if self._present is None else self._present().copy()
+        return np.ones(self._count(), np.bool_)
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
         mask = np.zeros(self._count(), np.bool_)
@@ -75,6 +79,9 @@ class LookupColumn:
             for row in self._rows(cast(str, value)):
                 mask[row] = True
         return mask
+
+    def groups(self) -> Codes:
+        return np.arange(self._count())
 
 
 class Cells(Generic[_T]):
@@ -194,16 +201,14 @@ class StringColumn:
         code = int(self._codes.used[row])
         return self._vocabulary.string(code) if code >= 0 else None
 
-    @property
-    def codes(self) -> npt.NDArray[np.int32]:
-        """(N,) the same code for the same value, -1 where there is none; until the next change. Do not write into it."""
-        return self._codes.used
-
     def present(self) -> Mask:
         return self._codes.used >= 0
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
         return self._vocabulary.where(values)(self._codes.used)
+
+    def groups(self) -> Codes:
+        return self._codes.used.copy()
 
 
 class NumberColumn:
@@ -254,6 +259,11 @@ class NumberColumn:
         mask |= _one_of(numbers, rest.tolist())
         return mask
 
+    def groups(self) -> Codes:
+        """The numbers' bits: none has those of -1, which as a float64 is no number."""
+        numbers = self._numbers.used
+        return np.where(numbers == numbers, numbers.view(np.int64), -1)
+
     def ordered(self, order: Order, bound: float) -> Mask:
         numbers = self._numbers.used
         match order:  # with NaN each of them is false
@@ -297,6 +307,41 @@ class BooleanColumn:
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
         return _one_of(self._flags.used, [int(cast(bool, value)) for value in dict.fromkeys(values)])
+
+    def groups(self) -> Codes:
+        return self._flags.used.copy()
+
+
+@dataclass(frozen=True, slots=True)
+class ListCodes:
+    """The codes of the entries of N lists, as they were at one moment.
+
+    Attributes:
+        lengths: (N,); -1: no list.
+        slots: (N,) each, the first entries. starts: (N,) where those behind them begin in `more`.
+    """
+
+    lengths: npt.NDArray[np.int8]
+    slots: Sequence[npt.NDArray[np.int32]]
+    starts: npt.NDArray[np.int32] | None
+    more: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __call__(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """(m,) rows -> (m, G) codes, -1 behind the end of a list, and for a row that came later."""
+        there = rows < len(self)
+        rows = np.where(there, rows, 0)
+        lengths = np.where(there, self.lengths[rows] if len(self) else -1, -1)
+        codes = np.full((len(rows), max(int(lengths.max(initial=0)), 1)), -1, np.int32)
+        for place, slot in enumerate(self.slots[: codes.shape[1]]):
+            codes[:, place] = np.where(there, slot[rows], -1)
+        if self.starts is not None:
+            for place in range(_SLOTS, codes.shape[1]):
+                long = lengths > place
+                codes[long, place] = self.more[self.starts[rows[long]] + place - _SLOTS]
+        return codes
 
 
 class ListColumn:
@@ -380,6 +425,11 @@ class ListColumn:
         if len(self._entry_codes):
             mask[self._entry_rows.used.compress(where(self._entry_codes.used))] = True
         return mask
+
+    def groups(self) -> ListCodes:
+        starts = self._starts.used.copy() if self._starts is not None else None
+        slots = [slot.used.copy() for slot in self._slots]
+        return ListCodes(self._lengths.used.copy(), slots, starts, self._entry_codes.used.copy())
 
     def _of(self, row: int, length: int) -> list[int]:
         codes = [int(slot.used[row]) for slot in self._slots[:length]]

@@ -28,7 +28,9 @@ class Out:
             return "listed"
         if row in self.had:
             return "had"
-        return "filtered" if self.eligible is not None and not self.eligible[row] else None
+        if self.eligible is None or row >= len(self.eligible):  # one that came since
+            return None
+        return None if self.eligible[row] else "filtered"
 
 
 def gave_way(rule: GaveWay) -> RuleGaveWay:

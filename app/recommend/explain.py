@@ -18,9 +18,10 @@ from app.fold.tensors import EventTensors
 from app.recommend.answer import Explanation, PastEvent, Query, moment
 from app.recommend.interests import Interest, Shares
 from app.recommend.latest import Latest, LatestEvents
+from app.recommend.listing import Listed
 from app.recommend.quick import Quick
 from app.recommend.refold import Refold
-from app.recommend.score import Ranked, Read
+from app.recommend.score import Read
 from app.recommend.some import SomeScores
 from app.recommend.words import EARLIER, PINNED, POPULAR, Reason, sentence
 from app.runtime.manifest import Manifest
@@ -80,21 +81,21 @@ class Explainer:
         # One thread: as many exact accounts as it takes to keep one core busy.
         self._thread = ThreadPoolExecutor(1, "explain")
 
-    async def of_user(self, query: Query, ranked: Ranked, pinned: Sequence[int], user: UserState) -> list[Explanation]:
+    async def of_user(self, query: Query, listed: Listed, pinned: Sequence[int], user: UserState) -> list[Explanation]:
         """One for each item of a user's list, which was asked to keep what was read. Raises StorageError, OverloadedError."""
         if query.explain == "exact":
-            return await self._exactly(query, ranked, pinned, lambda: self._whole(query.tenant, user))
-        return self._quickly(query, ranked, pinned, await self._last(query, user))
+            return await self._exactly(query, listed, pinned, lambda: self._whole(query.tenant, user))
+        return self._quickly(query, listed, pinned, await self._last(query, user))
 
-    async def of_events(self, query: Query, ranked: Ranked, pinned: Sequence[int], told: Unfolded) -> list[Explanation]:
+    async def of_events(self, query: Query, listed: Listed, pinned: Sequence[int], told: Unfolded) -> list[Explanation]:
         """The same for somebody who did the events of `told` alone. Raises OverloadedError."""
         if query.explain == "exact":
 
             async def whole() -> Unfolded:
                 return told
 
-            return await self._exactly(query, ranked, pinned, whole)
-        return self._quickly(query, ranked, pinned, _History(told.tail, False))
+            return await self._exactly(query, listed, pinned, whole)
+        return self._quickly(query, listed, pinned, _History(told.tail, False))
 
     def of_nobody(self, rows: Sequence[int], pinned: Sequence[int]) -> list[Explanation]:
         """For a list by popularity, which knows nothing of its user."""
@@ -102,8 +103,8 @@ class Explainer:
 
     # The two accounts.
 
-    def _quickly(self, query: Query, ranked: Ranked, pinned: Sequence[int], history: _History) -> list[Explanation]:
-        rows, read = ranked.rows, history.read or ranked.read
+    def _quickly(self, query: Query, listed: Listed, pinned: Sequence[int], history: _History) -> list[Explanation]:
+        rows, read = listed.rows, history.read or listed.read
         assert read is not None
         weighed = self._quick(history.events, read, rows)
         before = history.before or len(history.events) > len(weighed.events)
@@ -118,8 +119,8 @@ class Explainer:
                 named[place] = sorted([*named[place], had], key=lambda event: -event.weight)[:MOST_EVENTS]
         return self._explanations(rows, pinned, named, before, self._shares(read, rows, query.as_of_ms))
 
-    async def _exactly(self, query: Query, ranked: Ranked, pinned: Sequence[int], history: _Load) -> list[Explanation]:
-        rows, read = ranked.rows, ranked.read
+    async def _exactly(self, query: Query, listed: Listed, pinned: Sequence[int], history: _Load) -> list[Explanation]:
+        rows, read = listed.rows, listed.read
         assert read is not None
         if self._asked >= MOST_WAITING:
             raise OverloadedError(f"{MOST_WAITING} exact explanations are being made already; explain=true costs less")

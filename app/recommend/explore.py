@@ -6,13 +6,13 @@ how likely it was, so that what came of it can be weighed (inverse propensities)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from app.recommend.rules import Rows
+from app.recommend.rules import Bool
 
 MOST_DRAWN_FROM: Final = 200
 """The best so many of the little known items take part; the others have no chance."""
@@ -23,12 +23,12 @@ class Exploration:
     """What is to be explored for one question.
 
     Attributes:
-        rows: the little known items, of which the eligible ones take part.
+        known_little: (N,) the little known items, of which the eligible ones take part. Shared, not to be written into.
         places: how many places of the list they get.
         k: places of the list.
     """
 
-    rows: Rows
+    known_little: Bool
     places: int
     k: int
     seed: int
@@ -51,19 +51,20 @@ def places_of(share: float, k: int) -> int:
     return 0 if share <= 0 else min(k, max(1, round(share * k)))
 
 
-def draw(exploration: Exploration, rows: Sequence[int], scores: Sequence[float]) -> list[Drawn]:
+def draw(exploration: Exploration, rows: Sequence[int], scores: Sequence[float], taken: Collection[int] = ()) -> list[Drawn]:
     """Draw from candidates with their scores (logits), best first: one after the other, each in proportion to exp(score) among
-    those that are left; then places for them, all equally likely.
+    those that are left; then places for them, all equally likely, of those that are not `taken`.
 
     Source: the Plackett-Luce model, drawn by the Gumbel-max trick (Kool et al., Stochastic Beams, ICML 2019).
     """
     rng = np.random.default_rng(exploration.seed)
-    count = min(exploration.places, len(rows))
+    free = np.asarray([place for place in range(1, exploration.k + 1) if place not in taken], np.int64)
+    count = min(exploration.places, len(rows), len(free))
     if not count:
         return []
     logits = np.asarray(scores, np.float64)
     order = np.argsort(-(logits + rng.gumbel(size=len(logits))), kind="stable")[:count]
-    places = rng.permutation(exploration.k)[:count] + 1
+    places = rng.permutation(free)[:count]
     chances = np.exp(logits - logits.max())
     drawn = []
     for place, chosen in zip(np.sort(places).tolist(), order.tolist(), strict=True):

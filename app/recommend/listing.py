@@ -14,10 +14,17 @@ from app.recommend.explore import MOST_DRAWN_FROM, Drawn, draw
 from app.recommend.ruled import Ruled
 from app.recommend.rules import Pin, Rows
 from app.recommend.score import Question, Ranked, Read, Scorer
-from app.recommend.select import Found, select, selecting
+from app.recommend.select import Found, select, selecting, standing
 from app.recommend.selection import Selection
 
-_INLINE_DIVERSE = 100  # items of a diverse list: two milliseconds
+# Choosing more than this would hold up every other request of the event loop, so it is done in a thread: in milliseconds, about.
+_INLINE_MS = 2.0
+_DIVERSE_MS = 0.02  # an item of a diverse list
+_CAPPED_MS = 0.003  # an item under one cap
+_CANDIDATE_MS = 0.0005  # a candidate under one cap
+MANY = 4_000
+"""Candidates that are looked for and chosen from in a thread."""
+
 _RARE = 1e-9  # of a count, so that what nobody used has a logarithm
 
 
@@ -31,12 +38,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list, how the rules made it, and what was drawn for it by chance; `interest_s` and `score_s` are of all calls that it
-    took."""
+    """A list, how the rules made it, what was drawn for it by chance, and what the question keeps; `interest_s` and `score_s` are
+    of all calls that it took."""
 
-    ranked: Ranked
+    rows: list[int]
+    scores: list[float]
+    interest_s: float
+    score_s: float
     selection: Selection | None = None
     drawn: Sequence[Drawn] = ()
+    read: Read | None = None
 
 
 class Lister:
@@ -50,7 +61,7 @@ class Lister:
     async def lists(self, plans: Sequence[Plan]) -> list[Listed]:
         """The lists of some plans, in their order; each depends on its own plan alone (to float noise)."""
         if all(plan.ruled is None for plan in plans):
-            return [Listed(ranked) for ranked in await self._scorer.rank([plan.question for plan in plans])]
+            return [_plain(ranked) for ranked in await self._scorer.rank([plan.question for plan in plans])]
         rounds = [_Round(plan) for plan in plans]
         # What is pinned or drawn must be known first: only what can be shown takes a place.
         before = [(each, question) for each in rounds for question in each.before()]
@@ -60,13 +71,29 @@ class Lister:
         for each in rounds:
             each.begin(self._vectors)
         while waiting := [each for each in rounds if each.wanted is not None]:
-            asked = [replace(each.plan.question, k=each.wanted or 1) for each in waiting]
-            for each, ranked in zip(waiting, await self._scorer.rank(asked), strict=True):
-                if each.takes_long:
-                    await asyncio.to_thread(each.take, ranked)
-                else:
-                    each.take(ranked)
+            # One that needs a good part of all items must not make the scorer find as many for the others.
+            few = [each for each in waiting if (each.wanted or 0) <= MANY]
+            await self._round(few)
+            for each in waiting:
+                if each not in few:
+                    await self._round([each])
         return [each.listed() for each in rounds]
+
+    async def _round(self, rounds: Sequence[_Round]) -> None:
+        """Look for candidates and choose from them."""
+        if not rounds:
+            return
+        asked = [replace(each.plan.question, k=each.wanted or 1) for each in rounds]
+        answers = list(zip(rounds, await self._scorer.rank(asked, beside=asked[0].k > MANY), strict=True))
+        spent_ms, long = 0.0, []
+        for each, ranked in answers:
+            spent_ms += (cost_ms := each.cost_ms(len(ranked.rows)))
+            if spent_ms > _INLINE_MS and cost_ms:
+                long.append((each, ranked))
+            else:
+                each.take(ranked)
+        if long:
+            await asyncio.to_thread(_take_all, long)
 
     def popular(self, ruled: Ruled, k: int, as_of_ms: int, without: Sequence[int]) -> Selection:
         """The most popular items under rules; scores are logarithms of counts, and there is no minimum."""
@@ -107,36 +134,42 @@ class _Round:
         self._read: Read | None = None
         self._interest_s = self._score_s = 0.0
 
-    @property
-    def takes_long(self) -> bool:
-        """Whether choosing would hold up every other request of the event loop."""
+    def cost_ms(self, candidates: int) -> float:
+        """What choosing from so many will take, about; 0 where there is next to nothing to choose."""
         rules = self.plan.ruled.rules if self.plan.ruled is not None else None
-        return rules is not None and rules.diversity > 0 and rules.k > _INLINE_DIVERSE
+        if rules is None:
+            return 0.0
+        of_caps = len(rules.caps) * (_CAPPED_MS * min(rules.k, candidates) + _CANDIDATE_MS * candidates)
+        return of_caps + (_DIVERSE_MS * rules.k if rules.diversity else 0.0)
 
     def before(self) -> list[Question]:
         """What must be asked before candidates are: the scores of the pins, and what can be drawn from."""
         asked = [replace(self.plan.question, k=len(self.pins), among=self.pins)] if self.pins else []
         explored = self.plan.ruled.exploration if self.plan.ruled is not None else None
-        if explored is not None and len(explored.rows):
-            asked.append(replace(self.plan.question, k=MOST_DRAWN_FROM, among=explored.rows.tolist()))
+        if explored is not None and explored.known_little.any():
+            eligible = self.plan.question.mask
+            mask = explored.known_little if eligible is None else explored.known_little & eligible
+            asked.append(replace(self.plan.question, k=MOST_DRAWN_FROM, mask=mask))
         return asked
 
     def take_before(self, question: Question, ranked: Ranked) -> None:
         """The answer to one of those."""
         self._took(ranked)
-        self._pin_scores |= dict(zip(ranked.rows, ranked.scores, strict=True))
+        rows, scores = ranked.rows.tolist(), ranked.scores.tolist()
+        self._pin_scores |= dict(zip(rows, scores, strict=True))
         if question.among is not self.pins and self.plan.ruled is not None and self.plan.ruled.exploration is not None:
-            free = [(row, score) for row, score in zip(ranked.rows, ranked.scores, strict=True) if row not in self.pins]
-            self.drawn = draw(self.plan.ruled.exploration, [row for row, _ in free], [score for _, score in free])
+            stand, _ = standing(self.plan.ruled.rules, self._scores_of)  # the scores of all pins are known by now
+            pinned = {pin.row for pin, _ in stand.values()}
+            free = [(row, score) for row, score in zip(rows, scores, strict=True) if row not in pinned]
+            self.drawn = draw(self.plan.ruled.exploration, [row for row, _ in free], [score for _, score in free], stand)
 
     def begin(self, vectors: Callable[[Rows], Float32]) -> None:
         if self.plan.ruled is None:
             self.wanted = self.plan.question.k
             return
         rules = self.plan.ruled.rules
-        taken = {pin.position for pin in rules.pins}
-        drawn = [Pin("", one.row, one.position) for one in self.drawn if one.position not in taken]
-        self._steps = selecting(replace(rules, pins=[*rules.pins, *drawn]), self._scores_of, vectors)
+        drawn = [Pin("", one.row, one.position) for one in self.drawn]
+        self._steps = selecting(rules, self._scores_of, vectors, drawn)
         self._go_on(None)
 
     def take(self, ranked: Ranked) -> None:
@@ -144,17 +177,15 @@ class _Round:
         if self._steps is None:
             self._ranked, self.wanted = ranked, None
         else:
-            self._go_on((np.asarray(ranked.rows, np.int64), np.asarray(ranked.scores, np.float32)))
+            self._go_on((ranked.rows, ranked.scores))
 
     def listed(self) -> Listed:
         if self._selection is None:
             assert self._ranked is not None
-            return Listed(self._ranked)
+            return _plain(self._ranked)
         found = self._selection
         drawn = [replace(one, position=found.rows.index(one.row) + 1) for one in self.drawn if one.row in found.pinned]
-        gave_way = [one for one in found.gave_way if one.item_id != ""]  # what was drawn is no promise
-        found = replace(found, gave_way=gave_way)
-        return Listed(Ranked(found.rows, found.scores, self._interest_s, self._score_s, self._read), found, drawn)
+        return Listed(found.rows, found.scores, self._interest_s, self._score_s, found, drawn, self._read)
 
     def _took(self, ranked: Ranked) -> None:
         self._read = ranked.read
@@ -170,3 +201,12 @@ class _Round:
 
     def _scores_of(self, rows: Rows) -> Float32:
         return np.asarray([self._pin_scores.get(row, -np.inf) for row in rows.tolist()], np.float32)
+
+
+def _plain(ranked: Ranked) -> Listed:
+    return Listed(ranked.rows.tolist(), ranked.scores.tolist(), ranked.interest_s, ranked.score_s, read=ranked.read)
+
+
+def _take_all(answers: Sequence[tuple[_Round, Ranked]]) -> None:
+    for each, ranked in answers:
+        each.take(ranked)

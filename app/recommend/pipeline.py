@@ -174,7 +174,7 @@ class Recommender:
             await asyncio.sleep(0)  # where the model is on this core, nobody else had a turn since the list before
             explained = None
             if query.explain is not None:
-                explained = await self._explainer.of_events(query, listed.ranked, _pinned(listed.selection), told)
+                explained = await self._explainer.of_events(query, listed, _pinned(listed.selection), told)
                 stages.mark("explain")
             return self._listed(query, listed, out, reflects, 0.0, stages, explained)
 
@@ -256,6 +256,7 @@ class Recommender:
             query.among,
             None if ruled is None else ruled.eligible,
             None if ruled is None else ruled.bias,
+            None if ruled is None else ruled.count,
             query.explain is not None,
         )
         return Plan(question, ruled), self._out(query, excluded, had, ruled)
@@ -327,7 +328,7 @@ class Recommender:
         reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
         explained, listed = None, answer.listed
         if query.explain is not None:
-            explained = await self._explainer.of_user(query, listed.ranked, _pinned(listed.selection), answer.user)
+            explained = await self._explainer.of_user(query, listed, _pinned(listed.selection), answer.user)
             stages.mark("explain")
         return self._listed(query, listed, answer.out, reflects, answer.load_s, stages, explained)
 
@@ -341,9 +342,8 @@ class Recommender:
         stages: Stages,
         explained: Sequence[Explanation] | None = None,
     ) -> Recommendations:
-        ranked = listed.ranked
-        stages.book("queue", load=load_s, interest=ranked.interest_s, score=ranked.score_s)
-        return self._respond(query, ranked.rows, ranked.scores, reflects, None, listed.selection, out, listed.drawn, explained)
+        stages.book("queue", load=load_s, interest=listed.interest_s, score=listed.score_s)
+        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn, explained)
 
     def _respond(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
 from app.catalogue.catalogue import Bool, Catalogue, Float32
-from app.catalogue.columns import StringColumn
 from app.catalogue.fields import ItemFields
 from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError
@@ -21,7 +22,6 @@ from app.recommend.rules import (
     Groups,
     Leanings,
     Pin,
-    Rows,
     Rules,
     Shown,
     additive_bias,
@@ -30,6 +30,8 @@ from app.recommend.rules import (
 )
 from app.recommend.ruleset import ExploreRule, RuleSet, parse
 from app.state.shown import Showing
+
+_MOST_GROUPS: Final = 16  # attributes under caps whose groups are held: up to 21 bytes an item each
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,14 @@ class Ruled:
         rules: what the list must be like.
         eligible: (N,) what the filters let through; None if that is everything.
         bias: (N,) what is added to scores; None if that is nothing.
+        count: N, as of when the rules were resolved.
         exploration: what places of the list go to items of which little is known; None if none do.
     """
 
     rules: Rules
     eligible: Bool | None
     bias: Float32 | None
+    count: int
     exploration: Exploration | None = None
 
 
@@ -75,6 +79,8 @@ class RuleBook:
         self._spread = spread
         self._young: tuple[object, Float32] = (None, np.empty(0, np.float32))
         self._prominent: tuple[object, Float32] = (None, np.empty(0, np.float32))
+        self._little: tuple[object, object, Bool] = (None, None, np.empty(0, np.bool_))
+        self._held: OrderedDict[str, tuple[int, Groups]] = OrderedDict()  # groups by attribute, and `changes` that they are of
 
     def resolve(self, asked: RuleSet, given: Given, k: int, as_of_ms: int, seed: int = 0) -> Ruled:
         """The rules for one user at a moment; `seed` is that of exploration.
@@ -106,16 +112,26 @@ class RuleBook:
             -np.inf if asked.min_score is None else asked.min_score,
         )
         bias = additive_bias(leanings, len(self._catalogue), self._spread, youth=youth, prominence=prominence)
-        return Ruled(rules, eligible, bias, self._exploration(asked.explore, k, as_of_ms, seed))
+        exploration = self._exploration(asked.explore, k, as_of_ms, seed)
+        return Ruled(rules, eligible, bias, len(self._catalogue), exploration)
 
     def _exploration(self, asked: ExploreRule | None, k: int, as_of_ms: int, seed: int) -> Exploration | None:
         places = places_of(asked.share, k) if asked is not None else 0
         if asked is None or not places:
             return None
-        born_ms, longest = self._catalogue.born_ms, int(np.argmax(self._popularity.half_lives_s))
-        new = (born_ms >= 0) & (born_ms <= as_of_ms) & (born_ms > as_of_ms - asked.new_for_s * 1000)
-        little_used = self._popularity.at(as_of_ms)[:, longest] <= asked.used_at_most
-        return Exploration(np.flatnonzero(new | little_used), places, k, seed)
+        return Exploration(self._known_little(asked, as_of_ms), places, k, seed)
+
+    def _known_little(self, asked: ExploreRule, as_of_ms: int) -> Bool:
+        """(N,) what is new or hardly used, as of the second."""
+        table = self._popularity.at(as_of_ms)
+        key = (asked.new_for_s, asked.used_at_most, self._catalogue.changes)
+        if self._little[0] is not table or self._little[1] != key:
+            born_ms, longest = self._catalogue.born_ms, int(np.argmax(self._popularity.half_lives_s))
+            second_ms = as_of_ms - as_of_ms % 1000
+            known_little = (born_ms >= 0) & (born_ms < second_ms + 1000) & (born_ms > second_ms - asked.new_for_s * 1000)
+            known_little |= table[:, longest] <= asked.used_at_most
+            self._little = (table, key, known_little)
+        return self._little[2]
 
     def _youth(self, as_of_ms: int, half_life_s: float) -> Float32:
         """As of the second, like popularity: the requests of one second share it."""
@@ -146,25 +162,12 @@ class RuleBook:
             names = ", ".join(sorted(self._fields.kinds())[:20])
             message = f"no item has an attribute {attribute!r}; there are {names}"
             raise InvalidRequestError(f"caps: {message}", [{"field": "caps", "message": message}])
-        column = self._fields.column(attribute)
-        return column.codes if isinstance(column, StringColumn) else _Groups(self._fields, attribute)
-
-
-class _Groups:
-    """The values of an attribute as codes, given out as they are met: the same value, the same code, within one list."""
-
-    def __init__(self, fields: ItemFields, attribute: str) -> None:
-        self._fields = fields
-        self._attribute = attribute
-        self._codes: dict[object, int] = {}
-
-    def __call__(self, rows: Rows) -> Rows:
-        """(m,) rows -> (m, G) codes, -1 behind the end."""
-        found: list[Sequence[int]] = [
-            [self._codes.setdefault(value, len(self._codes)) for value in self._fields.values(self._attribute, row)]
-            for row in rows.tolist()
-        ]
-        codes = np.full((len(found), max(map(len, found), default=1) or 1), -1, np.int64)
-        for place, of_row in enumerate(found):
-            codes[place, : len(of_row)] = of_row
-        return codes
+        held, changes = self._held.pop(attribute, None), self._catalogue.changes
+        if held is None or held[0] != changes:
+            column = self._fields.column(attribute)
+            assert column is not None
+            held = (changes, column.groups())
+        self._held[attribute] = held
+        if len(self._held) > _MOST_GROUPS:
+            self._held.popitem(last=False)
+        return held[1]

@@ -16,7 +16,7 @@ is retrieved, not just the order of who was. It has two units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,8 +30,8 @@ Bool = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.integer]
 
 Groups = Rows | Callable[[Rows], Rows]
-"""Which groups items are in: codes from 0 on, (N,) where an item has one, (N, G) where it has up to G; -1 is no group. Or a
-function that says the same of some rows."""
+"""Which groups items are in: a number for each group, (N,) where an item has one, (N, G) where it has up to G; -1 is no group.
+Or a function that says the same of some rows."""
 
 FULL: Final = 4.0
 """Spreads between an item with no signal and one with a full signal at influence 1."""
@@ -74,9 +74,21 @@ class Cap:
         if self.most < 0:
             raise ValueError(f"cap {self.name!r} is {self.most}")
 
+    @property
+    def count(self) -> int | None:
+        """How many items there are, as far as the groups know."""
+        return len(self.groups) if isinstance(self.groups, Sized) else None
+
     def codes(self, rows: Rows) -> Rows:
-        """(m,) rows -> (m, G) codes."""
-        return columns(self.groups(rows) if callable(self.groups) else self.groups[rows])
+        """(m,) rows -> (m, G) codes; a row behind the end is in no group."""
+        if callable(self.groups):
+            return _columns(self.groups(rows))
+        inside = rows < len(self.groups)
+        if inside.all():
+            return _columns(self.groups[rows])
+        codes = np.full((len(rows), *self.groups.shape[1:]), -1, self.groups.dtype)
+        codes[inside] = self.groups[rows[inside]]
+        return _columns(codes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +228,7 @@ def spread_of(scores: npt.NDArray[np.floating]) -> float:
     return float(np.median(np.nanstd(finite, axis=1)))
 
 
-def columns(codes: Rows) -> Rows:
+def _columns(codes: Rows) -> Rows:
     """(m,) or (m, G) codes -> (m, G)."""
     return codes[:, np.newaxis] if codes.ndim == 1 else codes
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import onnxruntime as ort
 
-from app.catalogue.catalogue import Catalogue
+from app.catalogue.catalogue import Catalogue, Float32, Int64
 from app.catalogue.popularity import LivePopularity
 from app.fold import Fold
 from app.recommend.index import Source, typical_weights
@@ -37,6 +37,7 @@ class Question:
         among: if given, the only rows that may come back.
         mask: (N,) if given, which rows may come back.
         added: (N,) if given, added to the scores. Both are shared by questions with the same rules, and not written to.
+        count: if given, of the rows that there were when the question's rules were made: none that came later may come back.
         keeps: whether the answer is to say what was read out of the state.
     """
 
@@ -48,6 +49,7 @@ class Question:
     among: Sequence[int] | None = None
     mask: Array | None = None
     added: Array | None = None
+    count: int | None = None
     keeps: bool = False
 
     @property
@@ -71,8 +73,8 @@ class Ranked:
     `interest_s` and `score_s` are what the two calls took that this question was part of; `read` is what the question keeps.
     """
 
-    rows: list[int]
-    scores: list[float]
+    rows: Int64
+    scores: Float32
     interest_s: float
     score_s: float
     read: Read | None = field(default=None, repr=False)  # arrays, which a traceback need not print
@@ -155,8 +157,11 @@ class Scorer:
             items = self._items = replace(items, bias=bias, item_bias=self._runtime.resident(bias))
         return items
 
-    async def rank(self, questions: Sequence[Question]) -> list[Ranked]:
-        """The answers to some questions, in their order."""
+    async def rank(self, questions: Sequence[Question], beside: bool = False) -> list[Ranked]:
+        """The answers to some questions, in their order.
+
+        `beside` is for a question that wants a good part of all items: exactly, and in a thread.
+        """
         # Popularity and items are the event loop's; taken here, not in the thread.
         tables: list[_Table] = []
         for question in questions:
@@ -165,11 +170,12 @@ class Scorer:
                 tables.append(tables[-1])
             else:
                 tables.append(_Table(popularity, items))
-        if self._waits:
-            return await asyncio.to_thread(self._rank, questions, tables)
-        return self._rank(questions, tables)
+        through_index = not beside and self.retriever is not None and self.retriever.index is not None
+        if self._waits or beside:
+            return await asyncio.to_thread(self._rank, questions, tables, through_index)
+        return self._rank(questions, tables, through_index)
 
-    def _rank(self, questions: Sequence[Question], tables: list[_Table]) -> list[Ranked]:
+    def _rank(self, questions: Sequence[Question], tables: list[_Table], through_index: bool) -> list[Ranked]:
         began = perf_counter()
         tensors = self._filled(self._fold.tensors([question.blob for question in questions]))
         tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)
@@ -177,12 +183,15 @@ class Scorer:
         interest = self._runtime.interest(tensors)
         interest_s = perf_counter() - began
         if all(table is tables[0] for table in tables):
-            return _with_reads(self._score(questions, interest, tables[0], interest_s), questions, tensors, interest)
+            return _with_reads(
+                self._score(questions, interest, tables[0], interest_s, through_index), questions, tensors, interest
+            )
         ranked: dict[int, Ranked] = {}
         for table in {table.key: table for table in tables}.values():  # one call for each second that was asked for
             places = [place for place, one in enumerate(tables) if one.key == table.key]
             some = {name: array[places] for name, array in interest.items()}
-            ranked.update(zip(places, self._score([questions[p] for p in places], some, table, interest_s), strict=True))
+            answers = self._score([questions[p] for p in places], some, table, interest_s, through_index)
+            ranked.update(zip(places, answers, strict=True))
         return _with_reads([ranked[place] for place in range(len(questions))], questions, tensors, interest)
 
     def _filled(self, tensors: dict[str, Array]) -> dict[str, Array]:
@@ -194,37 +203,39 @@ class Scorer:
         slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
         return {name: array[:, :slots] if name.startswith("repeat_") else array for name, array in tensors.items()}
 
-    def _score(self, questions: Sequence[Question], interest: dict[str, Array], table: _Table, interest_s: float) -> list[Ranked]:
+    def _score(
+        self, questions: Sequence[Question], interest: dict[str, Array], table: _Table, interest_s: float, through_index: bool
+    ) -> list[Ranked]:
         began = perf_counter()
         items, count = table.items, len(table.items.bias)
         most = min(max(question.k for question in questions), count)
         questions = [_grown(question, count) for question in questions]
         if "repeat_keys" in interest:
-            rows = self._catalogue.rows_of_keys(interest["repeat_keys"])
-            interest["repeat_rows"] = np.where(rows < count, rows, -1)  # of an item that was added since
-        if self.retriever is not None and self.retriever.index is not None and items is self._items:
-            best_rows, best_scores = self._search(questions, interest, table, most)
+            repeated = self._catalogue.rows_of_keys(interest["repeat_keys"])
+            interest["repeat_rows"] = np.where(repeated < count, repeated, -1)  # of an item that was added since
+        best: list[tuple[Int64, Float32]]
+        if through_index and items is self._items:
+            best = self._search(questions, interest, table, most)
         else:
             bias = items.nothing if all(question.is_free for question in questions) else _bias(questions, count)
-            scores, of_rows = self._best(interest, items, table.popularity, bias, most)
+            scores, rows = self._best(interest, items, table.popularity, bias, most)
             eligible = np.isfinite(scores).sum(1).tolist()  # scores fall; -inf ends a list
-            best_rows = [row[:end] for row, end in zip(of_rows.tolist(), eligible, strict=True)]
-            best_scores = [score[:end] for score, end in zip(scores.tolist(), eligible, strict=True)]
+            best = [(of_user[:end], its[:end]) for of_user, its, end in zip(rows, scores, eligible, strict=True)]
         score_s = perf_counter() - began
         return [
             Ranked(of_user[: question.k], its[: question.k], interest_s, score_s)
-            for question, of_user, its in zip(questions, best_rows, best_scores, strict=True)
+            for question, (of_user, its) in zip(questions, best, strict=True)
         ]
 
     def _search(
         self, questions: Sequence[Question], interest: dict[str, Array], table: _Table, most: int
-    ) -> tuple[list[list[int]], list[list[float]]]:
+    ) -> list[tuple[Int64, Float32]]:
         """Through the index."""
         assert self.retriever is not None
         self._rows.show(table.items.bias)
         limits = [Limits(one.mask, one.among, one.forbidden, one.added) for one in questions]
         found = self.retriever.best(interest, most, table.popularity, limits)
-        return [one.rows.tolist() for one in found], [one.scores.tolist() for one in found]
+        return [(one.rows, one.scores) for one in found]
 
     def _scan(self, interest: Mapping[str, Array], popularity: Array, bias: Array | None, m: int) -> tuple[Array, Array]:
         """All items by score.onnx, for the retriever, which has asked about the items that were shown last."""
@@ -255,11 +266,11 @@ class Scorer:
 
 def _grown(question: Question, count: int) -> Question:
     """A question whose rules were made before items came: these are not in its list."""
-    known = [len(array) for array in (question.mask, question.added) if array is not None]
-    if not known or known[0] == count:
+    known = question.count
+    if known is None or known == count:
         return question
-    new = count - known[0]
-    mask = np.ones(known[0], np.bool_) if question.mask is None else question.mask
+    new = count - known
+    mask = np.ones(known, np.bool_) if question.mask is None else question.mask
     added = None if question.added is None else np.concatenate([question.added, np.zeros(new, np.float32)])
     return replace(question, mask=np.concatenate([mask, np.zeros(new, np.bool_)]), added=added)
 
@@ -281,7 +292,7 @@ def _bias(questions: Sequence[Question], count: int) -> Array:
         if question.added is not None:
             bias[place] = question.added
         if question.mask is not None:
-            bias[place, ~question.mask] = -np.inf
+            np.copyto(bias[place], -np.inf, where=~question.mask)
         if question.among is not None:
             kept = bias[place, question.among]
             bias[place] = -np.inf

@@ -10,7 +10,7 @@ What holds, in this order:
 2. **Pins** stand at their positions, counted in the caps before everything else, whatever their score. One that cannot be shown
    gives way and its place goes to the next best; so does the second at one position, the second of one item, one that a cap has
    no room for (lower positions come first), and one beyond k. All but those that cannot be shown are items like any other then.
-   In a list that is too short pins move up.
+   In a list that is too short pins move up. What was `drawn` by chance stands as pins do, after all pins, and is no promise.
 3. **The minimum score** ends the list.
 4. **Score**, ties by lower row; with diversity, maximal marginal relevance instead: the best `max(4k, 200)` candidates are put
    into order by
@@ -77,10 +77,10 @@ def select(rules: Rules, more: More, scores_of: ScoresOf | None = None, vectors:
 
 
 def selecting(
-    rules: Rules, scores_of: ScoresOf | None = None, vectors: Vectors | None = None
+    rules: Rules, scores_of: ScoresOf | None = None, vectors: Vectors | None = None, drawn: Sequence[Pin] = ()
 ) -> Generator[int, Found, Selection]:
     """`select`, for whoever must wait for candidates: yields how many it wants, is sent them, returns the list."""
-    pins, gave_way = _standing(rules, scores_of)
+    pins, gave_way = standing(rules, scores_of, drawn)
     pinned = [pin.row for pin, _ in pins.values() if pin.row is not None]
     tally = Tally(rules.caps)
     for row in pinned:
@@ -106,7 +106,7 @@ def selecting(
                 chosen += _pairs(rows, scores, some[places])
                 fresh = fresh[len(some) :]
             chosen += _pairs(rows, scores, fresh[walk(rows[fresh], tally, wanted - len(chosen))])
-            if len(chosen) == wanted or whole or ended or tally.is_closed():
+            if len(chosen) == wanted or whole or ended or tally.is_closed(len(rows)):
                 break
             seen = good
             m *= _GROWTH
@@ -120,28 +120,30 @@ def selecting(
     return _in_order(rules, pins, chosen, gave_way, rows, scores, whole)
 
 
-def _standing(rules: Rules, scores_of: ScoresOf | None) -> tuple[dict[int, tuple[Pin, float]], list[GaveWay]]:
+def standing(
+    rules: Rules, scores_of: ScoresOf | None, drawn: Sequence[Pin] = ()
+) -> tuple[dict[int, tuple[Pin, float]], list[GaveWay]]:
     """Position -> the pin that stands there and its score; and the pins that give way."""
-    in_order = sorted(rules.pins, key=lambda pin: pin.position)
+    in_order = [*sorted(rules.pins, key=lambda pin: pin.position), *drawn]
     scores: dict[int, float] = {}
     rows = sorted({pin.row for pin in in_order if pin.row is not None})
     if rows:
         scores = dict(zip(rows, _given(scores_of, "scores_of")(np.asarray(rows)).tolist(), strict=True))
     tally = Tally(rules.caps)
-    standing: dict[int, tuple[Pin, float]] = {}
+    stand: dict[int, tuple[Pin, float]] = {}
     gave_way = []
-    for pin in in_order:
-        reason, caps = _obstacle(pin, rules.k, scores, standing, tally)
-        if reason is not None:
-            gave_way.append(GaveWay("pin", reason, pin.item_id, pin.position, caps))
-        elif pin.row is not None:
-            standing[pin.position] = (pin, scores[pin.row])
+    for number, pin in enumerate(in_order):
+        reason, caps = _obstacle(pin, rules.k, scores, stand, tally)
+        if reason is None and pin.row is not None:
+            stand[pin.position] = (pin, scores[pin.row])
             tally.add(pin.row)
-    return standing, gave_way
+        elif reason is not None and number < len(rules.pins):
+            gave_way.append(GaveWay("pin", reason, pin.item_id, pin.position, caps))
+    return stand, gave_way
 
 
 def _obstacle(
-    pin: Pin, k: int, scores: dict[int, float], standing: dict[int, tuple[Pin, float]], tally: Tally
+    pin: Pin, k: int, scores: dict[int, float], stand: dict[int, tuple[Pin, float]], tally: Tally
 ) -> tuple[str | None, tuple[str, ...]]:
     """Why a pin cannot stand at its position, if it cannot, and the caps that are to blame."""
     if pin.row is None:
@@ -152,9 +154,9 @@ def _obstacle(
         return "not_eligible", ()
     if pin.position > k:
         return "beyond_k", ()
-    if pin.position in standing:
+    if pin.position in stand:
         return "position_taken", ()
-    if any(pin.row == other.row for other, _ in standing.values()):
+    if any(pin.row == other.row for other, _ in stand.values()):
         return "already_pinned", ()
     caps = tally.names(np.asarray([pin.row]))
     return ("cap", caps) if caps else (None, ())

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import threading
 
 import pytest
 from conftest import START_MS, event, history
 
 from app.errors import StorageError
+from app.recommend import listing
+from app.recommend.score import Scorer
 from app.state.redis import RedisStore
 
 MOMENT = START_MS + 10**9
@@ -153,6 +156,65 @@ async def test_caps_hold_and_a_short_list_says_so(shop):
     assert len({row(item) % 6 for item in spread}) == 6
 
 
+@pytest.mark.parametrize("attribute", ["id", "title", "categories", "brand", "price", "new", "tags"])
+async def test_a_cap_holds_on_any_attribute(shop, attribute):
+    of = {
+        f"item-{n:03d}": attributes(n) | {"categories": [f"c{n % 6}"]} if n < 50 else {"categories": ["things"]}
+        for n in range(60)
+    }
+    whole = ids(await ask(shop))
+    for most in (1, 3):
+        counts, kept = {}, []
+        for item in whole:
+            values = {"id": item, "title": item}.get(attribute, of[item].get(attribute, []))
+            groups = set(values) if isinstance(values, list) else {values}
+            if all(counts.get(group, 0) < most for group in groups):
+                kept.append(item)
+                counts |= {group: counts.get(group, 0) + 1 for group in groups}
+        assert ids(await ask(shop, rules={"caps": [{"attribute": attribute, "most": most}]})) == kept
+
+
+async def test_a_search_for_many_candidates_is_made_in_a_thread_and_comes_to_the_same(shop, monkeypatch):
+    rules = {"caps": [{"attribute": "brand", "most": 2}], "filters": ["price >= 0"]}
+    alone = await ask(shop, k=20, rules=rules)
+    threads, rank = [], Scorer._rank
+    monkeypatch.setattr(Scorer, "_rank", lambda *args: (threads.append(threading.current_thread()), rank(*args))[1])
+    monkeypatch.setattr(listing, "MANY", 30)
+    plain, beside = await asyncio.gather(ask(shop, k=20), ask(shop, k=20, rules=rules))
+    assert (ids(beside), len(ids(plain))) == (ids(alone), 20)
+    assert {thread is threading.main_thread() for thread in threads} == {True, False}
+
+
+async def test_many_lists_that_each_take_little_are_not_all_chosen_on_the_event_loop(shop, monkeypatch):
+    one = ids(await ask(shop, k=50, rules={"diversity": 0.5}))
+    beside, take_all = [], listing._take_all
+    monkeypatch.setattr(listing, "_take_all", lambda answers: (beside.extend(answers), take_all(answers))[1])
+    answers = await asyncio.gather(*(ask(shop, k=50, rules={"diversity": 0.5}) for _ in range(16)))
+    assert [ids(answer) for answer in answers] == [one] * 16
+    assert 8 <= len(beside) < 16
+
+
+async def test_an_item_that_arrives_while_a_capped_list_is_made_is_not_in_it(shop, monkeypatch):
+    rules = {"caps": [{"attribute": "brand", "most": 2}]}
+    before = await ask(shop, rules=rules, debug=["late-0"])
+    rank = Scorer.rank
+    late = []
+
+    async def rank_late(self, *args, **kwargs):
+        catalogue = self._catalogue
+        row = catalogue.put(f"late-{len(late)}", "Late", None)
+        late.append(row)
+        catalogue.attributes.set(row, {"brand": "b0"})
+        catalogue.teach(row, catalogue.vectors[0] * 3, 9.0, 1)
+        catalogue.settle(catalogue.version)
+        return await rank(self, *args, **kwargs)
+
+    monkeypatch.setattr(Scorer, "rank", rank_late)
+    answer = await ask(shop, rules=rules, debug=["late-0"])
+    assert late
+    assert (ids(answer), answer["debug"][0]["what"]) == (ids(before), "not_eligible")
+
+
 async def test_no_item_below_the_minimum_score(shop):
     scores = [item["score"] for item in (await ask(shop))["items"]]
     answer = await ask(shop, rules={"min_score": (scores[9] + scores[10]) / 2})
@@ -253,7 +315,7 @@ async def test_exploration_gives_its_share_to_new_items_and_is_made_again_by_its
     new = {f"item-{number:03d}" for number in range(6)}
     rules = {"explore": {"share": 0.3, "new_for_s": 3600}}
     plain = ids(await ask(shop, k=60))
-    seen = set()
+    seen, first = set(), set()
     for seed in range(12):
         answer = await ask(shop, k=10, rules=rules, seed=seed)
         drawn = answer["explored"]["items"]
@@ -267,6 +329,14 @@ async def test_exploration_gives_its_share_to_new_items_and_is_made_again_by_its
         assert ids(await ask(shop, k=10, rules=rules, seed=seed)) == ids(answer)
         seen |= {one["item_id"] for one in drawn}
     assert len(seen) > 3
+    pins = [{"item_id": "item-030", "position": 2}, {"item_id": "item-031", "position": 4}, {"item_id": "nowhere", "position": 1}]
+    pinned = {"item-030": 2, "item-031": 4}
+    for seed in range(12):  # what a pin leaves free is drawn for, and its own place where it gives way
+        answer = await ask(shop, k=5, rules={"explore": {"share": 0.5, "new_for_s": 3600}, "pins": pins}, seed=seed)
+        assert len(answer["explored"]["items"]) == 2
+        assert {item: ids(answer).index(item) + 1 for item in pinned} == pinned
+        first |= {one["position"] for one in answer["explored"]["items"]}
+    assert first == {1, 3, 5}
     without = await ask(shop, k=10, rules={**rules, "filters": ["not id in ('item-000', 'item-001', 'item-002', 'item-003')"]})
     assert {one["item_id"] for one in without["explored"]["items"]} == {"item-004", "item-005"}
     assert len(without["items"]) == 10

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from app.catalogue.attributes import MAX_ATTRIBUTES, MAX_ENTRIES, MAX_NAME, MAX_NAMES, MAX_STRING, Attributes
 from app.catalogue.columns import LookupColumn, OrderedColumn
 from app.errors import InvalidRequestError
+from app.recommend.rules import Cap
 
 SHOE = {"brand": "Alder", "price": 59.5, "new": True, "tags": ["red", "wool", "winter", "wide", "sale", "red"]}
 
@@ -211,6 +212,7 @@ def test_a_lookup_answers_from_its_index_and_never_scans():
     column = LookupColumn(lambda: 3, lambda item_id: [ids[item_id]] if item_id in ids else [])
     assert column.any_of(["c", "nobody"]).tolist() == [False, False, True]
     assert column.present().tolist() == [True] * 3
+    assert column.groups().tolist() == [0, 1, 2]
 
 
 names = st.sampled_from(["brand", "price", "new", "tags", "colour"])
@@ -222,6 +224,28 @@ VALUES = {
     "tags": st.lists(st.sampled_from([f"t{n}" for n in range(12)]), max_size=7),
 }
 rows_of_values = st.lists(names, unique=True).flatmap(lambda some: st.fixed_dictionaries({name: VALUES[name] for name in some}))
+
+
+def check_groups(cap, held):
+    """The same number for the same value, another one for another, in whatever order rows are asked for."""
+    rows = np.asarray([*reversed(range(len(held))), 0, len(held)])
+    numbers = {}
+    for row, codes in zip(rows.tolist(), cap.codes(rows).tolist(), strict=True):
+        has = held[row] if row < len(held) else []
+        assert codes[len(has) :] == [-1] * (len(codes) - len(has))
+        for value, code in zip(has, codes, strict=False):
+            assert code != -1
+            assert numbers.setdefault(float(value) if cap.name == "price" else value, code) == code
+    assert len(set(numbers.values())) == len(numbers)
+
+
+def test_groups_are_as_of_when_they_were_asked_for():
+    attributes = Attributes()
+    attributes.set(0, {"brand": "a", "price": 1, "new": True, "tags": [*"abcdef"]})
+    groups = {name: attributes.column(name).groups() for name in attributes.kinds()}
+    before = {name: Cap(name, 1, some).codes(np.asarray([0])).tolist() for name, some in groups.items()}
+    attributes.set(0, {"brand": "b", "price": 2, "new": False, "tags": [*"ghi"]})
+    assert {name: Cap(name, 1, some).codes(np.asarray([0])).tolist() for name, some in groups.items()} == before
 
 
 @settings(max_examples=150, deadline=None)
@@ -242,6 +266,7 @@ def test_columns_answer_as_dicts_do_after_any_changes(changes, data):
         wanted = data.draw(st.lists(entries, max_size=12))
         held = [row.get(name, []) if name == "tags" else [row[name]] if name in row else [] for row in plain]
         assert column.any_of(wanted).tolist() == [any(entry in wanted for entry in some) for some in held]
+        check_groups(Cap(name, 1, column.groups()), held)
     if (column := attributes.column("price")) is not None:
         bound = data.draw(VALUES["price"])
         ordered: OrderedColumn = column

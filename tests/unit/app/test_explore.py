@@ -10,7 +10,7 @@ SCORES = [1.0, 0.5, 0.0, -1.0]
 
 
 def drawn_by(seed, places=2, k=10):
-    return draw(Exploration(np.asarray(ROWS), places, k, seed), ROWS, SCORES)
+    return draw(Exploration(np.ones(10, bool), places, k, seed), ROWS, SCORES)
 
 
 def test_items_are_drawn_as_often_as_their_propensity_says():
@@ -30,8 +30,18 @@ def test_items_are_drawn_as_often_as_their_propensity_says():
 def test_a_seed_draws_the_same_again_and_no_more_than_there_is():
     assert drawn_by(5) == drawn_by(5)
     assert {one.row for one in drawn_by(1, places=9)} == set(ROWS)
-    assert draw(Exploration(np.asarray([]), 3, 10, 1), [], []) == []
+    assert draw(Exploration(np.zeros(10, bool), 3, 10, 1), [], []) == []
     assert len({one.position for seed in range(200) for one in drawn_by(seed, places=1)}) == 10
+
+
+def test_what_is_drawn_gets_free_places_alone_each_as_likely():
+    exploration = [Exploration(np.ones(10, bool), 2, 5, seed) for seed in range(600)]
+    places = [[one.position for one in draw(each, ROWS, SCORES, taken={1, 4})] for each in exploration]
+    assert {len(some) for some in places} == {2}
+    counts = np.bincount(np.concatenate(places), minlength=6)
+    assert counts[[0, 1, 4]].tolist() == [0, 0, 0]
+    assert counts[[2, 3, 5]] / 600 == pytest.approx([2 / 3] * 3, abs=0.08)
+    assert draw(exploration[0], ROWS, SCORES, taken={1, 2, 3, 4, 5}) == []
 
 
 def test_a_share_is_rounded_and_never_lost():

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from app.catalogue.columns import ListColumn
 from app.recommend.rules import Cap, Pin, Rules
-from app.recommend.select import POOL_FACTOR, POOL_LEAST, select
+from app.recommend.select import POOL_FACTOR, POOL_LEAST, select, selecting
 from app.recommend.selection import GaveWay, Why
 
 
@@ -147,6 +148,48 @@ def test_nothing_is_asked_for_when_no_group_has_room():
     assert (len(chosen.rows), world.asked) == (9, [64])
     assert chosen.gave_way == [GaveWay("k", "caps", caps=("brand",), missing=1)]
     assert chosen.why(4_000) == Why("capped", cap="brand")
+
+
+def test_nothing_is_asked_for_when_no_list_of_entries_has_room():
+    column = ListColumn(6_000)
+    for row in range(6_000):
+        column.put(row, [f"c{row % 3}", f"d{row % 7}"])
+    world = World(-np.arange(6_000.0))
+    chosen = world.select(k=10, caps=[Cap("categories", 3, column.groups())])
+    assert (len(chosen.rows), world.asked) == (9, [64])
+    assert chosen.why(4_000) == Why("capped", cap="categories")
+
+
+def test_a_large_catalogue_is_asked_whether_any_group_has_room_when_a_part_of_it_was_looked_at():
+    world = World(-np.arange(100_000.0))
+    chosen = world.select(k=10, caps=[Cap("brand", 3, np.arange(100_000) % 3)])
+    assert (len(chosen.rows), world.asked) == (9, [64, 256, 1024, 4096, 16384])
+
+
+def test_an_item_that_came_after_the_groups_were_made_is_in_none():
+    column = ListColumn(2)
+    column.put(0, ["a", "b", "c", "d", "e"])
+    column.put(1, ["a"])
+    for groups, expected in [
+        (np.asarray([4, 4]), [[4], [-1], [4]]),
+        (np.asarray([[4, 5], [4, -1]]), [[4, -1], [-1, -1], [4, 5]]),
+        (column.groups(), [[0, -1, -1, -1, -1], [-1] * 5, [0, 1, 2, 3, 4]]),
+    ]:
+        assert Cap("brand", 1, groups).codes(np.asarray([1, 2, 0])).tolist() == expected
+    brand = Cap("brand", 1, np.asarray([0, 0, 1]))
+    assert World(FALLING).select(k=5, caps=[brand]).rows == [0, 2, 3, 4, 5]
+
+
+def test_what_was_drawn_stands_behind_all_pins_and_is_no_promise():
+    brand = Cap("brand", 1, np.asarray([0, 1, 2, 3, 4, 4]))
+    rules = Rules(k=3, caps=[brand], pins=[pin(5, 3)])
+    world = World(FALLING)
+    steps = selecting(rules, lambda rows: world.scores[rows], drawn=[pin(4, 1), pin(3, 2)])
+    next(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.send(world.more(64))
+    chosen = end.value.value
+    assert (chosen.rows, chosen.pinned, chosen.gave_way) == ([0, 3, 5], [3, 5], [])
 
 
 def test_a_list_of_pins_alone_asks_for_nothing():
