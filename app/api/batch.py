@@ -22,7 +22,7 @@ from app.api.stream import Lines
 from app.errors import NotReadyError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, Recommendations
-from app.recommend.ruleset import NO_RULES, RuleSet
+from app.recommend.ruleset import RuleSet, rules_of
 from app.telemetry import Stages
 
 router = APIRouter(tags=["recommendations"])
@@ -42,7 +42,7 @@ class BatchRequest(BaseModel):
     platform: Id | None = None
     exclude: Annotated[list[Id], Field(max_length=1_000)] = []
     scenario: Annotated[Id | None, Field(description="Rules that are stored under a name.")] = None
-    rules: RuleSet = NO_RULES
+    rules: RuleSet | None = None
     parameters: Annotated[dict[str, Any], Field(max_length=100, description="For `$name` in filters.")] = {}
     context: Annotated[dict[str, Any], Field(max_length=100, description="For `context.name` in filters.")] = {}
 
@@ -81,7 +81,7 @@ async def post_recommendation_batch(request: Request) -> Response:
         now_ms() if asked.as_of is None else asked.as_of,
         asked.platform,
         exclude=asked.exclude,
-        rules=asked.rules,
+        rules=rules_of(asked.rules),
         parameters=asked.parameters,
         context=asked.context,
     )

@@ -15,7 +15,7 @@ from app.api.service import TENANT, Service, hook_of, json_response, models_of, 
 from app.errors import InvalidRequestError, StorageError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, Recommendations
-from app.recommend.ruleset import NO_RULES, RuleSet
+from app.recommend.ruleset import RuleSet, rules_of
 from app.state.events import StoredEvent
 from app.telemetry import Stages
 
@@ -36,7 +36,7 @@ class ListRequest(BaseModel):
     platform: Id | None = None
     exclude: Annotated[list[Id], Field(max_length=1_000)] = []
     scenario: Id | None = None
-    rules: RuleSet = NO_RULES
+    rules: RuleSet | None = None
     parameters: Annotated[dict[str, Any], Field(max_length=100)] = {}
     context: Annotated[dict[str, Any], Field(max_length=100)] = {}
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
@@ -77,7 +77,7 @@ async def post_recommendations(request: Request) -> Response:
         now if asked.as_of is None else asked.as_of,
         asked.platform,
         exclude=asked.exclude,
-        rules=asked.rules,
+        rules=rules_of(asked.rules),
         parameters=asked.parameters,
         context=asked.context,
         debug=asked.debug,

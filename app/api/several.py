@@ -16,7 +16,7 @@ from app.api.service import TENANT, Service, hook_of, json_response, models_of, 
 from app.errors import NotFoundError, StorageError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, SeveralLists
-from app.recommend.ruleset import NO_RULES, RuleSet
+from app.recommend.ruleset import RuleSet, check_length, rules_of
 from app.recommend.several import together
 from app.telemetry import Stages
 
@@ -42,7 +42,7 @@ class OneList(BaseModel):
     k: Annotated[int, Field(ge=1, le=1_000)] = 20
     exclude: Annotated[list[Id], Field(max_length=1_000, description="Beside those of all lists.")] = []
     scenario: Annotated[Id | None, Field(description="Rules that are stored under a name.")] = None
-    rules: RuleSet = NO_RULES
+    rules: RuleSet | None = None
     parameters: Annotated[dict[str, Any], Field(max_length=100, description="Beside those of all lists, and before them.")] = {}
     debug: Annotated[list[Id], Field(max_length=100)] = []
 
@@ -62,6 +62,13 @@ class ListsRequest(BaseModel):
     exclude: Annotated[list[Id], Field(max_length=1_000, description="In none of the lists.")] = []
     parameters: Annotated[dict[str, Any], Field(max_length=100, description="For `$name` in filters of all lists.")] = {}
     context: Annotated[dict[str, Any], Field(max_length=100, description="For `context.name` in filters.")] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_long(cls, raw: Any) -> Any:
+        lists = raw.get("lists") if isinstance(raw, dict) else None
+        check_length([one.get("rules") for one in lists if isinstance(one, dict)] if isinstance(lists, list) else [])
+        return raw
 
     @model_validator(mode="after")
     def _one_of_each(self) -> ListsRequest:
@@ -85,7 +92,7 @@ class ListsRequest(BaseModel):
                 now if self.as_of is None else self.as_of,
                 self.platform,
                 exclude=[*self.exclude, *one.exclude],
-                rules=one.rules,
+                rules=rules_of(one.rules),
                 parameters=self.parameters | one.parameters,
                 context=self.context,
                 debug=one.debug,

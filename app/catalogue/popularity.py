@@ -152,6 +152,14 @@ class LivePopularity:
         rows = candidates[np.lexsort(keys[::-1])][:k]
         return rows.tolist(), (self._counts[rows] * self._factor(ages[rows]))[:, shortest].tolist()
 
+    def logs(self, as_of_ms: int, rows: Int64 | None = None, half_lives: int | None = None) -> Float64:
+        """(n, P) logarithms of the exact counts of some rows (or all) at a moment, the shortest of so many half-lives (or all)
+        first; -inf where there is nothing. `top` ranks by these, from left to right."""
+        self._count()
+        ages = self._ages(as_of_ms)
+        chosen = np.arange(len(ages)) if rows is None else rows
+        return np.stack([self._logs(chosen, ages, column) for column in self._shortest_first[:half_lives]], 1) * math.log(2.0)
+
     def _fade(self, rows: Int64, time_ms: int) -> None:
         """Go on to a moment, if it is later than the latest event, and take the changed rows over."""
         if time_ms > self._latest_ms:

@@ -102,7 +102,13 @@ class RecommendedItem(msgspec.Struct, frozen=True):
 class RuleGaveWay(msgspec.Struct, frozen=True, omit_defaults=True):
     """A rule that could not be kept."""
 
-    rule: Annotated[Literal["pin", "k"], Meta(description="A pin that is not in its place, or a list of fewer than k items.")]
+    rule: Annotated[
+        Literal["pin", "k", "exclude_had"],
+        Meta(
+            description="A pin that is not in its place, a list of fewer than k items, or one that may hold what the user had, "
+            "since storage is away."
+        ),
+    ]
     reason: str
     item_id: str | None = None
     position: int | None = None

@@ -26,6 +26,7 @@ from app.errors import FilterError
 MAX_LENGTH: Final = 4_096  # characters of an expression
 MAX_NESTING: Final = 32  # parentheses and `not`s within one another
 MAX_VALUES: Final = 1_000  # of a list
+MAX_COMPARISONS: Final = 200
 
 Operator = Literal["=", "!=", "<", "<=", ">", ">=", "in", "contains"]
 Source = Literal["$", "user.", "context."]
@@ -128,6 +129,7 @@ class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text
         self._nesting = 0
+        self._comparisons = 0
         self._token = _Token(_END, "", 0)
         self._advance()
 
@@ -192,6 +194,9 @@ class _Parser:
 
     def _comparison(self) -> Comparison:
         position = self._token.position + 1
+        self._comparisons += 1
+        if self._comparisons > MAX_COMPARISONS:
+            raise FilterError(position, "one more", f"at most {MAX_COMPARISONS} comparisons; one with many values is `in`")
         name = self._attribute()
         token = self._advance()
         if token.kind not in ("=", "!=", "<", "<=", ">", ">=", "in", "contains"):

@@ -70,6 +70,7 @@ class Filter:
         names: attributes that it compares.
         parameters: names that must be among the parameters of a request.
         fields: fields of the user and of the context that it reads, such as "user.age".
+        comparisons: how many there are.
     """
 
     text: str
@@ -77,6 +78,7 @@ class Filter:
     names: frozenset[str]
     parameters: frozenset[str]
     fields: frozenset[str]
+    comparisons: int
 
     def bind(self, parameters: Fields, user: Fields, context: Fields) -> BoundFilter:
         """The filter with the values of one request in it.
@@ -183,6 +185,7 @@ def parse(text: str) -> Filter:
         frozenset(comparison.name for comparison in comparisons),
         frozenset(reference.name for reference in references if reference.source == "$"),
         frozenset(reference.source + reference.name for reference in references if reference.source != "$"),
+        len(comparisons),
     )
 
 

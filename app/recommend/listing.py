@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 
@@ -26,6 +27,7 @@ MANY = 4_000
 """Candidates that are looked for and chosen from in a thread."""
 
 _RARE = 1e-9  # of a count, so that what nobody used has a logarithm
+_LARGEST_LOG = 700.0  # of which there is an exponential
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,22 +98,32 @@ class Lister:
             await asyncio.to_thread(_take_all, long)
 
     def popular(self, ruled: Ruled, k: int, as_of_ms: int, without: Sequence[int]) -> Selection:
-        """The most popular items under rules; scores are logarithms of counts, and there is no minimum."""
-        shortest = int(np.argmin(self._popularity.half_lives_s))
-        scores = np.log(self._popularity.at(as_of_ms)[:, shortest] + np.float32(_RARE))
+        """The most popular items under rules, in the order and with the scores of `LivePopularity.top` where these add nothing;
+        there is no minimum."""
+        (logs,) = self._popularity.logs(as_of_ms, half_lives=1).T
+        used = logs > -np.inf
+        scores = np.where(used, logs, min(math.log(_RARE), float(logs[used].min(initial=0.0))))
         if ruled.bias is not None:
-            scores = scores + ruled.bias
+            scores += ruled.bias
         if ruled.eligible is not None:
-            scores = np.where(ruled.eligible, scores, np.float32(-np.inf))
-        scores = np.where(self._catalogue.open_at(as_of_ms), scores, np.float32(-np.inf))
+            scores[~ruled.eligible] = -np.inf
+        scores[~self._catalogue.open_at(as_of_ms)] = -np.inf
         scores[list(without)] = -np.inf
-        order = np.argsort(-scores, kind="stable")
-        order = order[: int(np.isfinite(scores).sum())]
+        eligible = np.flatnonzero(scores > -np.inf)
 
         def more(m: int) -> Found:
-            return order[:m], scores[order[:m]]
+            if m < len(eligible):
+                of_all = scores[eligible]
+                some = eligible[of_all >= np.partition(of_all, len(of_all) - m)[len(of_all) - m]]
+            else:
+                some = eligible
+            longer = self._popularity.logs(as_of_ms, some)[:, 1:]
+            rows = some[np.lexsort([*(-longer.T[::-1]), -scores[some]])][:m]
+            return rows, scores[rows]
 
-        return select(replace(ruled.rules, min_score=-np.inf, k=k), more, lambda rows: scores[rows], self._vectors)
+        found = select(replace(ruled.rules, min_score=-np.inf, k=k), more, lambda rows: scores[rows], self._vectors)
+        counts = np.exp(np.where(used, np.minimum(scores, _LARGEST_LOG), -np.inf))
+        return replace(found, scores=counts[found.rows].tolist(), candidate_scores=counts[found.candidates])
 
     def _vectors(self, rows: Rows) -> Float32:
         vectors: Float32 = self._catalogue.vectors[rows]

@@ -24,10 +24,10 @@ from app.recommend.explain import Explainer
 from app.recommend.explore import Drawn
 from app.recommend.listing import Listed, Lister, Plan
 from app.recommend.ruled import Given, RuleBook, Ruled
-from app.recommend.ruleset import NO_RULES, HadRule
+from app.recommend.ruleset import NO_RULES, HadRule, reads_user
 from app.recommend.score import Question, Scorer
-from app.recommend.seen import ALL, SeenItems
-from app.recommend.selection import Selection
+from app.recommend.seen import ALL, NO_MODEL, SeenItems
+from app.recommend.selection import GaveWay, Selection
 from app.recommend.several import without_repeats
 from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
@@ -94,7 +94,9 @@ class Recommender:
         self._catalogue = catalogue
         self._popularity = popularity
         self._lister = Lister(scorer, catalogue, popularity)
-        self._rules = RuleBook(catalogue, popularity, scorer.spread)
+        types = [event_type.name for event_type in bundle.manifest.event_types]
+        self._rules = RuleBook(catalogue, popularity, scorer.spread, types)
+        self._store = store
         self._fold = fold
         self._platform = tensors.platform
         self._users = users
@@ -110,13 +112,15 @@ class Recommender:
         """
         if query.rules.rotation:
             (query,) = await self._with_shown([query])
+        attributes: Mapping[str, str] = {}
         try:
             answer = await self._batcher((query, Asked(query.tenant, query.user_id)))
             while isinstance(answer, LongTail):
                 answer = await self._batcher((query, await self._users.shorten(answer)))
             if answer is None:
+                attributes = await self._attributes([query])
                 stages.mark("load")
-                return self._fallback(query, "unknown_user", stages)
+                return self._fallback(query, "unknown_user", stages, attributes)
             return await self._answered(query, answer, stages)
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
@@ -130,9 +134,10 @@ class Recommender:
         queries = await self._with_shown(queries)
         try:
             user = await self._users.current(queries[0].tenant, queries[0].user_id)
+            attributes = await self._attributes(queries) if user is None else {}
             stages.mark("load")
             if user is None:
-                return await without_repeats(queries, self._popular_for(stages))
+                return await without_repeats(queries, self._popular_for(stages, attributes))
 
             async def make(query: Query) -> Recommendations:
                 # Each in its turn among the requests of others, however many lists somebody wants.
@@ -160,7 +165,7 @@ class Recommender:
     ) -> Callable[[Query], Coroutine[Any, Any, Recommendations]]:
         """What makes lists for somebody who did just these events, which are folded once."""
         if not events:
-            return self._popular_for(stages)
+            return self._popular_for(stages, {})
         told = Unfolded(new_epoch(), {}, None, events, 0)
         # Longer ones would hold up every other request of the event loop.
         folded = await asyncio.to_thread(self._fold, [told]) if len(events) > _INLINE_EVENTS else self._fold([told])
@@ -180,13 +185,22 @@ class Recommender:
 
         return make
 
-    def _popular_for(self, stages: Stages) -> Callable[[Query], Coroutine[Any, Any, Recommendations]]:
-        """What makes lists for somebody of whom nothing is known."""
+    def _popular_for(
+        self, stages: Stages, attributes: Mapping[str, str]
+    ) -> Callable[[Query], Coroutine[Any, Any, Recommendations]]:
+        """What makes lists for somebody of whom no events are known."""
 
         async def make(query: Query) -> Recommendations:
-            return self._fallback(query, "unknown_user", stages)
+            return self._fallback(query, "unknown_user", stages, attributes)
 
         return make
+
+    async def _attributes(self, queries: Sequence[Query]) -> Mapping[str, str]:
+        """The attributes of one user, who has no events, where filters read them. Raises StorageError."""
+        if not any(query.rules.read_user for query in queries):
+            return {}
+        (user,) = await self._store.load(queries[0].tenant, NO_MODEL, [queries[0].user_id], None, 1)
+        return user.meta.attributes if user.meta is not None else {}
 
     async def _with_shown(self, queries: Sequence[Query]) -> Sequence[Query]:
         """Questions of one user, with what the user was shown where their rules ask for it."""
@@ -298,8 +312,14 @@ class Recommender:
         return await self._seen.rows(query.tenant, user, rules, query.as_of_ms) if rules else ()
 
     def degraded(self, query: Query, stages: Stages) -> Recommendations:
-        """The answer where storage is away, without trying it."""
-        return self._fallback(query, "storage_unavailable", stages)
+        """The answer where storage is away, without trying it.
+
+        Raises StorageError where a filter reads the user's attributes, which nobody can tell now: a list without them could show
+        what must not be shown. (Where a boost reads them, they are missing.)
+        """
+        if any(map(reads_user, query.rules.filters)):
+            raise StorageError("storage is away, and a filter reads the user's attributes, which are there")
+        return self._fallback(query, "storage_unavailable", stages, {})
 
     async def degraded_several(self, queries: Sequence[Query], stages: Stages) -> list[Recommendations]:
         """The answers to several questions of one user where storage is away, without trying it."""
@@ -309,16 +329,24 @@ class Recommender:
 
         return await without_repeats(queries, make)
 
-    def _fallback(self, query: Query, reason: Literal["unknown_user", "storage_unavailable"], stages: Stages) -> Recommendations:
+    def _fallback(
+        self,
+        query: Query,
+        reason: Literal["unknown_user", "storage_unavailable"],
+        stages: Stages,
+        attributes: Mapping[str, str],
+    ) -> Recommendations:
         self._metrics.fallbacks.labels(reason).inc()
         excluded = self._excluded(query)
         if query.rules is NO_RULES and not query.debug:
             rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, [*excluded, *self._rows(query.listed)])
             stages.mark("fallback")
             return self._respond(query, rows, counts, None, reason)
-        ruled = self._resolve(query, {})
+        ruled = self._resolve(query, attributes)
         without = [*excluded, *self._rows(query.listed)]
         selection = self._lister.popular(ruled, query.k, query.as_of_ms, without)
+        if reason == "storage_unavailable" and query.rules.exclude_had:
+            selection = replace(selection, gave_way=[*selection.gave_way, GaveWay("exclude_had", reason)])
         stages.mark("fallback")
         out = self._out(query, excluded, (), ruled)
         return self._respond(query, selection.rows, selection.scores, None, reason, selection, out)

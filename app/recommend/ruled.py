@@ -31,6 +31,7 @@ from app.recommend.rules import (
 from app.recommend.ruleset import ExploreRule, RuleSet, parse
 from app.state.shown import Showing
 
+_LARGEST_SCORE: Final = float(np.finfo(np.float32).max)
 _MOST_GROUPS: Final = 16  # attributes under caps whose groups are held: up to 21 bytes an item each
 
 
@@ -69,14 +70,16 @@ class RuleBook:
 
     Args:
         spread: standard deviation of a user's scores under the model: the unit of influences.
+        event_types: that the model knows.
     """
 
-    def __init__(self, catalogue: Catalogue, popularity: LivePopularity, spread: float) -> None:
+    def __init__(self, catalogue: Catalogue, popularity: LivePopularity, spread: float, event_types: Sequence[str]) -> None:
         self._catalogue = catalogue
         self._popularity = popularity
         self._fields = ItemFields(catalogue)
         self._masks = Masks(self._fields)
         self._spread = spread
+        self._event_types = event_types
         self._young: tuple[object, Float32] = (None, np.empty(0, np.float32))
         self._prominent: tuple[object, Float32] = (None, np.empty(0, np.float32))
         self._little: tuple[object, object, Bool] = (None, None, np.empty(0, np.bool_))
@@ -87,8 +90,10 @@ class RuleBook:
 
         Raises:
             FilterError: a filter asks for what items do not have, or a parameter is missing.
-            InvalidRequestError: a cap on an attribute that no item has.
+            InvalidRequestError: a cap on an attribute that no item has, or an event type that the model does not know.
         """
+        for had in asked.exclude_had or ():
+            self._check_types(had.types or ())
         eligible = None
         for text in asked.filters:
             mask = self._mask(text, given)
@@ -109,7 +114,7 @@ class RuleBook:
             [Pin(pin.item_id, self._catalogue.row(pin.item_id), pin.position) for pin in asked.pins],
             [Cap(cap.attribute, cap.most, self._groups(cap.attribute)) for cap in asked.caps],
             asked.diversity or 0.0,
-            -np.inf if asked.min_score is None else asked.min_score,
+            -np.inf if asked.min_score is None else float(np.clip(asked.min_score, -_LARGEST_SCORE, _LARGEST_SCORE)),
         )
         bias = additive_bias(leanings, len(self._catalogue), self._spread, youth=youth, prominence=prominence)
         exploration = self._exploration(asked.explore, k, as_of_ms, seed)
@@ -150,6 +155,12 @@ class RuleBook:
 
     def _mask(self, text: str, given: Given) -> Bool:
         return self._masks.of(parse(text).bind(given.parameters, given.user, given.context))
+
+    def _check_types(self, types: Sequence[str]) -> None:
+        for name in types:
+            if name not in self._event_types:
+                message = f"there is no event type {name!r}; the model knows {', '.join(self._event_types)}"
+                raise InvalidRequestError(f"exclude_had: {message}", [{"field": "exclude_had", "message": message}])
 
     def _shown(self, showings: Sequence[Showing], as_of_ms: int) -> list[Shown]:
         """The showings of items that are known, as far as they were before that moment."""

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.errors import FilterError
+from app.errors import FilterError, InvalidRequestError
 from app.recommend import filters
+from app.recommend.filter_text import MAX_COMPARISONS
 
 _TEN_YEARS_S: Final = 315_360_000
 
 Id = Annotated[str, Field(min_length=1, max_length=256)]
 
-parse = lru_cache(4_096)(filters.parse)
+_MOST_TEXT: Final = 16_384  # characters of all filters: some 20 ms to read
+
+parse = lru_cache(512)(filters.parse)  # up to 100 KB each
 """`filters.parse`, remembered: the same few filters come again and again."""
 
 
@@ -75,6 +79,20 @@ class ExploreRule(_Strict):
     )
 
 
+def check_length(some: Sequence[Any]) -> None:
+    """Raises PydanticCustomError if the filters of some rules (parsed JSON of any kind) are too long together: to be asked
+    before they are read, which is what takes the time."""
+    length = 0
+    for raw in some:
+        if isinstance(raw, dict):
+            filters, boosts = (found if isinstance(found := raw.get(name), list) else [] for name in ("filters", "boosts"))
+            texts = [*filters, *(boost.get("filter") for boost in boosts if isinstance(boost, dict))]
+            length += sum(len(text) for text in texts if isinstance(text, str))
+    if length > _MOST_TEXT:
+        said = {"length": length, "most": _MOST_TEXT}
+        raise PydanticCustomError("filters", "all filters together have {length} characters; at most {most}", said)
+
+
 class RuleSet(_Strict):
     """What a list must be like. What is left out rules nothing."""
 
@@ -101,13 +119,50 @@ class RuleSet(_Strict):
     )
     min_score: float | None = Field(None, description="No item below it. Scores are logits of the model.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_long(cls, raw: Any) -> Any:
+        check_length([raw])
+        return raw
+
+    @model_validator(mode="after")
+    def _not_too_much(self) -> RuleSet:
+        if self.comparisons > MAX_COMPARISONS:
+            said = {"found": self.comparisons, "most": MAX_COMPARISONS}
+            raise PydanticCustomError("filters", "filters and boosts make {found} comparisons together; at most {most}", said)
+        return self
+
+    @property
+    def comparisons(self) -> int:
+        """Of all filters, those of boosts among them."""
+        return sum(parse(text).comparisons for text in self._texts())
+
+    @property
+    def read_user(self) -> bool:
+        """Whether a filter, also one of a boost, reads an attribute of the user."""
+        return any(map(reads_user, self._texts()))
+
+    def _texts(self) -> list[str]:
+        return [*self.filters, *(boost.filter for boost in self.boosts)]
+
     def under(self, scenario: RuleSet) -> RuleSet:
-        """These rules of a request together with those of its scenario: both hold; where there can be one only, the request's."""
+        """These rules of a request together with those of its scenario: both hold; where there can be one only, the request's.
+
+        Raises:
+            InvalidRequestError: that would be too many comparisons.
+        """
         both: dict[str, Any] = {
             name: getattr(self, name) if name in self.model_fields_set else getattr(scenario, name) for name in _ONE
         }
         both |= {name: [*getattr(self, name), *getattr(scenario, name)] for name in _MANY}
-        return RuleSet.model_construct(**both)
+        joined = RuleSet.model_construct(**both)
+        if joined.comparisons > MAX_COMPARISONS:
+            message = (
+                f"filters and boosts make {joined.comparisons} comparisons together with those of the scenario; "
+                f"at most {MAX_COMPARISONS}"
+            )
+            raise InvalidRequestError(f"rules: {message}", [{"field": "rules", "message": message}])
+        return joined
 
 
 _ONE: Final = (
@@ -123,6 +178,16 @@ _ONE: Final = (
 )
 _MANY: Final = ("filters", "exclude", "boosts", "pins", "caps")
 NO_RULES: Final = RuleSet.model_validate({})
+
+
+def rules_of(asked: RuleSet | None) -> RuleSet:
+    """The rules of a request: `NO_RULES` itself, which cost nothing, where it says none."""
+    return asked if asked is not None and asked.model_fields_set else NO_RULES
+
+
+def reads_user(text: str) -> bool:
+    """Whether a filter reads an attribute of the user."""
+    return any(field.startswith("user.") for field in parse(text).fields)
 
 
 def filtered_by(text: str) -> RuleSet:

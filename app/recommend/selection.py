@@ -18,14 +18,15 @@ class GaveWay:
     """A rule that could not be kept.
 
     Attributes:
-        rule: `pin`, or `k` where the list is shorter than asked for. reason: of a pin: `unknown`, what it was `barred` by,
-        `not_eligible`, `beyond_k`, `position_taken`, `already_pinned` or `cap`;
-            of k: `caps` or `min_score`. That too few items are eligible at all is none: nothing was promised then.
+        rule: `pin`, `k` where the list is shorter than asked for, or `exclude_had`.
+        reason: of a pin: `unknown`, what it was `barred` by, `not_eligible`, `beyond_k`, `position_taken`, `already_pinned` or
+            `cap`; of k: `caps` or `min_score`; of `exclude_had`: `storage_unavailable`. That too few items are eligible at all
+            is none: nothing was promised then.
         caps: names of the caps that it gave way to.
         missing: how many items the list lacks.
     """
 
-    rule: Literal["pin", "k"]
+    rule: Literal["pin", "k", "exclude_had"]
     reason: str
     item_id: str | None = None
     position: int | None = None

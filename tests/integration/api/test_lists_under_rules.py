@@ -8,10 +8,11 @@ import math
 import threading
 
 import pytest
-from conftest import START_MS, event, history
+from conftest import START_MS, event, history, same_list
 
 from app.errors import StorageError
 from app.recommend import listing
+from app.recommend.ruled import RuleBook
 from app.recommend.score import Scorer
 from app.state.redis import RedisStore
 
@@ -41,6 +42,9 @@ async def ask(client, status=200, **fields):
     response = await client.post("/v1/recommendations", json={"user_id": "u", "k": 60, "as_of": MOMENT} | fields)
     assert response.status_code == status, response.text
     return json.loads(response.content)
+
+
+AS_MANY = " and ".join(["price >= 0"] * 200)
 
 
 def row(item_id):
@@ -105,11 +109,29 @@ async def test_a_filter_reads_parameters_context_and_the_users_attributes(shop):
         ({"diversity": 2}, "rules.diversity"),
         ({"pins": [{"item_id": "a", "position": 0}]}, "rules.pins.0.position"),
         ({"filter": "price < 3"}, "rules.filter"),
+        ({"filters": [" or ".join(["price = 1"] * 201)]}, "at most 200 comparisons"),
+        ({"filters": [" or ".join(["price = 1"] * 60)] * 4}, "240 comparisons together; at most 200"),
+        ({"filters": [AS_MANY], "boosts": [{"filter": "price > 1", "factor": 2}]}, "201 comparisons together; at most 200"),
+        ({"filters": [f"price > 0 {' ' * 4_000}"] * 5}, "20050 characters; at most 16384"),
+        ({"exclude_had": [{"types": ["purchase", "buy"]}]}, "the model knows purchase, view"),
     ],
 )
 async def test_rules_that_cannot_be_followed_are_refused_and_say_why(shop, rules, says):
     problem = await ask(shop, 422, rules=rules)
     assert says in json.dumps(problem)
+
+
+async def test_a_request_and_its_scenario_are_bounded_together(shop):
+    assert ids(await ask(shop, rules={"filters": [AS_MANY]})) == ids(await ask(shop, rules={"filters": ["price >= 0"]}))
+    assert (await shop.put("/v1/scenarios/wide", json={"filters": [AS_MANY]})).status_code == 200
+    assert len(ids(await ask(shop, scenario="wide"))) == 50
+    for rules in ({"filters": ["new = true"]}, {"boosts": [{"filter": "new = true", "factor": 2}]}):
+        problem = await ask(shop, 422, scenario="wide", rules=rules)
+        assert "201 comparisons together with those of the scenario; at most 200" in problem["detail"]
+    response = await shop.get("/v1/users/u/recommendations", params={"scenario": "wide", "filter": "new = true"})
+    assert (response.status_code, "at most 200" in response.json()["detail"]) == (422, True)
+    wider = {"filters": [AS_MANY], "boosts": [{"filter": "new = true", "factor": 2}]}
+    assert (await shop.put("/v1/scenarios/wide", json=wider)).status_code == 422
 
 
 async def test_a_bad_filter_in_an_address_is_a_422_and_hurts_nobody_else(shop):
@@ -215,6 +237,60 @@ async def test_an_item_that_arrives_while_a_capped_list_is_made_is_not_in_it(sho
     assert (ids(answer), answer["debug"][0]["what"]) == (ids(before), "not_eligible")
 
 
+@pytest.mark.parametrize(("score", "count"), [(1e308, 0), (-1e308, 60)])
+async def test_a_minimum_beyond_all_scores_is_one(shop, score, count):
+    assert len(ids(await ask(shop, rules={"min_score": score}))) == count
+
+
+@pytest.mark.parametrize("seconds", [0, 10**9, 200 * 365 * 86_400])
+async def test_a_list_of_what_is_popular_is_the_same_with_rules_that_change_nothing(shop, seconds):
+    await shop.tell(*(event(f"w{n % 3}", n % 7, n) for n in range(20)), event("w", 30, 50), event("w", 31, 60))
+    at = START_MS + 1000 * seconds
+    await shop.post("/v1/items", json=[{"item_id": f"unused-{n}", "title": "New"} for n in (1, 2)])
+    plain = (await shop.ask("nobody", k=70, as_of=at))["items"]
+    assert ids({"items": plain}) != sorted(ids({"items": plain}))
+    for k in (5, 70):
+        for rules in ({}, {"diversity": 0.0}, {"filters": ["not price < 0"]}):
+            ruled = (await ask(shop, user_id="nobody", as_of=at, k=k, rules=rules))["items"]
+            assert [item["item_id"] for item in ruled] == [item["item_id"] for item in plain[:k]]
+            assert [item["score"] for item in ruled] == pytest.approx([item["score"] for item in plain[:k]], rel=1e-6, abs=1e-12)
+    # What nobody used is last, by row, until a rule says otherwise.
+    assert ids({"items": plain})[-2:] == ["unused-1", "unused-2"]
+    for item, factor, place in [("unused-2", 2, -2), ("item-055", 1e6, 0)]:
+        boosts = [{"filter": f"id = '{item}'", "factor": factor}]
+        assert ids(await ask(shop, user_id="nobody", as_of=at, k=70, rules={"boosts": boosts}))[place] == item
+
+
+async def test_a_request_that_says_nothing_of_rules_goes_the_way_without_them(shop, monkeypatch):
+    plain = await shop.ask("u", k=10)
+
+    def resolve(*_):
+        raise AssertionError("rules are resolved")
+
+    monkeypatch.setattr(RuleBook, "resolve", resolve)
+    for body in ({}, {"rules": {}}, {"rules": None}):
+        same_list(await ask(shop, k=10, **body), plain)
+
+
+async def test_filters_read_the_attributes_of_a_user_without_events(shop):
+    await shop.put("/v1/users/fresh", json={"attributes": {"country": "Norway"}})
+    await shop.patch("/v1/items/item-011", json={"attributes": {"land": "Norway"}})
+    await shop.patch("/v1/items/item-012", json={"attributes": {"land": "France"}})
+    for user, text, found in [
+        ("fresh", "land = user.country", ["item-011"]),
+        ("fresh", "land = 'France' or land = user.country", ["item-011", "item-012"]),
+        ("fresh", "not land = user.country and id in ('item-011', 'item-012')", ["item-012"]),
+        ("nobody", "land = user.country", []),
+    ]:
+        answer = await ask(shop, user_id=user, rules={"filters": [text]})
+        assert (answer["source"], sorted(ids(answer))) == ("fallback", found)
+        lists = {"user_id": user, "as_of": MOMENT, "lists": [{"name": "a", "rules": {"filters": [text]}}]}
+        (one,) = (await shop.post("/v1/recommendations/lists", json=lists)).json()["lists"]
+        assert sorted(ids(one)) == found
+    boosts = [{"filter": "land = user.country", "factor": 1e6}]
+    assert ids(await ask(shop, user_id="fresh", rules={"boosts": boosts}))[0] == "item-011"
+
+
 async def test_no_item_below_the_minimum_score(shop):
     scores = [item["score"] for item in (await ask(shop))["items"]]
     answer = await ask(shop, rules={"min_score": (scores[9] + scores[10]) / 2})
@@ -307,6 +383,19 @@ async def test_rules_hold_while_storage_is_away_or_nothing_is_answered(start, mo
         answer = await ask(client, scenario="known")
         assert (answer["degraded"], {row(item) % 7 for item in ids(answer)}) == (True, {0})
         await ask(client, 503, scenario="never")
+        # What the user had nobody can tell now, and says so; nor whether a filter over their attributes is true.
+        answer = await ask(client, rules={"exclude_had": [{}]})
+        assert answer["gave_way"] == [{"rule": "exclude_had", "reason": "storage_unavailable"}]
+        assert "gave_way" not in await ask(client, rules={"exclude_had": []})
+        for text in ("brand = user.country", "not brand in (user.country, 'b1')"):
+            problem = await ask(client, 503, rules={"filters": [text]})
+            assert problem["type"].endswith("storage-unavailable")
+            response = await client.get("/v1/users/u/recommendations", params={"filter": text})
+            assert response.status_code == 503
+        lists = {"user_id": "u", "lists": [{"name": "a", "rules": {"filters": ["brand = user.country"]}}]}
+        assert (await client.post("/v1/recommendations/lists", json=lists)).status_code == 503
+        boosts = [{"filter": "brand = user.country", "factor": 2}]
+        assert len(ids(await ask(client, rules={"boosts": boosts}))) == 60
 
 
 async def test_exploration_gives_its_share_to_new_items_and_is_made_again_by_its_seed(shop):

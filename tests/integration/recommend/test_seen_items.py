@@ -15,6 +15,7 @@ from app.catalogue.catalogue import Catalogue
 from app.errors import StorageError
 from app.fold import UserState
 from app.recommend import seen as module
+from app.recommend.ruleset import HadRule
 from app.recommend.seen import ALL, SeenItems
 from app.state.codec import Header
 from app.state.events import StoredEvent
@@ -122,6 +123,27 @@ async def test_a_read_costs_what_is_new_and_not_the_history(watched: WatchedStor
     await append(watched, "u", 3)
     await check(seen, watched, "u")
     assert watched.read == 4
+
+
+async def test_an_item_that_arrives_costs_no_history_and_is_what_the_user_had(watched: WatchedStore):
+    catalogue = Catalogue(IDS, IDS, [()] * ITEMS, np.zeros((ITEMS, 2), np.float32), np.zeros(ITEMS, np.float32))
+    seen = SeenItems(watched, catalogue)
+    types = [HadRule(types=["purchase"])]
+    await append(watched, "u", 0, ITEMS, ITEMS, ITEMS + 1)
+    user = await state_of(watched, "u")
+    for rules in (ALL, types):
+        assert await seen.rows("default", user, rules, 0) == [0]
+    for came, expected in [("other", [0]), (f"i{ITEMS}", [0, ITEMS + 1]), (f"i{ITEMS + 1}", [0, ITEMS + 1, ITEMS + 2])]:
+        catalogue.put(came, None, None)
+        catalogue.settle(1)
+        for rules in (ALL, types):
+            assert sorted(await seen.rows("default", user, rules, 0)) == expected
+    assert watched.read == 4
+    await append(watched, "u", *[1] * (BOUND - 1))  # one of two events of that item is left, the other one's is not
+    assert sorted(await seen.rows("default", await state_of(watched, "u"), ALL, 0)) == [1, ITEMS + 2]
+    await append(watched, "u", 1)
+    assert await seen.rows("default", await state_of(watched, "u"), ALL, 0) == [1]
+    assert watched.read == 9
 
 
 async def test_users_who_asked_longest_ago_are_forgotten_beyond_the_bound(watched: WatchedStore, monkeypatch):
