@@ -1,7 +1,8 @@
-"""`make bench-catalogue`: what large catalogues take. So far retrieval alone, without the service around it."""
+"""`make bench-catalogue`: what large catalogues take, retrieval alone and the service around it."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -23,16 +24,20 @@ from app.recommend.index import RowIndex, Source, build, typical_weights
 from app.recommend.retrieve import Limits, Retriever
 from app.runtime.bundle import Bundle, read_bundle
 from app.runtime.session import Runtime, open_runtime
+from loadtests.catalogue_service import measure_service
 from loadtests.errors import BenchError
 from loadtests.large_bundle import write_large_bundle
-from loadtests.machine import ROOT, describe_commit, describe_machine, load_average
+from loadtests.machine import ROOT, choose_cores, describe_commit, describe_machine, load_average
 from loadtests.report import write
 from loadtests.samples import rounded
 from loadtests.shaped_queries import interests
-from loadtests.world import BUILD, choose_bundle
+from loadtests.stand import Setup
+from loadtests.world import BUILD, Measured, choose_bundle
 
 RESULTS: Final = Path(__file__).parent / "results" / "catalogue.json"
 
+_RATES: Final = (100.0, 250.0, 400.0, 500.0, 750.0, 1_000.0, 1_500.0, 2_000.0)
+_FILTERED_FROM: Final = 1_000_000
 _K: Final = 100
 _USERS: Final = 128
 _TIMED: Final = 64
@@ -236,36 +241,69 @@ def bench(
     bundle: Annotated[
         Path | None, typer.Option(help="Bundle whose items and graphs are taken; default as for `make bench`.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Where the figures go.")] = RESULTS,
+    out: Annotated[Path, typer.Option(help="Where the figures go; what another part found stays there.")] = RESULTS,
     items: Annotated[str, typer.Option(help="How large the catalogues are, by comma.")] = "10000,50000,100000,1000000",
+    part: Annotated[str, typer.Option(help="retrieval (alone), service (around it), or both by comma.")] = "retrieval,service",
+    seconds: Annotated[float, typer.Option(help="How long a rate is held by the service.")] = 60.0,
 ) -> None:
-    """Measure retrieval from catalogues of several sizes."""
+    """Measure retrieval from catalogues of several sizes, and the service on them."""
     console = Console()
-    found: dict[str, Any] = {
+    found: dict[str, Any] = json.loads(out.read_bytes()) if out.exists() else {}
+    try:
+        source = choose_bundle(bundle)
+        for name in part.split(","):
+            of_part = found[name] = _described(source)
+            for count in map(int, items.split(",")):
+                folder = _drawn(source, count, console)
+                say = lambda line, count=count: console.print(f"{count:,}: {line}", highlight=False)  # noqa: E731
+                if name == "retrieval":
+                    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                        of_part[str(count)] = measure(read_bundle(folder), Path(scratch) / "index", say)
+                else:
+                    setup = Setup(choose_bundle(folder), choose_cores())
+                    of_part[str(count)] = measure_service(setup, _RATES, count >= _FILTERED_FROM, seconds, say)
+            of_part["load_average"]["after"] = load_average()
+    except (BenchError, LongwaveError) as error:
+        Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
+        sys.exit(2)
+    write(rounded(_figures(found) | found), out)
+    console.print(f"-> {os.path.relpath(out)}")
+
+
+def _described(source: Measured) -> dict[str, Any]:
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": describe_commit(),
         "machine": describe_machine(),
         "load_average": {"before": load_average()},
+        "model_id": source.model_id,
+        "bundle": source.source,
+        "data": source.data,
     }
-    try:
-        source = choose_bundle(bundle)
-        found |= {"model_id": source.model_id, "bundle": source.source, "data": source.data, "retrieval": {}}
-        for count in map(int, items.split(",")):
-            folder = BUILD.parent / "catalogue" / f"{source.model_id}-{count}"
-            if not (folder / "manifest.json").exists():
-                console.print(f"drawing {count:,} items")
-                write_large_bundle(source.folder, count, folder)
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                say = lambda line, count=count: console.print(f"{count:,}: {line}", highlight=False)  # noqa: E731
-                found["retrieval"][str(count)] = measure(read_bundle(folder), Path(scratch) / "index", say)
-    except (BenchError, LongwaveError) as error:
-        Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
-        sys.exit(2)
-    million: Mapping[str, Any] = found["retrieval"].get("1000000", {})
-    found["recall_1m"] = million.get("recall")
-    found["load_average"]["after"] = load_average()
-    write(rounded(found), out)
-    console.print(f"-> {os.path.relpath(out)}")
+
+
+def _drawn(source: Measured, count: int, console: Console) -> Path:
+    folder = BUILD.parent / "catalogue" / f"{source.model_id}-{count}"
+    if not (folder / "manifest.json").exists():
+        console.print(f"drawing {count:,} items")
+        write_large_bundle(source.folder, count, folder)
+    return folder
+
+
+def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures by their names; None for what has not been measured."""
+    retrieval, service = found.get("retrieval", {}), found.get("service", {})
+    million: Mapping[str, Any] = service.get("1000000", {})
+    filtered = [one["rate"] for one in million.get("filters", {}).values()]
+    return {
+        "rps_10k": service.get("10000", {}).get("plain", {}).get("rate"),
+        "rps_100k": service.get("100000", {}).get("plain", {}).get("rate"),
+        "rps_1m": million.get("plain", {}).get("rate"),
+        "recall_1m": retrieval.get("1000000", {}).get("recall"),
+        "rps_1m_filtered": min(filtered, default=None),
+        "memory_1m_bytes": million.get("memory_bytes"),
+        "item_visible_ms": million.get("visible_ms"),
+    }
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from app.api.body import MOST_ERRORS, read_model
 from app.api.openapi import answers, list_body
-from app.api.parameters import Moment, new_seed, now_ms
+from app.api.parameters import ACCOUNTS, Moment, new_seed, now_ms
 from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
 from app.errors import InvalidRequestError, StorageError
 from app.ingest.schema import Id, UserId
@@ -41,6 +41,7 @@ class ListRequest(BaseModel):
     context: Annotated[dict[str, Any], Field(max_length=100)] = {}
     seed: Annotated[int, Field(ge=0, lt=2**53)] | None = None
     debug: Annotated[list[Id], Field(max_length=100)] = []
+    explain: bool | Literal["exact"] = False
 
     @model_validator(mode="after")
     def _one_of_them(self) -> ListRequest:
@@ -81,6 +82,7 @@ async def post_recommendations(request: Request) -> Response:
         context=asked.context,
         debug=asked.debug,
         seed=new_seed() if asked.seed is None else asked.seed,
+        explain=ACCOUNTS[asked.explain],
     )
     try:
         service = await service_of(request)

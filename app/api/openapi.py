@@ -136,6 +136,11 @@ def list_body() -> dict[str, Any]:
                 "items": {"type": "string"},
                 "maxItems": 100,
             },
+            "explain": {
+                "description": "Whether, and by which account, the answer says of each item what brought it.",
+                "enum": [False, True, "exact"],
+                "default": False,
+            },
         },
         "additionalProperties": False,
     }

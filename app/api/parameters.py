@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import secrets
 from time import time_ns
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from fastapi import Path, Query
 from pydantic import AfterValidator, PlainValidator
@@ -58,3 +58,18 @@ ScenarioParameter = Annotated[Id | None, Query(description="Rules that are store
 FilterParameter = Annotated[
     str | None, Query(min_length=1, max_length=4_096, description="Only items of which this is true, see docs/filters.md.")
 ]
+ExplainParameter = Annotated[
+    Literal["false", "true", "exact"],
+    Query(
+        description="Say of each item what brought it: `true` by what the model looked at, `exact` by folding the user's last 20 "
+        "events again without each of them."
+    ),
+]
+ACCOUNTS: Final[dict[str | bool, Literal["quick", "exact"] | None]] = {
+    False: None,
+    "false": None,
+    True: "quick",
+    "true": "quick",
+    "exact": "exact",
+}
+"""How `explain` is meant, as a parameter and as a field."""

@@ -7,7 +7,19 @@ from dataclasses import replace
 from fastapi import APIRouter, Request, Response
 
 from app.api.openapi import answers
-from app.api.parameters import AsOf, Exclude, FilterParameter, K, KnownUserId, Platform, ScenarioParameter, new_seed, now_ms
+from app.api.parameters import (
+    ACCOUNTS,
+    AsOf,
+    Exclude,
+    ExplainParameter,
+    FilterParameter,
+    K,
+    KnownUserId,
+    Platform,
+    ScenarioParameter,
+    new_seed,
+    now_ms,
+)
 from app.api.service import TENANT, hook_of, json_response, models_of, service_of, under
 from app.errors import StorageError
 from app.recommend.answer import Query, Recommendations
@@ -32,6 +44,7 @@ async def get_recommendations(
     exclude: Exclude = [],  # noqa: B006  # never written to, and a literal is what the schema can show
     scenario: ScenarioParameter = None,
     filter: FilterParameter = None,
+    explain: ExplainParameter = "false",
 ) -> Response:
     """The best items for the user, best first, reflecting every event that was acknowledged before the request.
 
@@ -40,6 +53,8 @@ async def get_recommendations(
     """
     stages = Stages()
     query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform, exclude=exclude, seed=new_seed())
+    if explain != "false":
+        query = replace(query, explain=ACCOUNTS[explain])
     if filter is not None:
         query = replace(query, rules=filtered_by(filter))
     try:

@@ -21,14 +21,16 @@ from app.ingest.count import PopularityCounter
 from app.ingest.impressions import Impressions
 from app.ingest.pipeline import Ingest
 from app.ingest.trend import TrendCounter
+from app.recommend.explain import Explainer
 from app.recommend.follow import PopularityFollower
 from app.recommend.indexed import keep_index
-from app.recommend.interests import Portraits
+from app.recommend.interests import Portraits, Shares
 from app.recommend.live import LiveItems
 from app.recommend.pipeline import Recommender
 from app.recommend.scenarios import Scenarios
 from app.recommend.score import Scorer
 from app.recommend.similar import SimilarItems
+from app.recommend.some import SomeScores
 from app.recommend.trending import TrendingItems
 from app.runtime.bundle import Bundle
 from app.runtime.session import Runtime
@@ -161,6 +163,8 @@ class ServedModel:
 
         self._scorer = scorer = Scorer(runtime, catalogue, popularity, fold, settings.retrieval)
         impressions = ImpressionStore(store, TENANT, settings.log_bound)
+        scores, shares = SomeScores(runtime, catalogue, popularity, fold), Shares(runtime, catalogue, popularity)
+        explainer = Explainer(manifest, catalogue, fold, tensors, scores, shares, store)
         self.service = Service(
             runtime=runtime,
             catalogue=catalogue,
@@ -188,6 +192,7 @@ class ServedModel:
                 store,
                 known,
                 impressions.shown,
+                explainer,
                 metrics,
             ),
             users=known,

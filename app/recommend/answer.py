@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from app.recommend.interests import Interest
 from app.recommend.ruleset import NO_RULES, RuleSet
 from app.state.shown import Showing
 
@@ -27,6 +28,7 @@ class Query:
         scenario: where (some of) the rules come from.
         seed: of exploration.
         debug: ids of items of which the answer is to say why they are in the list or not.
+        explain: by which account the answer is to say of each item what brought it; None for none.
     """
 
     tenant: str
@@ -44,6 +46,7 @@ class Query:
     scenario: ScenarioName | None = None
     debug: Sequence[str] = ()
     seed: int = 0
+    explain: Literal["quick", "exact"] | None = None
 
 
 class ScenarioName(msgspec.Struct, frozen=True):
@@ -53,12 +56,47 @@ class ScenarioName(msgspec.Struct, frozen=True):
     version: int
 
 
+class PastEvent(msgspec.Struct, frozen=True):
+    """Something that the user did, and how much it speaks for an item."""
+
+    type: Annotated[str | None, Meta(description="Null for one that is remembered as the last time the user had the item.")]
+    time: datetime
+    item_id: str | None
+    title: Annotated[str | None, Meta(description="Title of the item, if this model knows it.")]
+    text: str | None
+    weight: Annotated[
+        float,
+        Meta(
+            description="With `explain=true` its share of all that speaks for the item, at most 1; with `explain=exact` what the "
+            "item's score would lose without the event."
+        ),
+    ]
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """What brought an item."""
+
+    why: Annotated[
+        Literal["events", "earlier", "popular", "pinned"],
+        Meta(
+            description="`events`: these ones. `earlier`: what the user did before the events that were looked at. `popular`: "
+            "nothing that the user did. `pinned`: a rule."
+        ),
+    ]
+    text: Annotated[str, Meta(description="A sentence to be shown, without its full stop.", examples=["Because you bought X"])]
+    events: Annotated[list[PastEvent], Meta(description="At most 5, the one that speaks most for the item first.")]
+    interests: Annotated[list[Interest], Meta(description="Interests of the user that the item is about, strongest first.")]
+
+
 class RecommendedItem(msgspec.Struct, frozen=True):
     """One item of a list, best first."""
 
     item_id: str
     score: Annotated[float, Meta(description="Comparable within one list only.")]
     title: str | None
+    explanation: Annotated[Explanation | UnsetType, Meta(description="What brought the item, if `explain` was asked for.")] = (
+        UNSET
+    )
 
 
 class RuleGaveWay(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,7 +14,7 @@ from app.catalogue.popularity import LivePopularity
 from app.recommend.explore import MOST_DRAWN_FROM, Drawn, draw
 from app.recommend.ruled import Ruled
 from app.recommend.rules import Pin, Rows
-from app.recommend.score import Question, Ranked, Scorer
+from app.recommend.score import Question, Ranked, Read, Scorer
 from app.recommend.select import Found, select, selecting, standing
 from app.recommend.selection import Selection
 
@@ -40,8 +40,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A list, how the rules made it, and what was drawn for it by chance; `interest_s` and `score_s` are of all calls that it
-    took."""
+    """A list, how the rules made it, what was drawn for it by chance, and what the question keeps; `interest_s` and `score_s` are
+    of all calls that it took."""
 
     rows: list[int]
     scores: list[float]
@@ -49,6 +49,7 @@ class Listed:
     score_s: float
     selection: Selection | None = None
     drawn: Sequence[Drawn] = ()
+    read: Read | None = None
 
 
 class Lister:
@@ -142,6 +143,7 @@ class _Round:
         self._steps: Generator[int, Found, Selection] | None = None
         self._ranked: Ranked | None = None
         self._selection: Selection | None = None
+        self._read: Read | None = None
         self._interest_s = self._score_s = 0.0
 
     def cost_ms(self, candidates: int) -> float:
@@ -195,9 +197,10 @@ class _Round:
             return _plain(self._ranked)
         found = self._selection
         drawn = [replace(one, position=found.rows.index(one.row) + 1) for one in self.drawn if one.row in found.pinned]
-        return Listed(found.rows, found.scores, self._interest_s, self._score_s, found, drawn)
+        return Listed(found.rows, found.scores, self._interest_s, self._score_s, found, drawn, self._read)
 
     def _took(self, ranked: Ranked) -> None:
+        self._read = ranked.read
         self._interest_s += ranked.interest_s
         self._score_s += ranked.score_s
 
@@ -213,7 +216,7 @@ class _Round:
 
 
 def _plain(ranked: Ranked) -> Listed:
-    return Listed(ranked.rows.tolist(), ranked.scores.tolist(), ranked.interest_s, ranked.score_s)
+    return Listed(ranked.rows.tolist(), ranked.scores.tolist(), ranked.interest_s, ranked.score_s, read=ranked.read)
 
 
 def _take_all(answers: Sequence[tuple[_Round, Ranked]]) -> None:

@@ -18,8 +18,9 @@ from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
-from app.recommend.answer import ItemDebug, Query, Ranking, Recommendations, RecommendedItem, moment
+from app.recommend.answer import Explanation, ItemDebug, Query, Ranking, Recommendations, RecommendedItem, moment
 from app.recommend.debug import Out, debugged, explored, gave_way
+from app.recommend.explain import Explainer
 from app.recommend.explore import Drawn
 from app.recommend.listing import Listed, Lister, Plan
 from app.recommend.ruled import Given, RuleBook, Ruled
@@ -83,6 +84,7 @@ class Recommender:
         store: StateStore,
         users: Users,
         shown: Callable[[str], Awaitable[Sequence[Showing]]],
+        explainer: Explainer,
         metrics: Metrics,
     ) -> None:
         """`shown` says what a user was shown of late."""
@@ -99,6 +101,7 @@ class Recommender:
         self._platform = tensors.platform
         self._users = users
         self._shown = shown
+        self._explainer = explainer
         self._metrics = metrics
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
@@ -116,13 +119,12 @@ class Recommender:
                 answer = await self._batcher((query, await self._users.shorten(answer)))
             if answer is None:
                 attributes = await self._attributes([query])
+                stages.mark("load")
+                return self._fallback(query, "unknown_user", stages, attributes)
+            return await self._answered(query, answer, stages)
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
             return self.degraded(query, stages)
-        if answer is None:
-            stages.mark("load")
-            return self._fallback(query, "unknown_user", stages, attributes)
-        return self._answered(query, answer, stages)
 
     async def recommend_several(self, queries: Sequence[Query], stages: Stages) -> list[Recommendations]:
         """A list for each question, all of the same user, who is loaded once; no list has an item of one before it.
@@ -141,7 +143,7 @@ class Recommender:
                 # Each in its turn among the requests of others, however many lists somebody wants.
                 answer = await self._batcher((query, user))
                 assert isinstance(answer, _Answer)
-                return self._answered(query, answer, stages)
+                return await self._answered(query, answer, stages)
 
             return await without_repeats(queries, make)
         except StorageError as error:
@@ -175,7 +177,11 @@ class Recommender:
             (listed,) = await self._lister.lists([plan])
             reflects = _Reflects(len(events), max(event.time_ms for event in events))
             await asyncio.sleep(0)  # where the model is on this core, nobody else had a turn since the list before
-            return self._listed(query, listed, out, reflects, 0.0, stages)
+            explained = None
+            if query.explain is not None:
+                explained = await self._explainer.of_events(query, listed, _pinned(listed.selection), told)
+                stages.mark("explain")
+            return self._listed(query, listed, out, reflects, 0.0, stages, explained)
 
         return make
 
@@ -265,6 +271,7 @@ class Recommender:
             None if ruled is None else ruled.eligible,
             None if ruled is None else ruled.bias,
             None if ruled is None else ruled.count,
+            query.explain is not None,
         )
         return Plan(question, ruled), self._out(query, excluded, had, ruled)
 
@@ -344,15 +351,27 @@ class Recommender:
         out = self._out(query, excluded, (), ruled)
         return self._respond(query, selection.rows, selection.scores, None, reason, selection, out)
 
-    def _answered(self, query: Query, answer: _Answer, stages: Stages) -> Recommendations:
+    async def _answered(self, query: Query, answer: _Answer, stages: Stages) -> Recommendations:
+        """Raises StorageError where an explanation needs the history."""
         reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
-        return self._listed(query, answer.listed, answer.out, reflects, answer.load_s, stages)
+        explained, listed = None, answer.listed
+        if query.explain is not None:
+            explained = await self._explainer.of_user(query, listed, _pinned(listed.selection), answer.user)
+            stages.mark("explain")
+        return self._listed(query, listed, answer.out, reflects, answer.load_s, stages, explained)
 
     def _listed(
-        self, query: Query, listed: Listed, out: Out, reflects: _Reflects, load_s: float, stages: Stages
+        self,
+        query: Query,
+        listed: Listed,
+        out: Out,
+        reflects: _Reflects,
+        load_s: float,
+        stages: Stages,
+        explained: Sequence[Explanation] | None = None,
     ) -> Recommendations:
         stages.book("queue", load=load_s, interest=listed.interest_s, score=listed.score_s)
-        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn)
+        return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn, explained)
 
     def _respond(
         self,
@@ -364,10 +383,17 @@ class Recommender:
         selection: Selection | None = None,
         out: Out | None = None,
         drawn: Sequence[Drawn] = (),
+        explained: Sequence[Explanation] | None = None,
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
         scenario, version = (query.scenario.name, query.scenario.version) if query.scenario is not None else (None, 0)
         self._metrics.made(self._model_id, scenario or "", reflects is None)
+        if query.explain is None:
+            items = [RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)]
+        else:
+            whys = self._explainer.of_nobody(rows, _pinned(selection)) if explained is None else explained
+            found = zip(rows, scores, whys, strict=True)
+            items = [RecommendedItem(ids[row], score, titles[row], why) for row, score, why in found]
         return Recommendations(
             recommendation_id=new_list_id(self._model_id, reflects is None, scenario, version),
             user_id=query.user_id or None,
@@ -378,7 +404,7 @@ class Recommender:
             applied_events=reflects.events if reflects is not None else 0,
             last_event_time=moment(reflects.last_time_ms) if reflects is not None else None,
             as_of=moment(query.as_of_ms),
-            items=[RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)],
+            items=items,
             scenario=UNSET if query.scenario is None else query.scenario,
             gave_way=UNSET if selection is None or not selection.gave_way else [gave_way(one) for one in selection.gave_way],
             explored=UNSET if query.rules.explore is None else explored(query.seed, drawn, ids),
@@ -395,6 +421,10 @@ class Recommender:
                 what = "unavailable" if not opened[row] else "without_vector" if not catalogue.known[row] else what
             found.append(debugged(item_id, what, None if row is None or what is not None else selection.why(row)))
         return found
+
+
+def _pinned(selection: Selection | None) -> Sequence[int]:
+    return () if selection is None else selection.pinned
 
 
 def _ranking(answer: Recommendations, unknown: list[str]) -> Ranking:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter, time_ns
 from typing import Literal
 
@@ -38,6 +38,7 @@ class Question:
         mask: (N,) if given, which rows may come back.
         added: (N,) if given, added to the scores. Both are shared by questions with the same rules, and not written to.
         count: if given, of the rows that there were when the question's rules were made: none that came later may come back.
+        keeps: whether the answer is to say what was read out of the state.
     """
 
     blob: bytes
@@ -49,6 +50,7 @@ class Question:
     mask: Array | None = None
     added: Array | None = None
     count: int | None = None
+    keeps: bool = False
 
     @property
     def is_free(self) -> bool:
@@ -57,16 +59,25 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Read:
+    """One user's state (1, ...), the slots of own repeats perhaps without empty ones, and what interest.onnx said of it."""
+
+    state: Mapping[str, Array]
+    interest: Mapping[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
 class Ranked:
     """Rows and scores, best first, ties by lower row; fewer than k only if fewer are eligible.
 
-    `interest_s` and `score_s` are what the two calls took that this question was part of.
+    `interest_s` and `score_s` are what the two calls took that this question was part of; `read` is what the question keeps.
     """
 
     rows: Int64
     scores: Float32
     interest_s: float
     score_s: float
+    read: Read | None = field(default=None, repr=False)  # arrays, which a traceback need not print
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,14 +183,16 @@ class Scorer:
         interest = self._runtime.interest(tensors)
         interest_s = perf_counter() - began
         if all(table is tables[0] for table in tables):
-            return self._score(questions, interest, tables[0], interest_s, through_index)
+            return _with_reads(
+                self._score(questions, interest, tables[0], interest_s, through_index), questions, tensors, interest
+            )
         ranked: dict[int, Ranked] = {}
         for table in {table.key: table for table in tables}.values():  # one call for each second that was asked for
             places = [place for place, one in enumerate(tables) if one.key == table.key]
             some = {name: array[places] for name, array in interest.items()}
             answers = self._score([questions[p] for p in places], some, table, interest_s, through_index)
             ranked.update(zip(places, answers, strict=True))
-        return [ranked[place] for place in range(len(questions))]
+        return _with_reads([ranked[place] for place in range(len(questions))], questions, tensors, interest)
 
     def _filled(self, tensors: dict[str, Array]) -> dict[str, Array]:
         """Leave out the slots of the own-repeat memory that are empty for all, if the graph takes any number of them."""
@@ -260,6 +273,17 @@ def _grown(question: Question, count: int) -> Question:
     mask = np.ones(known, np.bool_) if question.mask is None else question.mask
     added = None if question.added is None else np.concatenate([question.added, np.zeros(new, np.float32)])
     return replace(question, mask=np.concatenate([mask, np.zeros(new, np.bool_)]), added=added)
+
+
+def _with_reads(
+    ranked: list[Ranked], questions: Sequence[Question], state: Mapping[str, Array], interest: Mapping[str, Array]
+) -> list[Ranked]:
+    for place, question in enumerate(questions):
+        if question.keeps:
+            own = slice(place, place + 1)
+            read = Read({name: x[own] for name, x in state.items()}, {name: x[own] for name, x in interest.items()})
+            ranked[place] = replace(ranked[place], read=read)
+    return ranked
 
 
 def _bias(questions: Sequence[Question], count: int) -> Array:

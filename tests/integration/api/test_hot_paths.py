@@ -35,6 +35,8 @@ GETS = [
     f"{OF_USER}?k=%F0%9F%8D%8E",
     f"{OF_USER}?k=%ff",
     f"{OF_USER}?K=3",
+    f"{OF_USER}?explain=true&as_of={START_MS + 10**9}",
+    f"{OF_USER}?explain=exact&explain=yes",
     f"{OF_USER}?k=3;platform=web",
     f"{OF_USER}?platform=web&as_of=2011-03-20T00:00:00Z",
     f"{OF_USER}?platform=web&as_of=2011-03-20T00:00:00%2B02:00",
