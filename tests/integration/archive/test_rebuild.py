@@ -12,6 +12,7 @@ from app.archive.rebuild import rebuild
 from app.fold import Commits, Fold, StateCache, Unfolded, Users
 from app.models.served import fold_of
 from app.models.shelf import load_model
+from app.runtime.session import Runtime
 from app.settings import load_settings
 from app.state.codec import Header, peek
 from app.state.events import StoredEvent
@@ -23,13 +24,18 @@ USERS = [f"user {n}" for n in range(5)]
 
 
 @pytest.fixture(scope="module")
-def fold(tiny_bundle) -> Fold:
-    return fold_of(load_model(tiny_bundle, "cpu", 1), load_settings())
+def runtime(tiny_bundle) -> Runtime:
+    return load_model(tiny_bundle, "cpu", 1)
 
 
 @pytest.fixture
 async def store(open_store):
     return await open_store(max_sequence=MAX_SEQUENCE, log_max_length=0)
+
+
+@pytest.fixture
+async def fold(runtime, store) -> Fold:
+    return await fold_of(runtime, load_settings(), store)
 
 
 def events(count, seed):
