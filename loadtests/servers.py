@@ -20,7 +20,7 @@ from loadtests.errors import BenchError
 from loadtests.floor import PATH as FLOOR_PATH
 from loadtests.machine import ROOT
 
-_READY_S: Final = 120.0
+_READY_S: Final = 600.0  # with a million items
 _STOP_S: Final = 20.0
 _POLL_S: Final = 0.05
 _LAST_LINES: Final = 15

@@ -91,10 +91,10 @@ async def post_recommendations(request: Request) -> Response:
             answer = await service.recommender.recommend(ruled, stages)
         else:
             answer = await service.recommender.recommend_from(checked_events(service, asked.events, now), ruled, stages)
-    except StorageError:
+    except StorageError as error:
         # As in GET: without storage nobody can tell which model may answer.
         service = models_of(request).hall.service
-        answer = service.recommender.degraded(await under(service, asked.scenario, query), stages)
+        answer = service.recommender.degraded(await under(service, asked.scenario, query), stages, error)
     hook.metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})
 

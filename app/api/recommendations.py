@@ -60,9 +60,9 @@ async def get_recommendations(
     try:
         service = await service_of(request)
         answer = await service.recommender.recommend(await under(service, scenario, query), stages)
-    except StorageError:
+    except StorageError as error:
         # Nobody can tell now which model may answer: none does, not even the one that served until now. But the rules hold.
         service = models_of(request).hall.service
-        answer = service.recommender.degraded(await under(service, scenario, query), stages)
+        answer = service.recommender.degraded(await under(service, scenario, query), stages, error)
     hook_of(request).metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})

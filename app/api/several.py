@@ -127,10 +127,10 @@ async def post_recommendation_lists(request: Request) -> Response:
         else:
             events = checked_events(service, asked.events, now)
             lists = await service.recommender.recommend_several_from(events, queries, stages)
-    except StorageError:
+    except StorageError as error:
         # As in GET: without storage nobody can tell which model may answer.
         service = models_of(request).hall.service
-        lists = await service.recommender.degraded_several(await _ruled(service, asked, now), stages)
+        lists = await service.recommender.degraded_several(await _ruled(service, asked, now), stages, error)
     hook.metrics.stages(stages)
     return json_response(together(names, lists), headers={"Server-Timing": stages.server_timing()})
 

@@ -124,7 +124,7 @@ class Recommender:
             return await self._answered(query, answer, stages)
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
-            return self.degraded(query, stages)
+            return self.degraded(query, stages, error)
 
     async def recommend_several(self, queries: Sequence[Query], stages: Stages) -> list[Recommendations]:
         """A list for each question, all of the same user, who is loaded once; no list has an item of one before it.
@@ -148,7 +148,7 @@ class Recommender:
             return await without_repeats(queries, make)
         except StorageError as error:
             log.warning("storage is away, answering from popularity", error=error.detail)
-            return await self.degraded_several(queries, stages)
+            return await self.degraded_several(queries, stages, error)
 
     async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:
         """The k best items for somebody who did just these events, in this order; nothing is stored, and nothing is looked up."""
@@ -221,7 +221,7 @@ class Recommender:
     def rank_degraded(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """The same where storage is away, without trying it."""
         query, unknown = self._among(query, item_ids)
-        return _ranking(self.degraded(query, stages), unknown)
+        return _ranking(self._fallback(query, "storage_unavailable", stages, {}), unknown)
 
     def _among(self, query: Query, item_ids: Sequence[str]) -> tuple[Query, list[str]]:
         """The question for these items, each of them once, and which of them cannot be in a list."""
@@ -311,21 +311,21 @@ class Recommender:
         rules = self._had_rules(query)
         return await self._seen.rows(query.tenant, user, rules, query.as_of_ms) if rules else ()
 
-    def degraded(self, query: Query, stages: Stages) -> Recommendations:
-        """The answer where storage is away, without trying it.
+    def degraded(self, query: Query, stages: Stages, error: StorageError) -> Recommendations:
+        """The answer where storage is away, which `error` says, without trying it.
 
-        Raises StorageError where a filter reads the user's attributes, which nobody can tell now: a list without them could show
-        what must not be shown. (Where a boost reads them, they are missing.)
+        Raises `error` where a filter reads the user's attributes, which nobody can tell now: a list without them could show what
+        must not be shown. (Where a boost reads them, they are missing.)
         """
         if any(map(reads_user, query.rules.filters)):
-            raise StorageError("storage is away, and a filter reads the user's attributes, which are there")
+            raise error
         return self._fallback(query, "storage_unavailable", stages, {})
 
-    async def degraded_several(self, queries: Sequence[Query], stages: Stages) -> list[Recommendations]:
-        """The answers to several questions of one user where storage is away, without trying it."""
+    async def degraded_several(self, queries: Sequence[Query], stages: Stages, error: StorageError) -> list[Recommendations]:
+        """The answers to several questions of one user where storage is away, without trying it. Raises as `degraded`."""
 
         async def make(query: Query) -> Recommendations:
-            return self.degraded(query, stages)
+            return self.degraded(query, stages, error)
 
         return await without_repeats(queries, make)
 

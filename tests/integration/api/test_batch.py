@@ -53,12 +53,13 @@ async def test_what_is_wrong_with_one_user_is_said_in_their_line_and_hurts_no_ot
     await client.put("/v1/users/v", json={"attributes": {"country": "Norway"}})
     raw.set(keys.user_keys("default", "bad").seq, "what is this")
     await client.put("/v1/items/item-001", json={"attributes": {"price": 3}})
-    # Of u no country is known, so nothing is cheap enough; v's is no price.
+    # Of u no country is known, so nothing is cheap enough; v's is no price; and what bad's is nobody can tell.
     first, second, third = await ask(client, ["u", "v", "bad"], rules={"filters": ["price < user.country"]})
     assert first["items"] == []
-    assert third["problem"]["status"] == 503  # their country cannot be read, so nobody knows what the filter lets through
     assert (second["user_id"], second["problem"]["status"]) == ("v", 422)
     assert "user.country" in second["problem"]["detail"]
+    assert (third["user_id"], third["problem"]["status"]) == ("bad", 503)
+    assert "user 'bad' is damaged" in third["problem"]["detail"]
     assert [one["source"] for one in await ask(client, ["u", "bad", "v"])] == ["model", "fallback", "model"]
 
 

@@ -435,6 +435,22 @@ async def test_exploration_gives_its_share_to_new_items_and_is_made_again_by_its
     assert "explored" not in await ask(shop, k=10)
 
 
+async def test_what_is_little_known_is_asked_for_by_a_mask_and_not_row_by_row(shop, monkeypatch):
+    asked, rank = [], Scorer.rank
+
+    async def watched(self, questions, *args, **kwargs):
+        asked.extend(questions)
+        return await rank(self, questions, *args, **kwargs)
+
+    monkeypatch.setattr(Scorer, "rank", watched)
+    rules = {"explore": {"share": 0.2, "used_at_most": 1e9}, "filters": ["price < 3"]}
+    answer = await ask(shop, k=10, rules=rules)
+    assert all(row(one["item_id"]) % 7 < 3 for one in answer["explored"]["items"])
+    assert len(answer["explored"]["items"]) == 2
+    assert [question.among for question in asked] == [None, None]
+    assert asked[0].mask.sum() == len(ids(await ask(shop, rules={"filters": ["price < 3"]})))
+
+
 async def test_a_long_diverse_list_is_that_of_a_short_one_made_longer(shop):
     short = ids(await ask(shop, k=60, rules={"diversity": 0.3}))
     assert ids(await ask(shop, k=200, rules={"diversity": 0.3})) == short
