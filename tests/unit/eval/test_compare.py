@@ -17,11 +17,10 @@ from model.train import Trainer
 
 @pytest.fixture
 def spoiled(tiny_run: TinyRun, tmp_path):
-    """The same run, but for item vectors that say nothing and one setting."""
+    """The same run, but for item vectors that say something else and one setting."""
     checkpoint = load_checkpoint(tiny_run.run / CHECKPOINT)
     with torch.no_grad():
-        checkpoint.net.item.id.weight.zero_()
-        checkpoint.net.item.bias.zero_()
+        checkpoint.net.item.id.weight.normal_(std=3.0, generator=torch.Generator().manual_seed(0))
     checkpoint.settings["train"]["learning_rate"] = 7.0
     save_checkpoint(checkpoint, tmp_path / "spoiled" / CHECKPOINT)
     return tmp_path / "spoiled"
