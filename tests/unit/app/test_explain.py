@@ -15,6 +15,7 @@ from app.models.served import catalogue_of
 from app.recommend.answer import Query
 from app.recommend.explain import MOST_WAITING, Explainer
 from app.recommend.interests import Shares
+from app.recommend.listing import Lister, Plan
 from app.recommend.quick import Quick
 from app.recommend.refold import LAST, Refold
 from app.recommend.score import Question, Scorer
@@ -42,6 +43,7 @@ class Model:
         self.fold = Fold(self.runtime, self.catalogue, StateCodec(self.manifest.state), self.tensors)
         self.scores = SomeScores(self.runtime, self.catalogue, popularity, self.fold)
         self.scorer = Scorer(self.runtime, self.catalogue, popularity, self.fold)
+        self.lister = Lister(self.scorer, self.catalogue, popularity)
         self.quick = Quick(self.manifest, self.catalogue, self.tensors)
         self.refold = Refold(self.fold, self.tensors, self.scores)
         shares = Shares(self.runtime, self.catalogue, popularity)
@@ -52,7 +54,7 @@ class Model:
 
     def ranked(self, events, as_of_ms, k=20, **attributes):
         ((_, blob),) = self.fold([self.told(events, **attributes)])
-        return asyncio.run(self.scorer.rank([Question(blob, k, as_of_ms, 0, (), keeps=True)]))[0]
+        return asyncio.run(self.lister.lists([Plan(Question(blob, k, as_of_ms, 0, (), keeps=True))]))[0]
 
     def scores_of_all(self, events, as_of_ms, **attributes):
         ranked = self.ranked(events, as_of_ms, len(self.catalogue), **attributes)
