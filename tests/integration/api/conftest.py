@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ from app.runtime.session import Runtime
 from app.settings import Settings, load_settings
 
 START_MS = 1_300_000_000_000
+
+ROOT = str(Path(__file__).parents[3])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)  # for loadtests, which are part of the checkout, not of the package
 
 Start = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
