@@ -112,7 +112,6 @@ class Recommender:
         """
         if query.rules.rotation:
             (query,) = await self._with_shown([query])
-        attributes: Mapping[str, str] = {}
         try:
             answer = await self._batcher((query, Asked(query.tenant, query.user_id)))
             while isinstance(answer, LongTail):

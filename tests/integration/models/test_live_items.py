@@ -12,6 +12,7 @@ import pytest
 from conftest import AS_OF_MS, event
 
 from app.recommend import live
+from app.runtime.text import TextEncoder
 from app.state import keys
 
 ROUND = {"feature_round": 2.0, "feature_warm": -1.0}
@@ -106,6 +107,19 @@ async def test_its_vector_is_made_once_and_is_what_the_model_says(two, raw, cont
         assert service.catalogue.bias[row] == pytest.approx(float(made["bias"][0]))
     assert np.array_equal(*vectors)
     assert raw.hlen(keys.item_vectors_key("default", content_models[1])) == 1
+
+
+async def test_a_new_title_is_read_by_the_models_text_encoder(start, trained_bundle):
+    async with start(trained_bundle.parent, trained_bundle.name, catalogue_poll_ms=20) as worker:
+        service = await worker.hall.current()
+        words = service.catalogue.titles[3]
+        kind = service.runtime.bundle.manifest.event_types[0].name
+        await worker.tell({"user_id": "u", "item_id": service.catalogue.ids[0], "type": kind, "timestamp": AS_OF_MS - 1})
+        await put(worker, "new", title=words)
+        await until(in_list(worker, "new"))
+        made = service.runtime.item({"text": TextEncoder(service.runtime.bundle, service.runtime.device, 1).embed([words])})
+        assert np.abs(made["vector"][0]).max() > 0
+        assert np.allclose(service.catalogue.vectors[service.catalogue.row("new")], made["vector"][0], atol=1e-5)
 
 
 async def test_what_is_hidden_deleted_or_out_of_its_time_is_in_no_list(two):
