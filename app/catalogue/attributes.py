@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Final, cast
 
-from app.catalogue.columns import BooleanColumn, Column, Kind, ListColumn, NumberColumn, StringColumn, Value
+from app.catalogue.columns import BooleanColumn, Column, Kind, NumberColumn, StringColumn, Value
+from app.catalogue.lists import ListColumn
 from app.errors import InvalidRequestError
 
 MAX_ATTRIBUTES: Final = 64  # of one item

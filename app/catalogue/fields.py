@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 
 from app.catalogue.catalogue import Catalogue
-from app.catalogue.columns import Column, Kind, ListColumn, LookupColumn, StringColumn
+from app.catalogue.columns import Column, Kind, LookupColumn, StringColumn
+from app.catalogue.lists import ListColumn
 
 _BUILT_IN: Final[Mapping[str, Kind]] = {"id": "string", "title": "string", "categories": "list"}
 

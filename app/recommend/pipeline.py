@@ -176,11 +176,12 @@ class Recommender:
             (listed,) = await self._lister.lists([plan])
             reflects = _Reflects(len(events), max(event.time_ms for event in events))
             await asyncio.sleep(0)  # where the model is on this core, nobody else had a turn since the list before
+            stages.book("queue", interest=listed.interest_s, score=listed.score_s)
             explained = None
             if query.explain is not None:
                 explained = await self._explainer.of_events(query, listed, _pinned(listed.selection), told)
                 stages.mark("explain")
-            return self._listed(query, listed, out, reflects, 0.0, stages, explained)
+            return self._listed(query, listed, out, reflects, explained)
 
         return make
 
@@ -354,22 +355,15 @@ class Recommender:
         """Raises StorageError where an explanation needs the history."""
         reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
         explained, listed = None, answer.listed
+        stages.book("queue", load=answer.load_s, interest=listed.interest_s, score=listed.score_s)
         if query.explain is not None:
             explained = await self._explainer.of_user(query, listed, _pinned(listed.selection), answer.user)
             stages.mark("explain")
-        return self._listed(query, listed, answer.out, reflects, answer.load_s, stages, explained)
+        return self._listed(query, listed, answer.out, reflects, explained)
 
     def _listed(
-        self,
-        query: Query,
-        listed: Listed,
-        out: Out,
-        reflects: _Reflects,
-        load_s: float,
-        stages: Stages,
-        explained: Sequence[Explanation] | None = None,
+        self, query: Query, listed: Listed, out: Out, reflects: _Reflects, explained: Sequence[Explanation] | None
     ) -> Recommendations:
-        stages.book("queue", load=load_s, interest=listed.interest_s, score=listed.score_s)
         return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn, explained)
 
     def _respond(

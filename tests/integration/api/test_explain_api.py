@@ -198,3 +198,22 @@ async def test_where_storage_is_away_lists_say_what_they_are(start, tmp_path):
 async def test_an_account_that_there_is_not_is_an_error(client, explain):
     assert (await client.get("/v1/users/u/recommendations", params={"explain": explain})).status_code == 422
     assert (await client.post("/v1/recommendations", json={"user_id": "u", "explain": explain})).status_code == 422
+
+
+@pytest.mark.parametrize("explain", ACCOUNTS)
+async def test_the_stages_of_an_explained_list_are_parts_of_its_time(client, explain):
+    await client.tell(*history("u", 30))
+    asked = {"as_of": MOMENT, "explain": explain}
+    body = asked | {"explain": explain == "true" or explain}
+    events = [{name: value for name, value in one.items() if name != "user_id"} for one in history("u", 30)]
+    whose = [
+        await client.get("/v1/users/u/recommendations", params=asked),
+        await client.post(
+            "/v1/recommendations", json={"events": events, "as_of": MOMENT, "explain": explain == "true" or explain}
+        ),
+    ]
+    for response in whose:
+        parts = {name: float(ms) for name, ms in (part.split(";dur=") for part in response.headers["Server-Timing"].split(", "))}
+        whole = parts.pop("service")
+        assert {"load", "interest", "score", "explain"} <= parts.keys()
+        assert sum(parts.values()) == pytest.approx(whole, abs=0.02)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from app.catalogue import attributes as bounds
 from app.catalogue.attributes import Attributes
-from app.catalogue.columns import ListColumn, LookupColumn, StringColumn
+from app.catalogue.columns import LookupColumn, StringColumn
+from app.catalogue.lists import ListColumn
 from app.errors import FilterError
 from app.recommend import filter_text
 from app.recommend.filters import Masks, parse

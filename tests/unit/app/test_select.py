@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.catalogue.columns import ListColumn
+from app.catalogue.lists import ListColumn
 from app.recommend.rules import Cap, Pin, Rules
 from app.recommend.select import POOL_FACTOR, POOL_LEAST, select, selecting
 from app.recommend.selection import GaveWay, Why
