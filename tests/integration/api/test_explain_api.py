@@ -208,9 +208,7 @@ async def test_the_stages_of_an_explained_list_are_parts_of_its_time(client, exp
     events = [{name: value for name, value in one.items() if name != "user_id"} for one in history("u", 30)]
     whose = [
         await client.get("/v1/users/u/recommendations", params=asked),
-        await client.post(
-            "/v1/recommendations", json={"events": events, "as_of": MOMENT, "explain": explain == "true" or explain}
-        ),
+        await client.post("/v1/recommendations", json=body | {"events": events}),
     ]
     for response in whose:
         parts = {name: float(ms) for name, ms in (part.split(";dur=") for part in response.headers["Server-Timing"].split(", "))}
