@@ -14,7 +14,7 @@ from app.api.service import hook_of, json_response, service_of
 from app.errors import ConflictError, NotFoundError, TooLargeError
 from app.ingest.schema import Id
 from app.recommend.ruleset import RuleSet
-from app.state.scenarios import MOST_BYTES, MOST_SCENARIOS, MOST_VERSIONS
+from app.state.versioned import MOST, MOST_BYTES, MOST_VERSIONS
 
 router = APIRouter(tags=["scenarios"])
 
@@ -32,7 +32,7 @@ class Scenario(msgspec.Struct, frozen=True):
     """Rules that requests can name."""
 
     name: str
-    version: Annotated[int, Meta(description="Grows with each change of the rules.")]
+    version: Annotated[int, Meta(description="Grows with each change of the rules; none is given twice under a name.")]
     rules: dict[str, Any]
 
 
@@ -52,7 +52,7 @@ class ScenarioGone(msgspec.Struct, frozen=True):
 async def get_scenarios(request: Request) -> Response:
     """The latest version of each."""
     found = await (await service_of(request)).scenarios.store.every()
-    return json_response(ScenarioList([Scenario(one.name, one.version, msgspec.json.decode(one.rules)) for one in found]))
+    return json_response(ScenarioList([Scenario(one.name, one.version, msgspec.json.decode(one.body)) for one in found]))
 
 
 @router.put(
@@ -74,7 +74,7 @@ async def put_scenario(request: Request, name: ScenarioId) -> Response:
         raise TooLargeError(f"the rules have {len(packed)} bytes; at most {MOST_BYTES} are stored under one name")
     version = await scenarios.store.put(name, packed)
     if version is None:
-        raise ConflictError(f"there are {MOST_SCENARIOS} scenarios already, which is the most")
+        raise ConflictError(f"there are {MOST['scenario']} scenarios already, which is the most")
     scenarios.forget(name)
     return json_response(Scenario(name, version, said))
 
@@ -96,7 +96,7 @@ async def get_scenario(
     found = await (await service_of(request)).scenarios.store.get(name, version)
     if found is None:
         raise NotFoundError(f"there is no scenario {name!r}" + (f" of version {version}" if version is not None else ""))
-    return json_response(Scenario(name, found.version, msgspec.json.decode(found.rules)))
+    return json_response(Scenario(name, found.version, msgspec.json.decode(found.body)))
 
 
 @router.delete(

@@ -41,8 +41,8 @@ from app.state.impressions import ImpressionStore
 from app.state.items import ItemStore
 from app.state.lists import read_list_id
 from app.state.redis import RedisStore
-from app.state.scenarios import ScenarioStore
 from app.state.trends import Trends
+from app.state.versioned import VersionedStore
 from app.telemetry import Metrics
 
 TENANT: Final = "default"  # keys and more tenants come with authentication
@@ -201,7 +201,7 @@ class ServedModel:
             items=ItemStore(store, TENANT),
             live=self.live,
             scorer=scorer,
-            scenarios=Scenarios(ScenarioStore(store, TENANT), settings.catalogue_poll_ms / 1000),
+            scenarios=Scenarios(VersionedStore(store, TENANT, "scenario"), settings.catalogue_poll_ms / 1000),
             trending=TrendingItems(trends, TENANT, catalogue, popularity, _TREND_FRESH_S),
         )
 

@@ -171,14 +171,14 @@ def item_vectors_key(tenant: str, model_id: str) -> str:
     return f"lw:{encode_id(tenant)}:vectors:{encode_id(model_id)}"
 
 
-def scenarios_key(tenant: str) -> str:
-    """Hash: the scenarios, see scenario.lua."""
-    return f"lw:{encode_id(tenant)}:scenarios"
+def named_key(tenant: str, kind: str) -> str:
+    """Hash: what has a name, of a kind such as `scenario`, see versioned.lua."""
+    return f"lw:{encode_id(tenant)}:{kind}s"
 
 
-def scenario_versions_key(tenant: str) -> str:
-    """Hash: every version of them that is kept; on a Cluster in the slot of `scenarios_key`."""
-    return f"lw:{{{scenarios_key(tenant)}}}:versions"
+def named_versions_key(tenant: str, kind: str) -> str:
+    """Hash: every version of them that is kept; on a Cluster in the slot of `named_key`."""
+    return f"lw:{{{named_key(tenant, kind)}}}:versions"
 
 
 def _partition(encoded_tenant: str, encoded_user: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from hashlib import blake2b
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from app.state.lists import new_list_id, read_list_id
+from app.state.lists import MOST_ARM_BYTES, ListOrigin, new_list_id, read_list_id
 
 MODEL = "c937343fc7a56a66"
 
@@ -22,6 +24,76 @@ def test_an_id_says_where_its_list_comes_from(fallback: bool, scenario: str | No
     assert origin.version == (version if scenario is not None else 0)
     assert abs(origin.made_s - time.time()) < 60
     assert len(made) <= 160
+
+
+@given(
+    st.booleans(),
+    st.none() | st.text(max_size=16),
+    st.text(min_size=1, max_size=16),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 2**32 - 1),
+    st.text(min_size=1, max_size=6),
+)
+@example(True, "", "x", 0, 1, "\x00")
+def test_an_id_says_which_arm_of_which_experiment(
+    fallback: bool, scenario: str | None, experiment: str, version: int, experiment_version: int, arm: str
+):
+    made = new_list_id(MODEL, fallback, scenario, version, experiment, experiment_version, arm)
+    origin = read_list_id(made)
+    assert origin is not None
+    assert origin == ListOrigin(
+        MODEL,
+        fallback,
+        origin.made_s,
+        scenario or "",
+        version if scenario is not None else 0,
+        experiment,
+        experiment_version,
+        arm,
+    )
+
+
+def test_the_longest_id_can_be_the_recommendation_id_of_an_event():
+    made = new_list_id(MODEL, True, "x" * 256, 2**32 - 1, "é" * 256, 2**32 - 1, "a" * MOST_ARM_BYTES)
+    assert len(made) <= 256
+    origin = read_list_id(made)
+    assert origin is not None
+    assert origin.arm == "a" * MOST_ARM_BYTES
+    assert origin.scenario.startswith("xxx")
+    assert origin.experiment.startswith("ééé")
+
+
+@pytest.mark.parametrize(
+    ("made", "scenario", "version"),
+    [
+        ("AQDJNzQ_x6VqZs8DCGtyqH5-mvcUl05lhoQ1", "", 0),
+        ("AQPJNzQ_x6VqZs8DCGtZsOn2EEIXll4HAAAAY2FydPa6Fio", "cart", 7),
+    ],
+)
+def test_ids_of_before_there_were_experiments_are_read(made: str, scenario: str, version: int):
+    origin = read_list_id(made)
+    assert origin is not None
+    assert (origin.scenario, origin.version, origin.experiment, origin.experiment_version, origin.arm) == (
+        scenario,
+        version,
+        "",
+        0,
+        "",
+    )
+
+
+@given(st.integers(0, 255), st.binary(max_size=40))
+@example(2, b"")  # says that a scenario follows, and none does
+@example(6, b"\x01\x00\x00\x00\x02x")
+def test_whatever_follows_the_flags_an_id_is_read_or_is_none(flags: int, rest: bytes):
+    # the checksum keeps nobody from making such a thing
+    body = urlsafe_b64decode(new_list_id(MODEL, False))[:1] + bytes([flags]) + b"m" * 21 + rest
+    raw = body + blake2b(body, digest_size=4, person=b"longwave list").digest()
+    origin = read_list_id(urlsafe_b64encode(raw).rstrip(b"=").decode())
+    if not flags & 6:
+        assert origin is not None
+    if flags & 6 and len(rest) < 4:
+        assert origin is None
 
 
 def test_no_two_ids_are_the_same_and_those_without_a_scenario_are_short():

@@ -1,0 +1,78 @@
+"""What has a name and is set by hand (scenarios, experiments): JSON in Redis, every version of it up to a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from app.errors import DamagedError
+from app.state import keys
+from app.state.redis import RedisStore
+from app.state.scripts import script
+
+MOST: Final = {"scenario": 1_000, "experiment": 200}
+"""So many of a kind, in one tenant."""
+MOST_BYTES: Final = 65_536
+MOST_VERSIONS: Final = 50
+"""Of one name; the oldest go first."""
+
+Kind = Literal["scenario", "experiment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is stored under a name, as of one of its versions; `body` is JSON."""
+
+    name: str
+    version: int
+    body: bytes
+
+
+class VersionedStore:
+    """What one tenant has of a kind. Methods raise StorageError.
+
+    Versions of a name grow by one with each change. One that is stored again after it was forgotten goes on after the highest of
+    all forgotten ones, so that no version of a name ever means two things.
+    """
+
+    def __init__(self, store: RedisStore, tenant: str, kind: Kind) -> None:
+        self.kind = kind
+        self._store = store
+        self._keys = (keys.named_key(tenant, kind), keys.named_versions_key(tenant, kind))
+
+    async def put(self, name: str, body: bytes) -> int | None:
+        """Store a new version, and return it; None if there are too many names. The same body again is no new version."""
+        arguments = (keys.encode_id(name), body, MOST_VERSIONS, MOST[self.kind])
+        (version,) = await self._store.run(script("versioned"), [(self._keys, arguments)], durable=True)
+        return None if version is None else int(version)
+
+    async def get(self, name: str, version: int | None = None) -> Stored | None:
+        """What is there of a name, the latest version or one that is kept."""
+        latest, versions = self._keys
+        encoded = keys.encode_id(name)
+        asked = ("HGET", latest, encoded) if version is None else ("HGET", versions, f"{encoded}:{version}")
+        (found,) = await self._store.all([asked])
+        return None if found is None else self._read(name, found)
+
+    async def missing(self, names: Collection[str]) -> set[str]:
+        """Those names under which nothing is stored."""
+        there = await self._store.all([("HEXISTS", self._keys[0], keys.encode_id(name)) for name in names])
+        return {name for name, found in zip(names, there, strict=True) if not found}
+
+    async def every(self) -> list[Stored]:
+        """The latest version of each, by name."""
+        (found,) = await self._store.all([("HGETALL", self._keys[0])])
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return sorted((self._read(keys.decode_id(name.decode()), value) for name, value in pairs), key=lambda one: one.name)
+
+    async def delete(self, name: str) -> bool:
+        """Forget a name with all its versions; False if there is none."""
+        (done,) = await self._store.run(script("versioned"), [(self._keys, (keys.encode_id(name),))], durable=True)
+        return bool(done)
+
+    def _read(self, name: str, found: bytes) -> Stored:
+        version, _, body = found.partition(b" ")
+        if not version.isdigit():
+            raise DamagedError(f"what is stored of {self.kind} {name!r} is damaged; store it again")
+        return Stored(name, int(version), body)
