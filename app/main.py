@@ -20,6 +20,7 @@ from fastapi.routing import APIRoute
 from app.api import (
     batch,
     events,
+    experiments,
     health,
     history,
     identities,
@@ -44,13 +45,15 @@ from app.api.service import Hook, Models
 from app.errors import BundleError, DeviceError, LayoutError, StorageAddressError
 from app.models.activate import Activation
 from app.models.hall import Hall
-from app.models.served import ServedModel
+from app.models.served import TENANT, ServedModel
 from app.models.shelf import Shelf, load_model
 from app.models.watch import Watch
+from app.recommend.experiments import Experiments
 from app.runtime.session import Runtime
 from app.settings import Settings, load_settings
 from app.state.embedded import EMBEDDED_URL, EmbeddedRedis, die_with_parent
 from app.state.opening import open_store
+from app.state.versioned import VersionedStore
 from app.telemetry import Metrics, configure_logs
 
 _DESCRIPTION = "Tell what users do; ask what each of them would want next."
@@ -110,6 +113,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         similar.router,
         items.router,
         scenarios.router,
+        experiments.router,
         trending.router,
         history.router,
         identities.router,
@@ -168,7 +172,8 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         why=runtime.device.why,
         redis="embedded" if settings.redis_url in (None, os.environ.get(EMBEDDED_URL)) else "external",
     )
-    return Models(hall, activation)
+    stored = VersionedStore(store, TENANT, "experiment")
+    return Models(hall, activation, Experiments(stored, settings.catalogue_poll_ms / 1000))
 
 
 def openapi_document() -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Hashable
 from time import perf_counter
+from typing import Generic, TypeVar
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest, multiprocess
@@ -15,6 +17,8 @@ _STAGE_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 
 
 _MOST_MODELS = 50
 _MOST_SCENARIOS = 100
+_MOST_ARMS = 100  # of all experiments
+_MOST_ORIGINS = 2_000  # what all of these make together
 
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -38,6 +42,11 @@ def configure_logs(level: str, log_format: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
+
+
+Label = TypeVar("Label", bound=Hashable)
+Origin = tuple[str, str, str, str]
+"""Where a list comes from: model id, scenario, experiment and arm, "" for none."""
 
 
 class Stages:
@@ -68,17 +77,18 @@ class Stages:
         return ", ".join([*parts, f"service;dur={(self._last - self._start) * 1e3:.3f}"])
 
 
-class _Few:
-    """Label values: the first so many; all that come later are `other`, since clients may invent them."""
+class _Few(Generic[Label]):
+    """Label values: the first so many beside `none`; all that come later are `other`, since clients may invent them."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, none: Label, other: Label) -> None:
         self._most = most
-        self._known = {""}
+        self._known = {none}
+        self._other = other
 
-    def __call__(self, value: str) -> str:
+    def __call__(self, value: Label) -> Label:
         if value not in self._known:
             if len(self._known) > self._most:
-                return "other"
+                return self._other
             self._known.add(value)
         return value
 
@@ -117,15 +127,23 @@ class Metrics:
             registry=r,
         )
         self.fallbacks = Counter("longwave_fallbacks_total", "Recommendations not made by the model.", ["reason"], registry=r)
-        labels = ["model_id", "scenario"]
+        labels = ["model_id", "scenario", "experiment", "arm"]
         self.lists = Counter("longwave_lists_total", "Lists made, by where they come from.", [*labels, "source"], registry=r)
         self.lists_shown = Counter("longwave_lists_shown_total", "Lists that were reported as shown.", labels, registry=r)
         self.items_shown = Counter("longwave_items_shown_total", "Items of them.", labels, registry=r)
         self.list_events = Counter(
             "longwave_list_events_total", "Events that carry the id of a list, by type.", [*labels, "type"], registry=r
         )
-        self._models, self._scenarios = _Few(_MOST_MODELS), _Few(_MOST_SCENARIOS)
-        self._of_list: dict[tuple[str, str, bool], Counter] = {}
+        self.experiment_unserved = Counter(
+            "longwave_experiment_unserved_total",
+            "Lists of the active model, which are no experiment's, for users of an arm whose model is not open in their worker.",
+            ["experiment", "arm"],
+            registry=r,
+        )
+        self._models, self._scenarios = _Few(_MOST_MODELS, "", "other"), _Few(_MOST_SCENARIOS, "", "other")
+        self._arms = _Few(_MOST_ARMS, ("", ""), ("other", "other"))
+        self._origins: _Few[Origin] = _Few(_MOST_ORIGINS, ("", "", "", ""), ("other", "other", "other", "other"))
+        self._of_list: dict[tuple[str, str, bool, tuple[str, str]], Counter] = {}
         self.model = Gauge(
             "longwave_model_info",
             "1 for the model being served.",
@@ -170,24 +188,33 @@ class Metrics:
         of_request[0].inc()
         of_request[1].observe(seconds)
 
-    def made(self, model_id: str, scenario: str, fallback: bool) -> None:
+    def made(self, model_id: str, scenario: str, fallback: bool, experiment: str = "", arm: str = "") -> None:
         """Count a list that was made."""
-        key = (model_id, self._scenarios(scenario), fallback)
+        key = (model_id, self._scenarios(scenario), fallback, self._arms((experiment, arm)))
         of_list = self._of_list.get(key)
         if of_list is None:
             source = "fallback" if fallback else "model"
-            of_list = self._of_list[key] = self.lists.labels(self._models(model_id), key[1], source)
+            labels = self._labels((model_id, scenario, experiment, arm))
+            of_list = self._of_list[key] = self.lists.labels(*labels, source)
         of_list.inc()
 
-    def shown(self, model_id: str, scenario: str, items: int) -> None:
+    def shown(self, origin: Origin, items: int) -> None:
         """Count a list that was shown, and so many items of it."""
-        labels = self._models(model_id), self._scenarios(scenario)
+        labels = self._labels(origin)
         self.lists_shown.labels(*labels).inc()
         self.items_shown.labels(*labels).inc(items)
 
-    def led_to(self, model_id: str, scenario: str, event_type: str) -> None:
+    def led_to(self, origin: Origin, event_type: str) -> None:
         """Count an event that a list has led to."""
-        self.list_events.labels(self._models(model_id), self._scenarios(scenario), event_type).inc()
+        self.list_events.labels(*self._labels(origin), event_type).inc()
+
+    def unserved(self, experiment: str, arm: str) -> None:
+        """Count a list that the model of an arm should have made and did not."""
+        self.experiment_unserved.labels(*self._arms((experiment, arm))).inc()
+
+    def _labels(self, origin: Origin) -> Origin:
+        model_id, scenario, experiment, arm = origin
+        return self._origins((self._models(model_id), self._scenarios(scenario), *self._arms((experiment, arm))))
 
     def stages(self, stages: Stages) -> None:
         """Time the stages of a recommendation."""

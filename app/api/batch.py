@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Final
@@ -19,13 +19,18 @@ from app.api.parameters import Moment, now_ms
 from app.api.problems import Problem
 from app.api.service import TENANT, Hook, Service, hook_of, service_of, under
 from app.api.stream import Lines
+from app.api.trial import either, experiment_of, turns_of
 from app.errors import NotReadyError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, Recommendations
+from app.recommend.experiment import HOLDOUT
 from app.recommend.ruleset import RuleSet, rules_of
 from app.telemetry import Stages
 
 router = APIRouter(tags=["recommendations"])
+
+Ask = Callable[[str], tuple[Service, Query]]
+"""Who answers for a user, and what is asked."""
 
 MOST_USERS: Final = 10_000
 _EXAMPLE: Final = {"user_ids": ["17850", "13047", "12583"], "k": 5, "scenario": "newsletter"}
@@ -42,6 +47,9 @@ class BatchRequest(BaseModel):
     platform: Id | None = None
     exclude: Annotated[list[Id], Field(max_length=1_000)] = []
     scenario: Annotated[Id | None, Field(description="Rules that are stored under a name.")] = None
+    experiment: Annotated[
+        Id | None, Field(description="The arm that each user is in decides about their list; not together with `scenario`.")
+    ] = None
     rules: RuleSet | None = None
     parameters: Annotated[dict[str, Any], Field(max_length=100, description="For `$name` in filters.")] = {}
     context: Annotated[dict[str, Any], Field(max_length=100, description="For `context.name` in filters.")] = {}
@@ -73,6 +81,7 @@ async def post_recommendation_batch(request: Request) -> Response:
     """
     hook = hook_of(request)
     asked = await read_model(request, BatchRequest, hook.settings.max_body_bytes, hook.bounds)
+    either(asked.scenario, asked.experiment)
     service = await service_of(request)
     question = Query(
         TENANT,
@@ -85,16 +94,35 @@ async def post_recommendation_batch(request: Request) -> Response:
         parameters=asked.parameters,
         context=asked.context,
     )
-    query = await under(service, asked.scenario, question)
-    service.recommender.check(query)  # what is wrong for everyone is said once
+    ask = await _asking(request, service, asked, question)
     hook.batches.begin()
-    return Lines(_lines(hook, service, query, asked.user_ids), hook.batches.end)
+    return Lines(_lines(hook, ask, asked.user_ids), hook.batches.end)
 
 
-async def _lines(hook: Hook, service: Service, query: Query, user_ids: list[str]) -> AsyncGenerator[bytes]:
+async def _asking(request: Request, service: Service, asked: BatchRequest, question: Query) -> Ask:
+    """Who answers for each user. Raises InvalidRequestError, NotFoundError, StorageError where that fails for all, or an arm."""
+    if asked.experiment is None:
+        query = await under(service, asked.scenario, question)
+        service.recommender.check(query)  # what is wrong for everyone is said once
+        return lambda user_id: (service, replace(query, user_id=user_id))
+    service.recommender.check(question)
+    experiment = await experiment_of(request, asked.experiment)
+    turns = await turns_of(request, service, experiment, question)
+    queries = {name: turn.question(question) for name, turn in turns.items()}
+
+    def ask(user_id: str) -> tuple[Service, Query]:
+        arm = experiment.arm_of(user_id)
+        name = HOLDOUT if arm is None else arm.name
+        return turns[name].service, replace(queries[name], user_id=user_id)
+
+    return ask
+
+
+async def _lines(hook: Hook, ask: Ask, user_ids: list[str]) -> AsyncGenerator[bytes]:
     async def make(user_id: str) -> Recommendations:
         stages = Stages()
-        answer = await service.recommender.recommend(replace(query, user_id=user_id), stages)
+        service, query = ask(user_id)
+        answer = await service.recommender.recommend(query, stages)
         hook.metrics.stages(stages)
         return answer
 

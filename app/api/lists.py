@@ -11,7 +11,8 @@ from pydantic_core import PydanticCustomError
 from app.api.body import MOST_ERRORS, read_model
 from app.api.openapi import answers, list_body
 from app.api.parameters import ACCOUNTS, Moment, new_seed, now_ms
-from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
+from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of
+from app.api.trial import either, for_a_user, posed
 from app.errors import InvalidRequestError, StorageError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, Recommendations
@@ -36,6 +37,7 @@ class ListRequest(BaseModel):
     platform: Id | None = None
     exclude: Annotated[list[Id], Field(max_length=1_000)] = []
     scenario: Id | None = None
+    experiment: Id | None = None
     rules: RuleSet | None = None
     parameters: Annotated[dict[str, Any], Field(max_length=100)] = {}
     context: Annotated[dict[str, Any], Field(max_length=100)] = {}
@@ -69,6 +71,8 @@ async def post_recommendations(request: Request) -> Response:
     """
     hook = hook_of(request)
     asked = await read_model(request, ListRequest, hook.settings.max_body_bytes, hook.bounds)
+    either(asked.scenario, asked.experiment)
+    for_a_user(asked.user_id, asked.experiment)
     stages, now = Stages(), now_ms()
     query = Query(
         TENANT,
@@ -85,16 +89,15 @@ async def post_recommendations(request: Request) -> Response:
         explain=ACCOUNTS[asked.explain],
     )
     try:
-        service = await service_of(request)
-        ruled = await under(service, asked.scenario, query)
+        service, ruled = await posed(request, await service_of(request), query, asked.scenario, asked.experiment)
         if asked.events is None:
             answer = await service.recommender.recommend(ruled, stages)
         else:
             answer = await service.recommender.recommend_from(checked_events(service, asked.events, now), ruled, stages)
     except StorageError as error:
         # As in GET: without storage nobody can tell which model may answer.
-        service = models_of(request).hall.service
-        answer = service.recommender.degraded(await under(service, asked.scenario, query), stages, error)
+        service, ruled = await posed(request, models_of(request).hall.service, query, asked.scenario, asked.experiment)
+        answer = service.recommender.degraded(ruled, stages, error)
     hook.metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})
 

@@ -126,6 +126,10 @@ def list_body() -> dict[str, Any]:
             "platform": {"anyOf": [{"type": "string"}, {"type": "null"}]},
             "exclude": {"type": "array", "items": {"type": "string"}, "maxItems": 1000},
             "scenario": {"type": "string", "description": "Rules that are stored under a name."},
+            "experiment": {
+                "type": "string",
+                "description": "The arm that the user is in decides; not together with `scenario`, nor without `user_id`.",
+            },
             "rules": _ref("RuleSet"),
             "parameters": {"type": "object", "description": "For `$name` in filters."},
             "context": {"type": "object", "description": "For `context.name` in filters."},

@@ -55,6 +55,9 @@ Exclude = Annotated[
 ]
 Platform = Annotated[Id | None, Query(description="Where the list is shown, as in events.", examples=["app"])]
 ScenarioParameter = Annotated[Id | None, Query(description="Rules that are stored under a name, see `/v1/scenarios`.")]
+ExperimentParameter = Annotated[
+    Id | None, Query(description="The arm that the user is in decides, see `/v1/experiments`; not together with `scenario`.")
+]
 FilterParameter = Annotated[
     str | None, Query(min_length=1, max_length=4_096, description="Only items of which this is true, see docs/filters.md.")
 ]

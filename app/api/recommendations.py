@@ -11,6 +11,7 @@ from app.api.parameters import (
     ACCOUNTS,
     AsOf,
     Exclude,
+    ExperimentParameter,
     ExplainParameter,
     FilterParameter,
     K,
@@ -20,7 +21,8 @@ from app.api.parameters import (
     new_seed,
     now_ms,
 )
-from app.api.service import TENANT, hook_of, json_response, models_of, service_of, under
+from app.api.service import TENANT, hook_of, json_response, models_of, service_of
+from app.api.trial import either, posed
 from app.errors import StorageError
 from app.recommend.answer import Query, Recommendations
 from app.recommend.ruleset import filtered_by
@@ -43,6 +45,7 @@ async def get_recommendations(
     platform: Platform = None,
     exclude: Exclude = [],  # noqa: B006  # never written to, and a literal is what the schema can show
     scenario: ScenarioParameter = None,
+    experiment: ExperimentParameter = None,
     filter: FilterParameter = None,
     explain: ExplainParameter = "false",
 ) -> Response:
@@ -51,6 +54,7 @@ async def get_recommendations(
     A user without events gets the items that are popular now (`source` is `fallback`). `Server-Timing` tells what each stage
     took, and their sum `service`, in milliseconds.
     """
+    either(scenario, experiment, "query.")
     stages = Stages()
     query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform, exclude=exclude, seed=new_seed())
     if explain != "false":
@@ -58,11 +62,11 @@ async def get_recommendations(
     if filter is not None:
         query = replace(query, rules=filtered_by(filter))
     try:
-        service = await service_of(request)
-        answer = await service.recommender.recommend(await under(service, scenario, query), stages)
+        service, ruled = await posed(request, await service_of(request), query, scenario, experiment)
+        answer = await service.recommender.recommend(ruled, stages)
     except StorageError as error:
         # Nobody can tell now which model may answer: none does, not even the one that served until now. But the rules hold.
-        service = models_of(request).hall.service
-        answer = service.recommender.degraded(await under(service, scenario, query), stages, error)
+        service, ruled = await posed(request, models_of(request).hall.service, query, scenario, experiment)
+        answer = service.recommender.degraded(ruled, stages, error)
     hook_of(request).metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})

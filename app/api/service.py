@@ -14,6 +14,7 @@ from app.models.hall import Hall
 from app.models.served import TENANT, Service
 from app.recommend.answer import Query
 from app.recommend.batch import Batches
+from app.recommend.experiments import Experiments
 from app.settings import Settings
 from app.telemetry import Metrics
 
@@ -22,10 +23,11 @@ __all__ = ["TENANT", "Hook", "Models", "Service", "hook_of", "json_response", "s
 
 @dataclass(frozen=True)
 class Models:
-    """The models that this worker has, and the way to change them."""
+    """The models that this worker has, the way to change them, and who is to get which."""
 
     hall: Hall
     activation: Activation
+    experiments: Experiments
 
 
 @dataclass

@@ -13,6 +13,7 @@ from app.api.lists import checked_events
 from app.api.openapi import answers, model_body
 from app.api.parameters import Moment, now_ms
 from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
+from app.api.trial import either, for_a_user, posed_together
 from app.errors import NotFoundError, StorageError
 from app.ingest.schema import Id, UserId
 from app.recommend.answer import Query, SeveralLists
@@ -59,6 +60,10 @@ class ListsRequest(BaseModel):
     lists: Annotated[list[OneList], Field(min_length=1, max_length=MOST_LISTS)]
     as_of: Moment | None = None
     platform: Id | None = None
+    experiment: Annotated[
+        Id | None,
+        Field(description="The arm that the user is in decides about all lists; none of them can have a scenario of its own."),
+    ] = None
     exclude: Annotated[list[Id], Field(max_length=1_000, description="In none of the lists.")] = []
     parameters: Annotated[dict[str, Any], Field(max_length=100, description="For `$name` in filters of all lists.")] = {}
     context: Annotated[dict[str, Any], Field(max_length=100, description="For `context.name` in filters.")] = {}
@@ -117,11 +122,13 @@ async def post_recommendation_lists(request: Request) -> Response:
     """
     hook = hook_of(request)
     asked = await read_model(request, ListsRequest, hook.settings.max_body_bytes, hook.bounds)
+    for place, one in enumerate(asked.lists):
+        either(one.scenario, asked.experiment, scenario_field=f"lists.{place}.scenario")
+    for_a_user(asked.user_id, asked.experiment)
     stages, now = Stages(), now_ms()
     names = [one.name for one in asked.lists]
     try:
-        service = await service_of(request)
-        queries = await _ruled(service, asked, now)
+        service, queries = await _posed(request, await service_of(request), asked, now)
         if asked.events is None:
             lists = await service.recommender.recommend_several(queries, stages)
         else:
@@ -129,14 +136,17 @@ async def post_recommendation_lists(request: Request) -> Response:
             lists = await service.recommender.recommend_several_from(events, queries, stages)
     except StorageError as error:
         # As in GET: without storage nobody can tell which model may answer.
-        service = models_of(request).hall.service
-        lists = await service.recommender.degraded_several(await _ruled(service, asked, now), stages, error)
+        service, queries = await _posed(request, models_of(request).hall.service, asked, now)
+        lists = await service.recommender.degraded_several(queries, stages, error)
     hook.metrics.stages(stages)
     return json_response(together(names, lists), headers={"Server-Timing": stages.server_timing()})
 
 
-async def _ruled(service: Service, asked: ListsRequest, now: int) -> list[Query]:
-    """The questions, each with the rules of its scenario. Raises NotFoundError, StorageError."""
+async def _posed(request: Request, service: Service, asked: ListsRequest, now: int) -> tuple[Service, list[Query]]:
+    """Who answers, and the questions, each with the rules of its scenario or of the arm that the user is in. Raises
+    NotFoundError, StorageError."""
+    if asked.experiment is not None:
+        return await posed_together(request, service, asked.queries(now), asked.experiment)
     queries = []
     for place, (one, query) in enumerate(zip(asked.lists, asked.queries(now), strict=True)):
         try:
@@ -144,4 +154,4 @@ async def _ruled(service: Service, asked: ListsRequest, now: int) -> list[Query]
         except NotFoundError as error:
             error.detail = f"lists.{place}: {error.detail}"
             raise
-    return queries
+    return service, queries

@@ -1,7 +1,9 @@
 """Records <-> Arrow tables: the columns of the archive's Parquet files.
 
 An impression has `recommendation_id` and `time_ms` as an event has, and `list_items` at `list_positions`. Rows that name a list
-of ours say where it came from: `list_model`, `list_scenario` with its `list_version`, `list_source`, `list_ms` when it was made.
+of ours say where it came from: `list_model`, `list_scenario` with its `list_version`, `list_source`, `list_ms` when it was made,
+`list_experiment` with its `list_experiment_version` and `list_arm`. `list_propensities`, where an impression says them, are those
+of its items, null where one is not known.
 
 Every field of `StoredEvent` is a column of its own name; a field that is added there is a column here, and older files read as
 having none. Strings are `large_string`: in memory, a column of texts may pass 2 GB.
@@ -42,7 +44,6 @@ EVENT_FIELDS: Final = StoredEvent.__struct_fields__
 _CONTEXT: Final = EVENT_FIELDS.index("context")
 _LIST_ID: Final = EVENT_FIELDS.index("recommendation_id")
 _TIME: Final = EVENT_FIELDS.index("time_ms")
-_LIST_COLUMNS: Final = 7
 
 SCHEMA: Final = pa.schema(
     [
@@ -68,8 +69,33 @@ SCHEMA: Final = pa.schema(
         pa.field("list_source", pa.large_string()),
         pa.field("list_ms", pa.int64()),
         *(pa.field(name, _EVENT_TYPES[name]) for name in EVENT_FIELDS),
+        pa.field("list_experiment", pa.large_string()),
+        pa.field("list_experiment_version", pa.int64()),
+        pa.field("list_arm", pa.large_string()),
+        pa.field("list_propensities", pa.large_list(pa.float64())),
     ]
 )
+# What a record is made of again, beside its event, in the order in which `to_records` takes it.
+_OF_RECORD: Final = (
+    "partition",
+    "ms",
+    "seq",
+    "kind",
+    "tenant",
+    "user_id",
+    "epoch",
+    "n",
+    "count",
+    "other",
+    "attributes",
+    "gone_ms",
+    "extra",
+    "event_id",
+    "list_items",
+    "list_positions",
+    "list_propensities",
+)
+_OF_IMPRESSION: Final = 3  # the last of them
 ORDER: Final = [("partition", "ascending"), ("ms", "ascending"), ("seq", "ascending")]
 
 
@@ -106,11 +132,11 @@ def to_records(table: pa.Table) -> Iterator[Record]:
     for batch in table.to_batches(max_chunksize=8_192):
         rows = {name: batch.column(name).to_pylist() for name in batch.schema.names}
         absent: list[Any] = [None] * batch.num_rows
-        values = [rows.get(name, absent) for name in SCHEMA.names]
+        values = [rows.get(name, absent) for name in (*_OF_RECORD, *EVENT_FIELDS)]
         for partition, ms, seq, kind, tenant, user, epoch, n, count, other, attributes, gone_ms, extra, event_id, *rest in zip(
             *values, strict=True
         ):
-            (items, positions, *_), event = rest[:_LIST_COLUMNS], rest[_LIST_COLUMNS:]
+            (items, positions, propensities), event = rest[:_OF_IMPRESSION], rest[_OF_IMPRESSION:]
             yield Record(
                 kind=kind,
                 tenant=from_text(tenant),
@@ -126,7 +152,7 @@ def to_records(table: pa.Table) -> Iterator[Record]:
                 other=from_text(other or ""),
                 attributes=None if attributes is None else _decode_json(attributes),
                 gone_ms=gone_ms,
-                impression=None if kind != IMPRESSION else _impression(event, items, positions),
+                impression=None if kind != IMPRESSION else _impression(event, items, positions, propensities),
                 extra=None if extra is None else _decode_json(extra),
             )
 
@@ -151,13 +177,14 @@ def _event(values: list[Any]) -> StoredEvent:
     return StoredEvent(*values)
 
 
-def _impression(values: list[Any], items: list[str], positions: list[int]) -> Impression:
+def _impression(values: list[Any], items: list[str], positions: list[int], propensities: list[float | None] | None) -> Impression:
     numbered = tuple(positions)
     return Impression(
         values[_LIST_ID],
         values[_TIME],
         tuple(map(from_text, items)),
         () if numbered == tuple(range(1, len(numbered) + 1)) else numbered,
+        tuple(propensities or ()),
     )
 
 
@@ -170,6 +197,7 @@ def _of_lists(records: Sequence[Record]) -> dict[str, list[Any]]:
             for r in records
         ],
     }
+    columns["list_propensities"] = [None if r.impression is None else list(r.impression.propensities) or None for r in records]
     named = [r.impression or r.event for r in records]
     origins = [
         read_list_id(one.recommendation_id) if one is not None and one.recommendation_id is not None else None for one in named
@@ -179,6 +207,9 @@ def _of_lists(records: Sequence[Record]) -> dict[str, list[Any]]:
     columns["list_version"] = [None if origin is None else origin.version or None for origin in origins]
     columns["list_source"] = [None if origin is None else "fallback" if origin.fallback else "model" for origin in origins]
     columns["list_ms"] = [None if origin is None else origin.made_s * 1000 for origin in origins]
+    columns["list_experiment"] = [None if origin is None else origin.experiment or None for origin in origins]
+    columns["list_experiment_version"] = [None if origin is None else origin.experiment_version or None for origin in origins]
+    columns["list_arm"] = [None if origin is None else origin.arm or None for origin in origins]
     return columns
 
 

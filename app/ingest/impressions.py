@@ -34,6 +34,12 @@ class ShownList(BaseModel):
     positions: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=1, max_length=1_000)] | None = Field(
         default=None, description="of each of the items, 1 being the top; default: 1, 2, 3 and so on"
     )
+    propensities: Annotated[list[Annotated[float, Field(gt=0, le=1)] | None], Field(min_length=1, max_length=1_000)] | None = (
+        Field(
+            default=None,
+            description="how likely each of the items was to be shown, as `explored` of the list said; null where it did not",
+        )
+    )
     timestamp: Time | None = Field(default=None, description="RFC 3339 or unix milliseconds; default: the time of arrival")
 
 
@@ -111,15 +117,27 @@ class Impressions:
             wrong.append(("recommendation_id", "is not that of a list of this service"))
         if shown.positions is not None and len(shown.positions) != len(shown.item_ids):
             wrong.append(("positions", f"must be as many as item_ids, {len(shown.item_ids)}"))
+        if shown.propensities is not None and len(shown.propensities) != len(shown.item_ids):
+            wrong.append(("propensities", f"must be as many as item_ids, {len(shown.item_ids)}"))
         if time_ms < 0:
             wrong.append(("timestamp", "is before 1970"))
         if time_ms > arrival_ms + int(self._max_future_s * 1000):
             wrong.append(("timestamp", f"is more than {self._max_future_s:g} s in the future; milliseconds are expected"))
         if wrong or origin is None:
             return ImpressionResult("rejected", tuple(FieldError(index, field, message) for field, message in wrong))
-        impression = Impression(shown.recommendation_id, time_ms, tuple(shown.item_ids), _positions(shown.positions))
+        impression = Impression(
+            shown.recommendation_id,
+            time_ms,
+            tuple(shown.item_ids),
+            _positions(shown.positions),
+            _propensities(shown.propensities),
+        )
         return Seen(shown.user_id or "", impression, [item_key(item_id) for item_id in shown.item_ids]), origin
 
 
 def _positions(given: list[int] | None) -> tuple[int, ...]:
     return () if given is None or given == list(range(1, len(given) + 1)) else tuple(given)
+
+
+def _propensities(given: list[float | None] | None) -> tuple[float | None, ...]:
+    return () if given is None or not any(given) else tuple(given)

@@ -118,6 +118,11 @@ class Hall:
         """A model that is open here."""
         return self._open.get(model_id)
 
+    def beside(self, model_id: str) -> Service | None:
+        """What serves with a model that is open here, active or not; None if it is not."""
+        model = self._open.get(model_id)
+        return None if model is None else model.service
+
     def failed(self, model_id: str) -> str | None:
         """Why a model could not be opened here."""
         return self._failed.get(model_id)

@@ -39,11 +39,11 @@ from app.settings import Settings
 from app.state.codec import StateCodec
 from app.state.impressions import ImpressionStore
 from app.state.items import ItemStore
-from app.state.lists import read_list_id
+from app.state.lists import ListOrigin, read_list_id
 from app.state.redis import RedisStore
 from app.state.trends import Trends
 from app.state.versioned import VersionedStore
-from app.telemetry import Metrics
+from app.telemetry import Metrics, Origin
 
 TENANT: Final = "default"  # keys and more tenants come with authentication
 
@@ -73,6 +73,10 @@ class Service:
     scenarios: Scenarios
     scorer: Scorer
     trending: TrendingItems
+
+
+def _labels(origin: ListOrigin) -> Origin:
+    return origin.model_id, origin.scenario, origin.experiment, origin.arm
 
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
@@ -152,7 +156,7 @@ class ServedModel:
             trend.add(tenant, increments)
             for event in (event for user in users for event in user.events):
                 if event.recommendation_id is not None and (origin := read_list_id(event.recommendation_id)) is not None:
-                    metrics.led_to(origin.model_id, origin.scenario, event.type)
+                    metrics.led_to(_labels(origin), event.type)
             if settings.background_fold:
                 for user in users:
                     to = user.appended
@@ -179,7 +183,7 @@ class ServedModel:
             ),
             impressions=Impressions(
                 impressions,
-                lambda origin, items: metrics.shown(origin.model_id, origin.scenario, items),
+                lambda origin, items: metrics.shown(_labels(origin), items),
                 settings.max_future_s,
             ),
             recommender=Recommender(

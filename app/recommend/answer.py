@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from app.recommend.experiment import HOLDOUT
 from app.recommend.interests import Interest
 from app.recommend.ruleset import NO_RULES, RuleSet
 from app.state.shown import Showing
@@ -26,6 +27,8 @@ class Query:
         shown: what the user was shown of late; filled in where the rules have such items sink.
         rules: what else the list must follow; `parameters` and `context` are what its filters read.
         scenario: where (some of) the rules come from.
+        experiment: whose list it is.
+        unserved: name of the experiment and of the arm whose list it would be, if the arm's model were open here.
         seed: of exploration.
         debug: ids of items of which the answer is to say why they are in the list or not.
         explain: by which account the answer is to say of each item what brought it; None for none.
@@ -44,9 +47,16 @@ class Query:
     parameters: Mapping[str, object] | None = None
     context: Mapping[str, object] | None = None
     scenario: ScenarioName | None = None
+    experiment: ExperimentArm | None = None
+    unserved: tuple[str, str] | None = None
     debug: Sequence[str] = ()
     seed: int = 0
     explain: Literal["quick", "exact"] | None = None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the popular items are the answer, whatever the model would say."""
+        return self.experiment is not None and self.experiment.arm == HOLDOUT
 
 
 class ScenarioName(msgspec.Struct, frozen=True):
@@ -54,6 +64,17 @@ class ScenarioName(msgspec.Struct, frozen=True):
 
     name: str
     version: int
+
+
+class ExperimentArm(msgspec.Struct, frozen=True):
+    """An arm of an experiment, as of one of its versions."""
+
+    name: Annotated[str, Meta(description="Of the experiment.")]
+    version: int
+    arm: Annotated[str, Meta(description="`holdout` for who is held out.")]
+
+
+Reason = Literal["unknown_user", "storage_unavailable", "holdout"]
 
 
 class PastEvent(msgspec.Struct, frozen=True):
@@ -158,15 +179,14 @@ class Recommendations(msgspec.Struct, frozen=True):
     source: Annotated[
         Literal["model", "fallback"], Meta(description="`fallback` is recent popularity, the same for everyone; see `reason`.")
     ]
-    reason: Annotated[
-        Literal["unknown_user", "storage_unavailable"] | None, Meta(description="Why the model was not asked; null if it was.")
-    ]
+    reason: Annotated[Reason | None, Meta(description="Why the model was not asked; null if it was.")]
     degraded: Annotated[bool, Meta(description="True if the service could not do its best, such as while its storage is away.")]
     applied_events: Annotated[int, Meta(description="Events of the user that this list reflects.")]
     last_event_time: Annotated[datetime | None, Meta(description="Time of the latest of them.")]
     as_of: Annotated[datetime, Meta(description="The moment the question was asked for.")]
     items: list[RecommendedItem]
     scenario: Annotated[ScenarioName | UnsetType, Meta(description="Of a list under one.")] = UNSET
+    experiment: Annotated[ExperimentArm | UnsetType, Meta(description="Whose list it is.")] = UNSET
     gave_way: Annotated[list[RuleGaveWay] | UnsetType, Meta(description="Rules that could not be kept.")] = UNSET
     explored: Annotated[Explored | UnsetType, Meta(description="Of a list under a rule of exploration.")] = UNSET
     debug: Annotated[list[ItemDebug] | UnsetType, Meta(description="Of the items that `debug` named.")] = UNSET
@@ -190,12 +210,13 @@ class SeveralLists(msgspec.Struct, frozen=True):
     user_id: str | None
     model_id: str
     source: Literal["model", "fallback"]
-    reason: Literal["unknown_user", "storage_unavailable"] | None
+    reason: Reason | None
     degraded: bool
     applied_events: int
     last_event_time: datetime | None
     as_of: datetime
     lists: list[NamedList]
+    experiment: ExperimentArm | UnsetType = UNSET
 
 
 class Ranking(Recommendations, frozen=True, kw_only=True):

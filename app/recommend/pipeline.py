@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
-from app.recommend.answer import Explanation, ItemDebug, Query, Ranking, Recommendations, RecommendedItem, moment
+from app.recommend.answer import Explanation, ItemDebug, Query, Ranking, Reason, Recommendations, RecommendedItem, moment
 from app.recommend.debug import Out, debugged, explored, gave_way
 from app.recommend.explain import Explainer
 from app.recommend.explore import Drawn
@@ -33,7 +33,7 @@ from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
 from app.state.events import StoredEvent
-from app.state.lists import new_list_id
+from app.state.lists import new_list_id, short_name
 from app.state.shown import Showing
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
@@ -106,13 +106,16 @@ class Recommender:
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
-        """The k best items for the user, from the model if the user has events and the store answers, else from popularity.
+        """The k best items for the user, from the model if the user has events and the store answers, and is not held out of an
+        experiment, else from popularity.
 
         Raises OverloadedError if too many requests are waiting.
         """
         if query.rules.rotation:
             (query,) = await self._with_shown([query])
         try:
+            if query.held_out:
+                return await (await self._held_out([query], stages))(query)
             answer = await self._batcher((query, Asked(query.tenant, query.user_id)))
             while isinstance(answer, LongTail):
                 answer = await self._batcher((query, await self._users.shorten(answer)))
@@ -132,6 +135,8 @@ class Recommender:
         """
         queries = await self._with_shown(queries)
         try:
+            if queries[0].held_out:
+                return await without_repeats(queries, await self._held_out(queries, stages))
             user = await self._users.current(queries[0].tenant, queries[0].user_id)
             attributes = await self._attributes(queries) if user is None else {}
             stages.mark("load")
@@ -195,6 +200,23 @@ class Recommender:
 
         return make
 
+    async def _held_out(
+        self, queries: Sequence[Query], stages: Stages
+    ) -> Callable[[Query], Coroutine[Any, Any, Recommendations]]:
+        """What makes lists for one user who is held out of an experiment: of what is popular, without what the user had where
+        their other lists would leave that out. Raises StorageError."""
+        user = None
+        if any(self._had_rules(query) for query in queries):
+            user = await self._users.current(queries[0].tenant, queries[0].user_id)
+        attributes = user.meta.attributes if user is not None else await self._attributes(queries)
+        stages.mark("load")
+
+        async def make(query: Query) -> Recommendations:
+            had = await self._seen_by(query, user) if user is not None else ()
+            return self._fallback(query, "holdout", stages, attributes, had)
+
+        return make
+
     async def _attributes(self, queries: Sequence[Query]) -> Mapping[str, str]:
         """The attributes of one user, who has no events, where filters read them. Raises StorageError."""
         if not any(query.rules.read_user for query in queries):
@@ -221,7 +243,7 @@ class Recommender:
     def rank_degraded(self, query: Query, item_ids: Sequence[str], stages: Stages) -> Ranking:
         """The same where storage is away, without trying it."""
         query, unknown = self._among(query, item_ids)
-        return _ranking(self._fallback(query, "storage_unavailable", stages, {}), unknown)
+        return _ranking(self._fallback(query, "storage_unavailable", stages, {}, away=True), unknown)
 
     def _among(self, query: Query, item_ids: Sequence[str]) -> tuple[Query, list[str]]:
         """The question for these items, each of them once, and which of them cannot be in a list."""
@@ -319,7 +341,7 @@ class Recommender:
         """
         if any(map(reads_user, query.rules.filters)):
             raise error
-        return self._fallback(query, "storage_unavailable", stages, {})
+        return self._fallback(query, "holdout" if query.held_out else "storage_unavailable", stages, {}, away=True)
 
     async def degraded_several(self, queries: Sequence[Query], stages: Stages, error: StorageError) -> list[Recommendations]:
         """The answers to several questions of one user where storage is away, without trying it. Raises as `degraded`."""
@@ -332,24 +354,28 @@ class Recommender:
     def _fallback(
         self,
         query: Query,
-        reason: Literal["unknown_user", "storage_unavailable"],
+        reason: Reason,
         stages: Stages,
         attributes: Mapping[str, str],
+        had: Sequence[int] = (),
+        away: bool = False,
     ) -> Recommendations:
+        """What is popular, without what the user `had`; `away`: storage is, so that nobody can tell what that is."""
         self._metrics.fallbacks.labels(reason).inc()
         excluded = self._excluded(query)
         if query.rules is NO_RULES and not query.debug:
-            rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, [*excluded, *self._rows(query.listed)])
+            without = [*excluded, *self._rows(query.listed), *had]
+            rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, without)
             stages.mark("fallback")
-            return self._respond(query, rows, counts, None, reason)
+            return self._respond(query, rows, counts, None, reason, degraded=away)
         ruled = self._resolve(query, attributes)
-        without = [*excluded, *self._rows(query.listed)]
+        without = [*excluded, *self._rows(query.listed), *had]
         selection = self._lister.popular(ruled, query.k, query.as_of_ms, without)
-        if reason == "storage_unavailable" and query.rules.exclude_had:
-            selection = replace(selection, gave_way=[*selection.gave_way, GaveWay("exclude_had", reason)])
+        if away and query.rules.exclude_had:
+            selection = replace(selection, gave_way=[*selection.gave_way, GaveWay("exclude_had", "storage_unavailable")])
         stages.mark("fallback")
-        out = self._out(query, excluded, (), ruled)
-        return self._respond(query, selection.rows, selection.scores, None, reason, selection, out)
+        out = self._out(query, excluded, had, ruled)
+        return self._respond(query, selection.rows, selection.scores, None, reason, selection, out, degraded=away)
 
     async def _answered(self, query: Query, answer: _Answer, stages: Stages) -> Recommendations:
         """Raises StorageError where an explanation needs the history."""
@@ -372,15 +398,16 @@ class Recommender:
         rows: list[int],
         scores: list[float],
         reflects: _Reflects | None,
-        reason: Literal["unknown_user", "storage_unavailable"] | None = None,
+        reason: Reason | None = None,
         selection: Selection | None = None,
         out: Out | None = None,
         drawn: Sequence[Drawn] = (),
         explained: Sequence[Explanation] | None = None,
+        degraded: bool = False,
     ) -> Recommendations:
         ids, titles = self._catalogue.ids, self._catalogue.titles
         scenario, version = (query.scenario.name, query.scenario.version) if query.scenario is not None else (None, 0)
-        self._metrics.made(self._model_id, scenario or "", reflects is None)
+        list_id = self._list_id(query, scenario, version, reflects is None)
         if query.explain is None:
             items = [RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)]
         else:
@@ -388,21 +415,34 @@ class Recommender:
             found = zip(rows, scores, whys, strict=True)
             items = [RecommendedItem(ids[row], score, titles[row], why) for row, score, why in found]
         return Recommendations(
-            recommendation_id=new_list_id(self._model_id, reflects is None, scenario, version),
+            recommendation_id=list_id,
             user_id=query.user_id or None,
             model_id=self._model_id,
             source="model" if reflects is not None else "fallback",
             reason=reason,
-            degraded=reason == "storage_unavailable",
+            degraded=degraded,
             applied_events=reflects.events if reflects is not None else 0,
             last_event_time=moment(reflects.last_time_ms) if reflects is not None else None,
             as_of=moment(query.as_of_ms),
             items=items,
             scenario=UNSET if query.scenario is None else query.scenario,
+            experiment=UNSET if query.experiment is None else query.experiment,
             gave_way=UNSET if selection is None or not selection.gave_way else [gave_way(one) for one in selection.gave_way],
             explored=UNSET if query.rules.explore is None else explored(query.seed, drawn, ids),
             debug=UNSET if selection is None or out is None or not query.debug else self._why(query, selection, out),
         )
+
+    def _list_id(self, query: Query, scenario: str | None, version: int, fallback: bool) -> str:
+        """An id for a list that is made now, which is counted."""
+        named = short_name(scenario) if scenario is not None else ""  # as it is counted where the list was shown
+        if query.experiment is None:
+            self._metrics.made(self._model_id, named, fallback)
+            if query.unserved is not None:
+                self._metrics.unserved(*query.unserved)
+            return new_list_id(self._model_id, fallback, scenario, version)
+        of = query.experiment
+        self._metrics.made(self._model_id, named, fallback, short_name(of.name), of.arm)
+        return new_list_id(self._model_id, fallback, scenario, version, of.name, of.version, of.arm)
 
     def _why(self, query: Query, selection: Selection, out: Out) -> list[ItemDebug]:
         catalogue, opened = self._catalogue, self._catalogue.open_at(query.as_of_ms)

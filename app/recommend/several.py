@@ -45,4 +45,5 @@ def together(names: Sequence[str], answers: Sequence[Recommendations]) -> Severa
             NamedList(name, one.recommendation_id, one.items, one.scenario, one.gave_way, one.debug)
             for name, one in zip(names, answers, strict=True)
         ],
+        experiment=first.experiment,
     )

@@ -23,6 +23,8 @@ _NOBODYS_IDS: Final = 256  # of each partition: the last lists of nobody that ar
 class Impression(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What was seen of a list: these items at these positions, 1 being the top; no positions are 1, 2, 3 and so on.
 
+    `propensities`, if any, are how likely each of the items was to be shown, None where that is not known.
+
     Append fields only at the end: old bytes must stay readable.
     """
 
@@ -30,6 +32,7 @@ class Impression(msgspec.Struct, frozen=True, array_like=True, omit_defaults=Tru
     time_ms: int
     item_ids: tuple[str, ...]
     positions: tuple[int, ...] = ()
+    propensities: tuple[float | None, ...] = ()
 
 
 encode_impression = msgspec.msgpack.Encoder().encode

@@ -108,8 +108,13 @@ def read_list_id(text: str) -> ListOrigin | None:
     )
 
 
+def short_name(name: str) -> str:
+    """A scenario's or an experiment's name as an id says it."""
+    return _short(name).decode(errors="replace")
+
+
 def _short(name: str) -> bytes:
-    """A name as an id has it: of a long one the beginning and a hash."""
+    """Of a long name the beginning and a hash."""
     encoded = name.encode("utf-8", "replace")
     if len(encoded) > _MOST_NAME:
         encoded = encoded[: _MOST_NAME - 9] + b"~" + blake2b(encoded, digest_size=4).hexdigest().encode()

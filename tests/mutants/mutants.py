@@ -524,10 +524,10 @@ ONE_MODEL_PER_REQUEST = [
         invariant="I8",
         broken="A request asks twice which model serves: one makes the list, another signs it.",
         file="app/api/recommendations.py",
-        original="        answer = await service.recommender.recommend(await under(service, scenario, query), stages)\n",
+        original="        answer = await service.recommender.recommend(ruled, stages)\n",
         replacement="""\
         import msgspec
-        answer = await service.recommender.recommend(await under(service, scenario, query), stages)
+        answer = await service.recommender.recommend(ruled, stages)
         signs = (await service_of(request)).runtime.bundle.manifest.model_id
         answer = msgspec.structs.replace(answer, model_id=signs)
 """,

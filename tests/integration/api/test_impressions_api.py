@@ -19,10 +19,14 @@ async def tell(client, body, status=200):
 
 
 async def counted(client, name):
-    """Labels, without their names -> value, of one metric."""
+    """Model, scenario, experiment and arm, and any other label -> value, of one metric."""
     text = (await client.get("/metrics")).text
-    found = re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE)
-    return {tuple(re.findall(r'"(.*?)"', labels)): float(value) for labels, value in found}
+    counts = {}
+    for labels, value in re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE):
+        named = dict(re.findall(r'(\w+)="(.*?)"', labels))
+        origin = [named.pop(label) for label in ("model_id", "scenario", "experiment", "arm")]
+        counts[*origin, *named.values()] = float(value)
+    return counts
 
 
 def shown(answer, user_id="u", **fields):
@@ -40,15 +44,15 @@ async def test_lists_what_was_shown_of_them_and_what_they_led_to_are_counted_by_
     ]
     model = plain["model_id"]
     assert await counted(client, "longwave_lists_total") == {
-        (model, "", "model"): 1,
-        (model, "cart page", "model"): 1,
-        (model, "", "fallback"): 1,
+        (model, "", "", "", "model"): 1,
+        (model, "cart page", "", "", "model"): 1,
+        (model, "", "", "", "fallback"): 1,
     }
     found = await tell(client, [shown(plain), shown(cart, item_ids=["item-001", "item-002"]), shown(popular, None)])
     assert (found["stored"], found["duplicate"], found["rejected"]) == (3, 0, 0)
     assert (await tell(client, shown(plain)))["results"] == [{"index": 0, "status": "duplicate"}]
-    assert await counted(client, "longwave_lists_shown_total") == {(model, ""): 2, (model, "cart page"): 1}
-    assert await counted(client, "longwave_items_shown_total") == {(model, ""): 10, (model, "cart page"): 2}
+    assert await counted(client, "longwave_lists_shown_total") == {(model, "", "", ""): 2, (model, "cart page", "", ""): 1}
+    assert await counted(client, "longwave_items_shown_total") == {(model, "", "", ""): 10, (model, "cart page", "", ""): 2}
     clicks = [
         event("u", 1, 1, "view", recommendation_id=cart["recommendation_id"], event_id="1"),
         event("u", 1, 2, "purchase", recommendation_id=cart["recommendation_id"], event_id="2"),
@@ -59,9 +63,9 @@ async def test_lists_what_was_shown_of_them_and_what_they_led_to_are_counted_by_
     await client.tell(*clicks)
     await client.tell(*clicks)  # again: duplicates lead to nothing
     assert await counted(client, "longwave_list_events_total") == {
-        (model, "cart page", "view"): 1,
-        (model, "cart page", "purchase"): 1,
-        (model, "", "view"): 1,
+        (model, "cart page", "", "", "view"): 1,
+        (model, "cart page", "", "", "purchase"): 1,
+        (model, "", "", "", "view"): 1,
     }
 
 
@@ -93,6 +97,11 @@ async def test_good_ones_are_stored_where_others_are_bad(client):
         ({"recommendation_id": "mine"}, "recommendation_id"),
         ({"positions": [1, 2]}, "positions"),
         ({"positions": [0]}, "positions.0"),
+        ({"propensities": [0.5, 0.5]}, "propensities"),
+        ({"propensities": []}, "propensities"),
+        ({"propensities": [0]}, "propensities.0"),
+        ({"propensities": [1.01]}, "propensities.0"),
+        ({"propensities": ["0.5"]}, "propensities.0"),
         ({"timestamp": "soon"}, "timestamp"),
         ({"timestamp": -1}, "timestamp"),
         ({"timestamp": 10**15}, "timestamp"),
@@ -107,7 +116,7 @@ async def test_good_ones_are_stored_where_others_are_bad(client):
     assert [error["field"] for error in problem["errors"]] == ["recommendation_id"]
     problem = await tell(client, several[:2], 422)
     assert {error["field"] for error in problem["errors"]} == {"impressions[0].item_ids", "impressions[1].item_ids"}
-    assert (await counted(client, "longwave_lists_shown_total")) == {(MODEL, ""): 1}
+    assert (await counted(client, "longwave_lists_shown_total")) == {(MODEL, "", "", ""): 1}
 
 
 @pytest.mark.parametrize("body", [[], {"impressions": []}, {"impressions": {}}, 3, "x", {"impressions": [], "more": 1}, None])
@@ -126,12 +135,20 @@ async def test_a_thousand_are_taken_and_one_more_is_too_large(client):
 
 
 async def test_invented_names_do_not_become_endless_labels(client):
-    many = [{"recommendation_id": new_list_id(f"{n:016x}", False, f"s{n}", 1), "item_ids": ["a"]} for n in range(300)]
-    assert (await tell(client, many))["stored"] == 300
+    names = [(f"{n:016x}", False, f"s{n}", 1, f"e{n}", 1, f"a{n}") for n in range(300)]
+    # every model under every scenario in every arm, of those that are labels of their own
+    names += [(f"{n % 50:016x}", False, f"s{n // 50 % 100}", 1, f"e{n % 97}", 1, f"a{n % 97}") for n in range(4_000)]
+    many = [{"recommendation_id": new_list_id(*name), "item_ids": ["a"]} for name in names]
+    assert (await tell(client, many[:300]))["stored"] == 300
     found = await counted(client, "longwave_lists_shown_total")
     assert sum(found.values()) == 300
     assert len(found) <= 102
-    assert found["other", "other"] >= 190
+    assert found["other", "other", "other", "other"] >= 190
+    for begin in range(300, len(many), 1_000):
+        await tell(client, many[begin : begin + 1_000])
+    found = await counted(client, "longwave_lists_shown_total")
+    assert sum(found.values()) == 4_300
+    assert 1_900 <= len(found) <= 2_001
 
 
 async def test_of_an_erased_user_nothing_late_is_taken(client):
