@@ -153,7 +153,8 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
     store = open_store(settings, url)
     stack.push_async_callback(store.close)
     first = ServedModel(settings, store, metrics, runtime)
-    hall = Hall(settings, store, metrics, first, Shelf(settings.bundle_dir, settings.bundles_dir))
+    experiments = Experiments(VersionedStore(store, TENANT, "experiment"), settings.catalogue_poll_ms / 1000)
+    hall = Hall(settings, store, metrics, first, Shelf(settings.bundle_dir, settings.bundles_dir), experiments.models)
     stack.push_async_callback(hall.stop)
     activation = Activation(settings, hall, metrics)
     stack.push_async_callback(activation.stop)
@@ -172,8 +173,7 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
         why=runtime.device.why,
         redis="embedded" if settings.redis_url in (None, os.environ.get(EMBEDDED_URL)) else "external",
     )
-    stored = VersionedStore(store, TENANT, "experiment")
-    return Models(hall, activation, Experiments(stored, settings.catalogue_poll_ms / 1000))
+    return Models(hall, activation, experiments)
 
 
 def openapi_document() -> str:

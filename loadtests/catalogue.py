@@ -294,15 +294,18 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
     """The figures by their names; None for what has not been measured."""
     retrieval, service = found.get("retrieval", {}), found.get("service", {})
     million: Mapping[str, Any] = service.get("1000000", {})
+    smallest: Mapping[str, Any] = service.get("10000", {})
     filtered = [one["rate"] for one in million.get("filters", {}).values()]
     return {
-        "rps_10k": service.get("10000", {}).get("plain", {}).get("rate"),
+        "rps_10k": smallest.get("plain", {}).get("rate"),
         "rps_100k": service.get("100000", {}).get("plain", {}).get("rate"),
         "rps_1m": million.get("plain", {}).get("rate"),
         "recall_1m": retrieval.get("1000000", {}).get("recall"),
         "rps_1m_filtered": min(filtered, default=None),
         "memory_1m_bytes": million.get("memory_bytes"),
         "item_visible_ms": million.get("visible_ms"),
+        "explain_ratio": smallest.get("explain_ratio"),
+        "explain_exact_ms": smallest.get("explain_exact_ms"),
     }
 
 

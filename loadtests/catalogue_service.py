@@ -1,22 +1,28 @@
-"""A whole service on a large catalogue: at which constant rate it answers, how much memory it takes, when a new item is seen."""
+"""A whole service on a large catalogue: at which constant rate it answers, how much memory it takes, when a new item can be
+recommended by every worker, and what explanations cost."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Final
 from urllib.parse import quote
 
 from loadtests.client import Client
 from loadtests.connection import get, post
 from loadtests.errors import BenchError
+from loadtests.figures import explain
 from loadtests.pace import steadily
 from loadtests.samples import percentile
-from loadtests.servers import Server
+from loadtests.servers import Server, serving
 from loadtests.stand import Setup, Stand, give_histories, stand
 
 LIMIT_S: Final = 0.050
@@ -27,7 +33,13 @@ _EVENTS: Final = 20
 _CONNECTIONS: Final = 256
 _FILTERS: Final = ("share < 0.5", "share < 0.1", "share < 0.01", "share < 0.0001")
 _INDEX_S: Final = 900.0
+_AGAINST_USERS: Final = 64  # each with a filter that keeps what they want least
+_AGAINST: Final = 0.1  # the share of all kinds that it keeps
+_SAMPLED: Final = 1_000  # items that say how much a user wants each kind
+_WHOLE: Final = 20  # users whose lists are looked at: each must have all of its items
+_K: Final = 20
 _SEEN: Final = 20  # items that are added to see when they can be recommended
+_SEEN_S: Final = 30.0  # that is waited for at most
 _TRY: Final = 0.2  # of the whole time, to find out which rate can be held
 
 
@@ -56,21 +68,29 @@ def measure_service(
     folder = setup.bundle.folder
     users = [f"user-{number}" for number in range(_USERS)]
     found: dict[str, Any] = {}
-    with stand(setup, storage_dir=folder.parent / f"{folder.name}-storage") as running:
+    storage = folder.parent / f"{folder.name}-storage"
+    with stand(setup, storage_dir=storage) as running:
         _await_index(running.service, say)
         give_histories(running, users, _EVENTS)
-        asked = itertools.cycle([get(f"/v1/users/{quote(user)}/recommendations?k=20") for user in users])
-        found["plain"] = _highest(running.service, asked, rates, seconds, say)
+        found["plain"] = _highest(running.service, dict.fromkeys(users, ""), rates, seconds, say)
+        explained = explain.measure(running, users)
+        found |= explained.figures | {"explain": explained.made_of}
+        say(f"explained: {explained.figures}")
         if filters:
             found["items_told_s"] = _tell_attributes(running, setup.bundle.items, say)
+            asked = {text: dict.fromkeys(users, text) for text in _FILTERS}
+            asked["the kinds that the user wants least"] = _least_wanted(running, users[:_AGAINST_USERS])
             found["filters"] = {}
-            for text in _FILTERS:
-                asked = itertools.cycle(
-                    [get(f"/v1/users/{quote(user)}/recommendations?k=20&filter={quote(text)}") for user in users]
-                )
-                found["filters"][text] = _highest(running.service, asked, [100, 250, 500], seconds / 3, say)
+            for name, of_users in asked.items():
+                say(name)
+                found["filters"][name] = _highest(running.service, of_users, [100, 250, 500], seconds, say)
         found["memory_bytes"] = _resident(running.service.pid) + int(running.redis.info("memory")["used_memory_rss"])
-        found["visible_ms"] = _visible_ms(running)
+        say(f"{found['memory_bytes'] / 2**20:.0f} MiB")
+        log = running.folder / "second.log"
+        with serving(folder, running.store.url, [setup.cores.service], log, storage_dir=storage) as second:
+            _await_index(second, say)
+            found["visible_ms"] = _visible_ms([running.service, second], users[0])
+            say(f"visible after {found['visible_ms']} ms")
     return found
 
 
@@ -88,9 +108,18 @@ def _await_index(server: Server, say: Callable[[str], None]) -> None:
 
 
 def _highest(
-    server: Server, asked: Iterator[bytes], rates: Sequence[float], seconds: float, say: Callable[[str], None]
+    server: Server, filters: Mapping[str, str], rates: Sequence[float], seconds: float, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The highest of some rates that can be held."""
+    """The highest of some rates that can be held, asking for these users in turn, each under a filter ("" for none).
+
+    Raises BenchError if a list is shorter than it must be.
+    """
+    asked = itertools.cycle([get(_path(user, text)) for user, text in filters.items()])
+    with Client(server) as client:
+        for user, text in itertools.islice(filters.items(), _WHOLE):
+            items = json.loads(client.answer(get(_path(user, text))).body)["items"]
+            if len(items) != _K:
+                raise BenchError(f"{user} gets {len(items)} items of {_K} under {text!r}")
     best, tried = None, []
     for rate in rates:
         one = _hold(server, asked, rate, max(2.0, seconds * _TRY))
@@ -106,6 +135,10 @@ def _highest(
             return {"rate": best, "p90_ms": one.p90_s * 1e3, "p99_ms": one.p99_s * 1e3, "seconds": seconds}
         best = max((rate for rate in rates if rate < best), default=None)
     return {"rate": 0.0, "p90_ms": tried[0].p90_s * 1e3, "p99_ms": tried[0].p99_s * 1e3, "seconds": seconds}
+
+
+def _path(user: str, text: str) -> str:
+    return f"/v1/users/{quote(user)}/recommendations?k={_K}" + (f"&filter={quote(text)}" if text else "")
 
 
 def _hold(server: Server, asked: Iterator[bytes], rate: float, seconds: float) -> Held:
@@ -139,15 +172,38 @@ def _resident(pid: int) -> int:
     raise BenchError(f"no memory of process {pid}")
 
 
-def _visible_ms(running: Stand) -> float:
-    """The slowest of some items, from the request that adds it until a filter finds it."""
-    slowest = 0.0
+def _least_wanted(running: Stand, users: Sequence[str]) -> dict[str, str]:
+    """For each user a filter that keeps the kinds of items that this user wants least, by the service's own scores."""
+    chance, kinds = random.Random(0), dict(zip(running.setup.bundle.items, running.setup.bundle.categories, strict=True))
+    filters = {}
     with Client(running.service) as client:
+        for user in users:
+            asked = {"user_id": user, "item_ids": chance.sample(running.setup.bundle.items, _SAMPLED)}
+            scores = defaultdict(list)
+            for item in json.loads(client.answer(post("/v1/rankings", json.dumps(asked).encode())).body)["items"]:
+                for kind in kinds[item["item_id"]]:
+                    scores[kind].append(item["score"])
+            worst = sorted(scores, key=lambda kind: fmean(scores[kind]))[: max(1, round(_AGAINST * len(scores)))]
+            filters[user] = "categories in (" + ", ".join(f"'{kind}'" for kind in worst) + ")"
+    return filters
+
+
+def _visible_ms(servers: Sequence[Server], user: str) -> float | None:
+    """The slowest of some items, from the request that adds it until each of these workers recommends it; None if the model knows
+    items by their ids alone, so that it cannot recommend new ones."""
+    slowest = 0.0
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(server)) for server in servers]
         for number in range(_SEEN):
-            began = time.perf_counter()
             name = f"longwave-bench-{number}"
-            client.answer(post("/v1/items", json.dumps([{"item_id": name, "title": "New"}]).encode()))
-            while name not in client.answer(get(f"/v1/items/{name}")).body.decode():
-                pass
+            asked = get(_path(user, f"id = '{name}'"))
+            item = {"item_id": name, "title": f"A new thing, number {number}", "attributes": {"share": 0.5}}
+            began = time.perf_counter()
+            clients[0].answer(post("/v1/items", json.dumps([item]).encode()))
+            waiting = list(clients)
+            while waiting:
+                waiting = [client for client in waiting if not json.loads(client.answer(asked).body)["items"]]
+                if time.perf_counter() - began > _SEEN_S:
+                    return None
             slowest = max(slowest, time.perf_counter() - began)
     return slowest * 1e3

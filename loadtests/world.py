@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,6 +29,7 @@ class Measured:
 
     Attributes:
         source: where it comes from, for the report.
+        categories: of each of the items.
         event_type: a positive one.
     """
 
@@ -36,6 +38,7 @@ class Measured:
     model_id: str
     data: str
     items: list[str]
+    categories: list[Sequence[str]]
     event_type: str
 
 
@@ -63,7 +66,8 @@ def _read(folder: Path, source: str) -> Measured:
     if not positive:
         raise BenchError(f"{folder}: has no positive event type to post")
     items = [item.id for item in bundle.items]
-    return Measured(folder, source, manifest.model_id, manifest.data_name, items, positive[0])
+    categories = [item.categories for item in bundle.items]
+    return Measured(folder, source, manifest.model_id, manifest.data_name, items, categories, positive[0])
 
 
 def _is_current(bundle: Path) -> bool:

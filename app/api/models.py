@@ -24,8 +24,11 @@ class Model(msgspec.Struct, frozen=True):
 
     model_id: str
     status: Annotated[
-        Literal["active", "preparing", "backfilling", "previous", "available", "unusable"],
-        Meta(description="`previous` is kept open for a way back; `unusable`: see `problem`."),
+        Literal["active", "preparing", "backfilling", "beside", "previous", "available", "unusable"],
+        Meta(
+            description="`beside`: an experiment names it, and it answers here; `previous` is kept open for a way back; "
+            "`unusable`: see `problem`."
+        ),
     ]
     problem: str | None
     data: str | None
@@ -117,13 +120,15 @@ async def _models(request: Request) -> Models:
     for model_id, found in hall.look().items():
         manifest = found.manifest
         problem = found.problem or hall.failed(model_id)
-        status: Literal["active", "preparing", "backfilling", "previous", "available", "unusable"]
+        status: Literal["active", "preparing", "backfilling", "beside", "previous", "available", "unusable"]
         if problem is not None:
             status = "unusable"
         elif model_id == serving.active:
             status = "active"
         elif model_id == serving.candidate:
             status = "backfilling" if serving.phase == "backfill" else "preparing"
+        elif hall.beside(model_id) is not None:
+            status = "beside"
         else:
             status = "previous" if model_id == serving.previous else "available"
         models.append(

@@ -17,7 +17,7 @@ Int64 = npt.NDArray[np.int64]
 _MOST_ADDED = 10_000
 
 Increment = tuple[str, float, int]  # item id, weight, unix ms
-Snapshot = Mapping[str, tuple[int, tuple[float, ...]]]  # item id -> unix ms the counts refer to, count per half-life
+Snapshot = Mapping[str, tuple[int, Sequence[float]]]  # item id -> unix ms the counts refer to, count per half-life
 
 
 class LivePopularity:

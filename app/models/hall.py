@@ -1,4 +1,5 @@
-"""The models that this worker has open, and which one it serves: follows the board that all workers share.
+"""The models that this worker has open, and which one it serves: follows the board that all workers share. Those that experiments
+name answer beside it.
 
 A worker promises to serve a generation for a short while only (a lease, renewed with every heartbeat). Whoever changes the model
 waits until every living worker has said that it follows, and takes for dead who has been silent for longer than any lease: so
@@ -11,13 +12,14 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from time import monotonic
 from typing import Final
 
 import structlog
 
-from app.errors import BundleError, DeviceError, NotReadyError, StorageError, StorageRefusedError, UnavailableError
+from app.errors import BundleError, DamagedError, DeviceError, NotReadyError, StorageError, StorageRefusedError, UnavailableError
+from app.models.beside import Beside
 from app.models.served import ServedModel, Service
 from app.models.shelf import Found, Shelf, load_model
 from app.settings import Settings
@@ -44,7 +46,16 @@ class Hall:
         sees: new bundles that are complete here, and signatures of their files; None if nobody looks for them.
     """
 
-    def __init__(self, settings: Settings, store: RedisStore, metrics: Metrics, first: ServedModel, shelf: Shelf) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: RedisStore,
+        metrics: Metrics,
+        first: ServedModel,
+        shelf: Shelf,
+        beside: Callable[[], Awaitable[Collection[str]]],
+    ) -> None:
+        """`beside` says which models are to answer beside the one that serves; it may raise StorageError."""
         self.worker = secrets.token_hex(8)
         self.board = ModelBoard(store)
         self.shelf = shelf
@@ -57,6 +68,8 @@ class Hall:
         self._failed_s = 0.0  # when the last one failed, on time.monotonic()
         self._token: str | None = None  # of the candidate that was seen last
         self._served = first
+        self._wanted_beside = beside
+        self._beside = Beside()
         self._generation = 0
         self.bringing: str | None = None
         self._introduced = False
@@ -87,6 +100,7 @@ class Hall:
             while not task.done():
                 task.cancel()
                 await asyncio.wait([task], timeout=0.05)
+        await self._beside.stop()
         with contextlib.suppress(UnavailableError):
             await self.board.beat(self.worker, None, ALIVE_MS)
         for model in self._open.values():
@@ -119,8 +133,11 @@ class Hall:
         return self._open.get(model_id)
 
     def beside(self, model_id: str) -> Service | None:
-        """What serves with a model that is open here, active or not; None if it is not."""
-        model = self._open.get(model_id)
+        """A model that answers when it is asked for by its id: the one that serves, or one that an experiment names and that is
+        open here; None if it is neither (yet)."""
+        if model_id == self._served.model_id:
+            return self._served.service
+        model = self._beside.get(model_id)
         return None if model is None else model.service
 
     def failed(self, model_id: str) -> str | None:
@@ -144,7 +161,8 @@ class Hall:
             self._try_again(serving)
             if serving.candidate is not None:
                 self._prepare(serving.candidate)
-            self._let_go(serving)
+            wanted = await self._stand_beside()
+            self._let_go(serving, wanted)
             try:
                 alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
                 # Whoever changes the model at this moment is left alone.
@@ -218,7 +236,6 @@ class Hall:
         if serving.active is None and self._may_begin():
             if self._introduced:
                 log.warning("the store has been emptied; laying it out again", model=self._served.model_id)
-                self._served.seed_again()
             await self.board.first(self._served.model_id)
         if alive.keys() == {self.worker} and not self._introduced:
             if serving.active not in (None, self._served.model_id):
@@ -267,8 +284,10 @@ class Hall:
             self._prepare(serving.active)
             return  # and the lease runs out
         if model is not self._served:
+            await self._beside.yield_to_serving(model.model_id)
             await model.start()
             before, self._served = self._served, model
+            before.tell(())
             # Requests that have begun with the old one end with it: nothing of it is closed, only its own work ends.
             await before.stop()
             log.info("switched", model=model.model_id, before=before.model_id, generation=serving.generation)
@@ -315,8 +334,19 @@ class Hall:
     def _fail(self, model_id: str, reason: str) -> None:
         self._failed[model_id], self._failed_s = reason, monotonic()
 
-    def _let_go(self, serving: Serving) -> None:
-        """Forget models that are neither active nor the one before nor to be next."""
-        wanted = {serving.active, serving.previous, serving.candidate, self._served.model_id}
+    async def _stand_beside(self) -> Collection[str]:
+        """Have those models answer beside the one that serves which experiments name; returns their ids."""
+        try:
+            wanted = await self._wanted_beside()
+        except (StorageError, DamagedError):  # whatever becomes of experiments, the one that serves is followed
+            wanted = self._beside.model_ids
+        for model_id in wanted:
+            self._prepare(model_id)
+        await self._beside.follow(self._served, self._open, wanted)
+        return wanted
+
+    def _let_go(self, serving: Serving, beside: Collection[str]) -> None:
+        """Forget models that are neither active nor the one before nor to be next, and that no experiment names."""
+        wanted = {serving.active, serving.previous, serving.candidate, self._served.model_id, *beside}
         for model_id in [model_id for model_id in self._open if model_id not in wanted]:
             del self._open[model_id]

@@ -16,7 +16,7 @@ from app.errors import StorageError
 from app.fold import Commits, Fold, StateCache, Users
 from app.fold.tensors import EventTensors
 from app.ingest.advance import Advance
-from app.ingest.append import Increment, UserEvents
+from app.ingest.append import Increment, UserEvents, popularity_increments
 from app.ingest.count import PopularityCounter
 from app.ingest.impressions import Impressions
 from app.ingest.pipeline import Ingest
@@ -41,6 +41,7 @@ from app.state.impressions import ImpressionStore
 from app.state.items import ItemStore
 from app.state.lists import ListOrigin, read_list_id
 from app.state.redis import RedisStore
+from app.state.store import Decayed
 from app.state.trends import Trends
 from app.state.versioned import VersionedStore
 from app.telemetry import Metrics, Origin
@@ -112,14 +113,17 @@ class ServedModel:
     def __init__(self, settings: Settings, store: RedisStore, metrics: Metrics, runtime: Runtime) -> None:
         bundle, manifest = runtime.bundle, runtime.bundle.manifest
         self.model_id = manifest.model_id
+        self.half_lives_s = tuple(manifest.popularity.half_lives_s)
+        self._beside: Sequence[ServedModel] = ()
+        self._counts = False  # whether this model counts popularity for others to read, where it only hears of events
+        self._weights = {t.name: t.weight for t in manifest.event_types if t.polarity == "positive"}
         self._settings = settings
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
         catalogue = catalogue_of(bundle)
-        half_lives_s = manifest.popularity.half_lives_s
-        popularity = LivePopularity(
+        self._popularity = popularity = LivePopularity(
             catalogue,
-            half_lives_s,
+            self.half_lives_s,
             bundle.popularity,
             manifest.popularity.as_of_ms,
             in_flight_s=_COUNT_DELAY_S + settings.redis_timeout_ms / 1000,
@@ -143,17 +147,27 @@ class ServedModel:
             batch_events=settings.fold_batch_events,
             most_events=settings.max_unfolded_events,
         )
-        self._counter = counter = PopularityCounter(
-            store, half_lives_s, _COUNT_DELAY_S, knows=lambda item_id: catalogue.row(item_id) is not None
-        )
+
+        def begins(item_id: str) -> Decayed | None:
+            row = catalogue.row(item_id)
+            if row is None or row >= len(bundle.popularity):
+                return None
+            return manifest.popularity.as_of_ms, bundle.popularity[row].tolist()
+
+        def knows(item_id: str) -> bool:
+            return catalogue.row(item_id) is not None
+
+        self._counter = counter = PopularityCounter(store, self.half_lives_s, _COUNT_DELAY_S, knows, begins)
         trends = Trends(store)
-        self._trend = trend = TrendCounter(trends, _TREND_DELAY_S, knows=lambda item_id: catalogue.row(item_id) is not None)
-        self._following = PopularityFollower(store, popularity, catalogue, bundle, TENANT, lambda: counter.others_counted(TENANT))
+        self._trend = trend = TrendCounter(trends, _TREND_DELAY_S, knows)
+        self._following = PopularityFollower(store, popularity, TENANT, lambda: counter.others_counted(TENANT))
 
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
             popularity.add(increments, monotonic())
             counter.add(tenant, increments)
             trend.add(tenant, increments)
+            for model in self._beside:
+                model.hear(tenant, users)
             for event in (event for user in users for event in user.events):
                 if event.recommendation_id is not None and (origin := read_list_id(event.recommendation_id)) is not None:
                     metrics.led_to(_labels(origin), event.type)
@@ -247,9 +261,21 @@ class ServedModel:
         runtime = self.service.runtime
         self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(0)
 
-    def seed_again(self) -> None:
-        """Give the store the bundle's popularity anew: it has been emptied."""
-        self._following.seed_again()
+    def tell(self, beside: Sequence[ServedModel]) -> None:
+        """Have these models hear of the events that this one takes, from now on."""
+        counted = {self.half_lives_s}
+        for model in beside:
+            # One table in the store for all models with the same half-lives: whoever counts second would count twice.
+            model._counts = model.half_lives_s not in counted
+            counted.add(model.half_lives_s)
+        self._beside = beside
+
+    def hear(self, tenant: str, users: Sequence[UserEvents]) -> None:
+        """Events were stored that another model took. Their users are folded with this one when it is asked for them."""
+        increments = popularity_increments(users, self._weights)
+        self._popularity.add(increments, monotonic())
+        if self._counts:
+            self._counter.add(tenant, increments)
 
     async def flush(self) -> None:
         """Store the states that wait for it."""

@@ -9,10 +9,8 @@ from typing import Protocol
 
 import structlog
 
-from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
-from app.runtime.bundle import Bundle
 from app.state.store import StateStore
 
 log = structlog.get_logger()
@@ -25,40 +23,31 @@ class OpeningStore(StateStore, Protocol):
 
 
 class PopularityFollower:
-    """Seeds the store with the bundle's counts once, then reads what everyone counted, again and again."""
+    """Reads what everyone counted, again and again. Items that nobody counted keep what the bundle says of them."""
 
     def __init__(
         self,
         store: OpeningStore,
         popularity: LivePopularity,
-        catalogue: Catalogue,
-        bundle: Bundle,
         tenant: str,
         others_counted: Callable[[], Awaitable[bool]],
     ) -> None:
         """`others_counted` says whether another worker has counted since it was asked last."""
         self._store = store
         self._popularity = popularity
-        self._catalogue = catalogue
-        self._bundle = bundle
         self._tenant = tenant
         self._others_counted = others_counted
         self._opened = False
         self._stale = False  # others have counted, and the table is not read, or not to its end
 
-    def seed_again(self) -> None:
-        """Begin anew with the next refresh."""
-        self._opened = False
-
     async def refresh(self) -> None:
-        """Read the store's counts; the first time, check its layout and give it the bundle's counts of items it does not have.
+        """Read the store's counts; the first time, check its layout.
 
         Raises:
             StorageError: the store does not answer, or is laid out for another version.
         """
         if not self._opened:
             await self._store.open()
-            await self._seed()
             self._opened = True
         # What this worker counts it knows; the table, of every item, is read again only when others have counted.
         self._stale = await self._others_counted() or self._stale
@@ -79,11 +68,3 @@ class PopularityFollower:
                 log.warning("popularity not refreshed", error=error.detail)
             except Exception:
                 log.exception("popularity not refreshed")
-
-    async def _seed(self) -> None:
-        half_lives_s = self._popularity.half_lives_s
-        there = await self._store.popularity(self._tenant, half_lives_s)
-        bundled = self._catalogue.ids[: self._catalogue.bundle_rows]
-        rows = [row for row, item_id in enumerate(bundled) if item_id not in there]
-        ids, counts = [self._catalogue.ids[row] for row in rows], self._bundle.popularity[rows].tolist()
-        await self._store.seed_popularity(self._tenant, half_lives_s, ids, counts, self._bundle.manifest.popularity.as_of_ms)

@@ -25,7 +25,7 @@ from app.state.identities import IMPORTED, PENDING, Call, Erased, Identities, Ne
 from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
 from app.state.scripts import Script, script
-from app.state.store import Append, Appended, CommitResult, Held, Loaded, UserMeta
+from app.state.store import NONE_BEGUN, Append, Appended, CommitResult, Decayed, Held, Loaded, UserMeta
 from app.state.transport import ClusterTransport, Command, Confirm, SingleTransport, Transport
 
 DEFAULT_MAX_SEQUENCE: Final = 20_000
@@ -277,50 +277,43 @@ class RedisStore:
         async for names in self._transport.scan(pattern):
             yield [name.decode() for name in names]
 
-    async def seed_popularity(
-        self, tenant: str, half_lives_s: Sequence[float], items: Sequence[str], counts: Sequence[Sequence[float]], at_ms: int
-    ) -> None:
-        """Give items that have no popularity yet these decayed counts (one row per item, one column per half-life)."""
-        key = keys.popularity_key(tenant, half_lives_s)
-        commands: list[Command] = []
-        for item, row in zip(items, counts, strict=True):
-            if len(row) != len(half_lives_s):
-                raise ValueError(f"item {item!r} has {len(row)} counts for {len(half_lives_s)} half-lives")
-            commands.append(("HSETNX", key, _text(item), f"{at_ms} {' '.join(f'{count:.17g}' for count in row)}"))
-        for start in range(0, len(commands), _CHUNK):
-            await self.all(commands[start : start + _CHUNK])
-
     async def count_popularity(
-        self, tenant: str, half_lives_s: Sequence[float], increments: Sequence[tuple[str, float, int]]
+        self,
+        tenant: str,
+        half_lives_s: Sequence[float],
+        increments: Sequence[tuple[str, float, int]],
+        beginnings: Mapping[str, Decayed] = NONE_BEGUN,
     ) -> int:
-        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted."""
+        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted.
+
+        An item that has no counts yet begins with those in `beginnings`, or with none.
+        """
         key = keys.popularity_key(tenant, half_lives_s)
         head = [len(half_lives_s), *(f"{half_life:.17g}" for half_life in half_lives_s)]
+        begin = {item: _decayed(item, counts, len(half_lives_s)) for item, counts in beginnings.items()}
         calls: list[Call] = []
         for start in range(0, len(increments), _CHUNK):
             arguments = list(head)
             for item, weight, time_ms in increments[start : start + _CHUNK]:
-                arguments += (_text(item), f"{weight:.17g}", time_ms)
+                arguments += (_text(item), f"{weight:.17g}", time_ms, begin.get(item, ""))
             calls.append(((key,), arguments))
         totals = await self.run(script("popularity"), calls)
         return int(totals[-1]) if totals else await self.popularity_events(tenant, half_lives_s)
 
-    async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
-        """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""
-        counts: dict[str, tuple[int, tuple[float, ...]]] = {}
+    async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, Decayed]:
+        """The counts of every item that was ever counted."""
+        counts: dict[str, Decayed] = {}
         async for some in self.popularity_parts(tenant, half_lives_s):
             counts |= some
         return counts
 
-    async def popularity_parts(
-        self, tenant: str, half_lives_s: Sequence[float]
-    ) -> AsyncIterator[dict[str, tuple[int, tuple[float, ...]]]]:
+    async def popularity_parts(self, tenant: str, half_lives_s: Sequence[float]) -> AsyncIterator[dict[str, Decayed]]:
         """`popularity` part by part, so that neither Redis nor the caller's event loop stands still for a large catalogue."""
         key = keys.popularity_key(tenant, half_lives_s)
         cursor: int | bytes = 0
         while True:
             ((cursor, chunk),) = await self.all([("HSCAN", key, cursor, "COUNT", _PART)])
-            counts: dict[str, tuple[int, tuple[float, ...]]] = {}
+            counts: dict[str, Decayed] = {}
             for item, value in zip(chunk[::2], chunk[1::2], strict=True):
                 if not item:
                     continue  # the number of events counted
@@ -481,6 +474,13 @@ def _loaded(user_id: str, reply: list[Any] | None) -> Loaded:
     )
     held = state == 1
     return Loaded(user_id, meta, None if held else state, held, [decode_event(event) for event in tail], start)
+
+
+def _decayed(item: str, counts: Decayed, half_lives: int) -> str:
+    at_ms, numbers = counts
+    if len(numbers) != half_lives:
+        raise ValueError(f"item {item!r} has {len(numbers)} counts for {half_lives} half-lives")
+    return f"{at_ms} {' '.join(f'{number:.17g}' for number in numbers)}"
 
 
 def _text(text: str) -> bytes:

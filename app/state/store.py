@@ -13,6 +13,11 @@ STORED: Final = "1"
 DUPLICATE: Final = "0"
 ERASED: Final = "g"
 
+Decayed = tuple[int, Sequence[float]]
+"""An item's popularity: unix ms that the counts refer to, and the decayed count for each half-life."""
+
+NONE_BEGUN: Final[Mapping[str, Decayed]] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Append:
@@ -156,22 +161,22 @@ class StateStore(Protocol):
     async def register_model(self, model_id: str, about: str) -> None:
         """Say that a model may have states: an erasure must find them."""
 
-    async def seed_popularity(
-        self, tenant: str, half_lives_s: Sequence[float], items: Sequence[str], counts: Sequence[Sequence[float]], at_ms: int
-    ) -> None:
-        """Give items that have no popularity yet these decayed counts (one row per item, one column per half-life)."""
-
     async def count_popularity(
-        self, tenant: str, half_lives_s: Sequence[float], increments: Sequence[tuple[str, float, int]]
+        self,
+        tenant: str,
+        half_lives_s: Sequence[float],
+        increments: Sequence[tuple[str, float, int]],
+        beginnings: Mapping[str, Decayed] = NONE_BEGUN,
     ) -> int:
-        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted."""
+        """Add (item_id, weight, unix ms) to the decayed counts, in one round trip; returns how many events were ever counted.
 
-    async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, tuple[int, tuple[float, ...]]]:
-        """item_id -> (unix ms the counts refer to, decayed counts per half-life)."""
+        An item that has no counts yet begins with those in `beginnings`, or with none.
+        """
 
-    def popularity_parts(
-        self, tenant: str, half_lives_s: Sequence[float]
-    ) -> AsyncIterator[dict[str, tuple[int, tuple[float, ...]]]]:
+    async def popularity(self, tenant: str, half_lives_s: Sequence[float]) -> dict[str, Decayed]:
+        """The counts of every item that was ever counted."""
+
+    def popularity_parts(self, tenant: str, half_lives_s: Sequence[float]) -> AsyncIterator[dict[str, Decayed]]:
         """`popularity` part by part."""
 
     async def popularity_events(self, tenant: str, half_lives_s: Sequence[float]) -> int:

@@ -2,7 +2,8 @@
 --
 -- KEYS[1] lw:<tenant>:popularity:<half-lives>  hash  item id -> "time count count ...": unix ms, then one count per half-life (%.17g)
 --                                                      the empty id: how many events were ever counted
--- ARGV    number of half-lives H, H half-lives (seconds), then per event: item id, weight, time (unix ms)
+-- ARGV    number of half-lives H, H half-lives (seconds), then per event: item id, weight, time (unix ms), what an item begins with
+--         that has no counts yet: "time count count ...", or ""
 -- Returns how many events were ever counted, these included
 
 local half_lives = {}
@@ -11,10 +12,10 @@ for h = 1, tonumber(ARGV[1]) do
 end
 
 local counted = 0
-for at = 2 + #half_lives, #ARGV, 3 do
+for at = 2 + #half_lives, #ARGV, 4 do
   local item, weight, time = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
   local fields = {}
-  for number in string.gmatch(redis.call('HGET', KEYS[1], item) or '', '%S+') do
+  for number in string.gmatch(redis.call('HGET', KEYS[1], item) or ARGV[at + 3], '%S+') do
     fields[#fields + 1] = tonumber(number)
   end
   local reference = math.max(fields[1] or time, time)

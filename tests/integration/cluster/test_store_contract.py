@@ -192,8 +192,8 @@ async def test_an_erased_user_takes_nothing_of_before(both: RedisStore, at: At):
 
 
 async def test_popularity_is_counted_and_read_whole(both: RedisStore):
-    await both.seed_popularity("default", [1.0], ["item 0"], [[2.0]], 1_000)
-    await both.count_popularity("default", [1.0], [(f"item {n}", 1.0, 1_000) for n in range(300)])
+    begun = {"item 0": (1_000, (2.0,))}
+    await both.count_popularity("default", [1.0], [(f"item {n}", 1.0, 1_000) for n in range(300)], begun)
     counts = await both.popularity("default", [1.0])
     assert counts == {"item 0": (1_000, (3.0,))} | {f"item {n}": (1_000, (1.0,)) for n in range(1, 300)}
     assert await both.popularity_events("default", [1.0]) == 300

@@ -1,11 +1,10 @@
-"""Popularity that all workers share: seeded once, read again when others have counted, whatever becomes of the store."""
+"""Popularity that all workers share: begun with the bundle's, read again when others counted, whatever becomes of the store."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from time import monotonic
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,11 +52,9 @@ class Worker:
         self.store = WatchedStore(redis_url)
         catalogue = Catalogue(IDS, IDS, [()] * 3, np.zeros((3, 2), np.float32), np.zeros(3, np.float32))
         self.live = LivePopularity(catalogue, HALF_LIVES_S, counts, NOW, in_flight_s=0.0)
-        self.counter = PopularityCounter(self.store, HALF_LIVES_S, 0.0)
-        bundle: Any = SimpleNamespace(popularity=counts, manifest=SimpleNamespace(popularity=SimpleNamespace(as_of_ms=NOW)))
-        self.follower = PopularityFollower(
-            self.store, self.live, catalogue, bundle, "default", lambda: self.counter.others_counted("default")
-        )
+        bundled = dict(zip(IDS, counts.tolist(), strict=True))
+        self.counter = PopularityCounter(self.store, HALF_LIVES_S, 0.0, begins=lambda item_id: (NOW, bundled[item_id]))
+        self.follower = PopularityFollower(self.store, self.live, "default", lambda: self.counter.others_counted("default"))
 
     async def count(self, item: str, weight: float = 1.0) -> None:
         """As the write path does: in memory at once, in the store behind."""
@@ -83,21 +80,27 @@ async def worker(redis_url: str):
         await one.store.close()
 
 
-async def test_the_bundles_counts_go_to_the_store_once_and_never_over_what_was_counted(worker):
+async def test_what_was_counted_goes_on_from_the_bundles_counts_and_a_newer_bundle_does_not_change_it(worker):
     one = worker()
     await one.follower.refresh()
     await one.count("a", 5.0)
-    other = worker(COUNTS + 100)  # started later, with a newer bundle
-    await other.follower.refresh()
-    assert other.counts() == [[8, 9], [2, 3], [0, 0]]
-    assert one.counts() == other.counts()
+    same, newer = worker(), worker(COUNTS + 100)  # started later
+    for each in (same, newer):
+        await each.follower.refresh()
+    assert one.counts() == same.counts() == [[8, 9], [2, 3], [0, 0]]
+    assert newer.counts() == [[8, 9], [102, 103], [100, 100]]  # of what nobody counted, it knows more
+    assert await one.store.popularity("default", HALF_LIVES_S) == {"a": (NOW, (8.0, 9.0))}  # and nothing else is stored
 
 
-async def test_an_item_that_is_new_in_a_bundle_gets_its_counts_beside_those_of_the_store(worker):
+async def test_a_store_that_was_emptied_goes_on_from_the_bundles_counts(worker, raw: redis.Redis):
     one = worker()
-    await one.store.seed_popularity("default", HALF_LIVES_S, ["a"], [[7.0, 8.0]], NOW)
     await one.follower.refresh()
-    assert one.counts() == [[7, 8], [2, 3], [0, 0]]
+    await one.count("a", 5.0)
+    raw.flushall()
+    await one.count("a")
+    other = worker()
+    await other.follower.refresh()
+    assert other.counts()[0] == [4, 5]
 
 
 async def test_what_another_worker_counted_is_read_and_what_it_counted_itself_is_not(worker):
@@ -170,17 +173,16 @@ async def test_following_outlives_storage_that_is_away_and_faults_of_its_own(wor
     }
 
 
-async def test_a_store_that_is_away_at_the_start_is_seeded_when_it_is_back(worker, tmp_path):
-    one = worker()
+async def test_a_store_that_is_away_at_the_start_is_read_when_it_is_back(worker, tmp_path):
+    one, other = worker(), worker()
+    await other.count("c")
     real, one.follower._store = one.follower._store, RedisStore(f"unix://{tmp_path}/nowhere.sock")
     with pytest.raises(StorageError):
         await one.follower.refresh()
     await one.follower._store.close()
     one.follower._store = real
     await one.follower.refresh()
-    assert await one.store.popularity("default", HALF_LIVES_S) == {
-        item: (NOW, tuple(counts)) for item, counts in zip(IDS, COUNTS.tolist(), strict=True)
-    }
+    assert one.counts() == [[3, 4], [2, 3], [1, 1]]
 
 
 async def test_a_store_of_another_version_gets_nothing(worker, raw: redis.Redis):

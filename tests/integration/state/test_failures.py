@@ -214,7 +214,7 @@ async def test_a_read_only_replica_refuses_writes_with_a_storage_error(store: Re
         with pytest.raises(StorageError):
             await store.append("default", [batch("alice", 1)])
         with pytest.raises(StorageError):
-            await store.seed_popularity("default", [1.0], ["a"], [[1.0]], 1)
+            await store.count_popularity("default", [1.0], [("a", 1.0, 1)])
     finally:
         raw.execute_command("REPLICAOF", "NO", "ONE")
 

@@ -54,30 +54,25 @@ async def test_counts_keep_every_bit_from_one_event_to_the_next(store: RedisStor
     assert await store.popularity("default", [DAY_S]) == {"a": (NOW, (0.1 + 0.2,))}  # 0.30000000000000004
 
 
-async def test_a_seed_fills_only_items_that_have_no_entry(store: RedisStore):
-    await store.count_popularity("default", [DAY_S], [("live", 1.0, NOW)])
-    await store.seed_popularity("default", [DAY_S], ["live", "seeded"], [[100.0], [0.1]], NOW - 5)
-    await store.seed_popularity("default", [DAY_S], ["seeded"], [[7.0]], NOW)  # a second worker, a restart
-    assert await store.popularity("default", [DAY_S]) == {"live": (NOW, (1.0,)), "seeded": (NOW - 5, (0.1,))}
+async def test_an_item_begins_with_what_it_had_before_and_only_once(store: RedisStore):
+    begun = {"live": (NOW - 86_400_000, (4.0,)), "never counted": (NOW, (9.0,))}
+    await store.count_popularity("default", [DAY_S], [("live", 1.0, NOW), ("other", 1.0, NOW)], begun)
+    assert await store.popularity("default", [DAY_S]) == {"live": (NOW, (3.0,)), "other": (NOW, (1.0,))}
+    await store.count_popularity("default", [DAY_S], [("live", 1.0, NOW)], {"live": (NOW, (100.0,))})  # a newer bundle's
+    assert (await store.popularity("default", [DAY_S]))["live"] == (NOW, (4.0,))
 
 
-async def test_a_seeded_item_is_counted_on(store: RedisStore):
-    await store.seed_popularity("default", [DAY_S], ["a"], [[4.0]], NOW - 86_400_000)
-    await store.count_popularity("default", [DAY_S], [("a", 1.0, NOW)])
-    assert await store.popularity("default", [DAY_S]) == {"a": (NOW, (3.0,))}
-
-
-async def test_a_seed_with_a_wrong_number_of_counts_is_refused_whole(store: RedisStore):
+async def test_a_beginning_with_a_wrong_number_of_counts_is_refused_and_nothing_counted(store: RedisStore):
     with pytest.raises(ValueError, match="'b' has 1 counts for 2"):
-        await store.seed_popularity("default", [1.0, 2.0], ["a", "b"], [[1.0, 1.0], [1.0]], NOW)
+        await store.count_popularity("default", [1.0, 2.0], [("a", 1.0, NOW), ("b", 1.0, NOW)], {"b": (NOW, (1.0,))})
     assert await store.popularity("default", [1.0, 2.0]) == {}
 
 
 async def test_a_large_catalogue_is_read_whole(store: RedisStore):
     items = [f"item {n}" for n in range(5_000)]
-    await store.seed_popularity("default", HALF_LIVES, items, [[n + 0.1, n / 3, 0.0] for n in range(5_000)], NOW)
-    counts = await store.popularity("default", HALF_LIVES)
-    assert counts == {item: (NOW, (n + 0.1, n / 3, 0.0)) for n, item in enumerate(items)}  # %.17g: not a bit is lost
+    begun = {item: (NOW, (n + 0.1, n / 3, 0.0)) for n, item in enumerate(items)}
+    await store.count_popularity("default", HALF_LIVES, [(item, 0.0, NOW) for item in items], begun)
+    assert await store.popularity("default", HALF_LIVES) == begun  # %.17g: not a bit is lost
 
 
 async def test_half_lives_and_tenants_are_counted_apart(store: RedisStore):

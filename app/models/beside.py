@@ -1,0 +1,67 @@
+"""Models that answer beside the one that serves, for whom an experiment sends there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+
+import structlog
+
+from app.models.served import ServedModel
+
+log = structlog.get_logger()
+
+
+class Beside:
+    """Starts and ends them, behind the back of the one that serves, which tells them of the events that it takes."""
+
+    def __init__(self) -> None:
+        self._standing: dict[str, ServedModel] = {}
+        self._starting: dict[str, asyncio.Task[None]] = {}
+
+    def get(self, model_id: str) -> ServedModel | None:
+        """A model that answers here."""
+        return self._standing.get(model_id)
+
+    @property
+    def model_ids(self) -> Collection[str]:
+        """Those that answer here, or soon will."""
+        return self._standing.keys() | self._starting.keys()
+
+    async def follow(self, served: ServedModel, opened: Mapping[str, ServedModel], wanted: Collection[str]) -> None:
+        """Have those models stand beside `served` that are wanted, as soon as they are open, and no others."""
+        wanted = {model_id for model_id in wanted if model_id in opened and model_id != served.model_id}
+        for model_id in self._starting.keys() - wanted:
+            await _ended(self._starting.pop(model_id))
+        # Reading what is popular takes long for a large catalogue, and whoever calls has more to do.
+        for model_id in wanted - self._standing.keys() - self._starting.keys():
+            self._starting[model_id] = asyncio.create_task(opened[model_id].start())
+        for model_id in [model_id for model_id, task in self._starting.items() if task.done()]:
+            error = self._starting.pop(model_id).exception()
+            if error is None:
+                self._standing[model_id] = opened[model_id]
+                log.info("a model answers beside the one that serves", model=model_id)
+            else:
+                log.error("cannot start a model", model=model_id, reason=str(error))  # the next look tries again
+        gone = [self._standing.pop(model_id) for model_id in self._standing.keys() - wanted]
+        served.tell([self._standing[model_id] for model_id in sorted(self._standing)])
+        for model in gone:
+            if model is not served:
+                await model.stop()
+
+    async def yield_to_serving(self, model_id: str) -> None:
+        """A model is about to serve, and is started for that: not by two at once."""
+        if model_id in self._starting:
+            await _ended(self._starting.pop(model_id))
+
+    async def stop(self) -> None:
+        """Begin nothing any more. What stands is for the caller to stop."""
+        for task in self._starting.values():
+            await _ended(task)
+        self._starting.clear()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    while not task.done():  # a client of Redis may swallow a cancellation
+        task.cancel()
+        await asyncio.wait([task], timeout=0.05)
