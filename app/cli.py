@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app.archive.commands import register, warn_of_retention
+from app.archive.experiment.command import experiment
 from app.errors import LongwaveError, StorageAddressError
 from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import MULTIPROCESS_DIR, configure_logs
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 cli = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Longwave, a recommender.")
 
 register(cli)
+cli.command()(experiment)
 
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)]
 StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]

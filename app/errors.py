@@ -175,6 +175,13 @@ class ArchiveError(LongwaveError):
     title = "Bad archive"
 
 
+class ReportError(LongwaveError):
+    """What an experiment's report was asked for cannot be told; the message names the option or the file, and what there is."""
+
+    type = "bad-report"
+    title = "Bad report"
+
+
 class ImportFileError(LongwaveError):
     """A file to import cannot be read, or has rows that cannot be stored; the message names the file and the row."""
 

@@ -53,7 +53,7 @@ def archive(
         raise typer.BadParameter("--follow goes with neither --once nor --erase-now")
     if check and (follow or once or erase_now):
         raise typer.BadParameter("--check goes with no other option")
-    with _one_line_errors(), ExitStack() as stack:
+    with one_line_errors(), ExitStack() as stack:
         from app.archive.archive import Archive
         from app.archive.archiver import Archiver
         from app.archive.expiry import Expiry
@@ -105,7 +105,7 @@ def restore(
     storage_dir: StorageDir = None,
 ) -> None:
     """Rebuild an empty Redis from the archive."""
-    with _one_line_errors(), ExitStack() as stack:
+    with one_line_errors(), ExitStack() as stack:
         from app.archive.archive import Archive
         from app.archive.restore import restore as run
 
@@ -133,7 +133,7 @@ def rebuild(
     storage_dir: StorageDir = None,
 ) -> None:
     """Fold every user's state from the archive's first event on, beyond what the stored sequences hold."""
-    with _one_line_errors(), ExitStack() as stack:
+    with one_line_errors(), ExitStack() as stack:
         from app.archive.archive import Archive
         from app.archive.histories import histories
         from app.archive.rebuild import rebuild as run
@@ -177,7 +177,7 @@ def import_(
     storage_dir: StorageDir = None,
 ) -> None:
     """Load histories into users' sequences; what was killed is run again. Popularity is left alone."""
-    with _one_line_errors(), ExitStack() as stack:
+    with one_line_errors(), ExitStack() as stack:
         from app.archive.imports import import_files, import_id_of
         from app.archive.items import TENANT
         from app.archive.tables import read_mapping
@@ -279,7 +279,7 @@ def _bar() -> Progress:
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """What people can mend is said without a traceback, and exit code 2."""
     errors = Console(stderr=True)
     try:

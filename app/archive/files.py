@@ -74,8 +74,12 @@ def read_file(
     columns: Sequence[str] | None = None,
     partitions: range | None = None,
     arrived_ms: range | None = None,
+    holding: tuple[str, str | None] | None = None,
 ) -> Iterator[pa.Table]:
     """The row groups of a file, those alone that may have rows of these partitions, and that arrived in this time.
+
+    Args:
+        holding: a column of texts, and a value that must be in it, or None for any value; a file without the column has none.
 
     Raises:
         ArchiveError: it is missing, damaged, or has another number of rows than was committed.
@@ -86,6 +90,8 @@ def read_file(
             if parquet.metadata.num_rows != file.rows:
                 raise ArchiveError(f"{path}: has {parquet.metadata.num_rows} rows, its manifest says {file.rows}")
             names = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
+            if holding is not None and holding[0] not in parquet.schema_arrow.names:
+                return
             wanted = [
                 (parquet.schema_arrow.names.index(name), values)
                 for name, values in (("partition", partitions), ("ms", arrived_ms))
@@ -93,6 +99,10 @@ def read_file(
             ]
             for group in range(parquet.num_row_groups):
                 held = parquet.metadata.row_group(group)
+                if holding is not None:
+                    at = parquet.schema_arrow.names.index(holding[0])
+                    if not _may_hold(held.column(at).statistics, holding[1]):
+                        continue
                 if all(_meets(held.column(at).statistics, values) for at, values in wanted):
                     yield parquet.read_row_group(group, names)
     except FileNotFoundError:
@@ -166,6 +176,12 @@ def _meets(statistics: Any, values: range) -> bool:
     if statistics is None or not statistics.has_min_max:
         return True
     return bool(statistics.min < values.stop and statistics.max >= values.start)
+
+
+def _may_hold(statistics: Any, value: str | None) -> bool:
+    if statistics is None or not statistics.has_min_max:
+        return statistics is None or statistics.num_values > 0
+    return value is None or bool(statistics.min <= value <= statistics.max)
 
 
 class _Counted:

@@ -39,3 +39,21 @@ def test_row_groups_of_other_partitions_and_times_are_not_read(tmp_path, monkeyp
         (r.partition, r.ms) for r in records if r.partition in (partitions or range(4)) and r.ms in (arrived_ms or range(9_999))
     }
     assert asked <= rows
+
+
+@pytest.mark.parametrize(
+    ("holding", "groups"),
+    [(("platform", None), 3), (("platform", "b"), 1), (("platform", "aa"), 0), (("platform", "z"), 0), (("not there", None), 0)],
+)
+def test_row_groups_without_a_text_that_is_asked_for_are_not_read(tmp_path, monkeypatch, holding, groups):
+    monkeypatch.setattr(files, "ROW_GROUP", 10)
+    archive = Archive(tmp_path)
+    platforms = [*[None] * 10, *["a"] * 10, *[None, "a"] * 5, *["b"] * 9, None, *[None] * 10]
+    records = [
+        Record(EVENT, "default", "u", 1, 1_000 + n, 0, b"epoch", n, StoredEvent("view", n, "i", platform=platform))
+        for n, platform in enumerate(platforms)
+    ]
+    file = write_file(archive, "default", "1970-01-01", [to_table(records)])
+    found = list(read_file(archive, file, ["platform"], holding=holding))
+    assert len(found) == groups
+    assert all(holding[1] is None or holding[1] in group.column("platform").to_pylist() for group in found)
