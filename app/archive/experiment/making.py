@@ -6,13 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.archive.archive import Archive
+from app.archive.experiment.keys import places_in
 from app.archive.experiment.notes import listed, notes
 from app.archive.experiment.report import MEASURES, MISMATCH, ArmReport, ComparisonReport, OffPolicy, Report, SampleRatio
 from app.archive.experiment.rows import Bools, ExperimentRows
-from app.archive.experiment.shares import HOLDOUT, Shares
+from app.archive.experiment.shares import Shares
 from app.archive.experiment.statistics import chi_square, compare, holm, ratio
 from app.archive.experiment.tally import FATES, Question, Tally
 from app.errors import ReportError
+from app.recommend.experiment import HOLDOUT
+from app.state.lists import short_name
 
 
 def make_report(
@@ -34,11 +37,11 @@ def make_report(
         ArchiveError: there is no archive, or it is damaged.
         ReportError: it has nothing of that experiment or version, or what was asked for does not fit what is there.
     """
-    rows = ExperimentRows(archive, experiment, question.since_ms)
+    rows = ExperimentRows(archive, short_name(experiment), question.since_ms)
     events = rows.events()
     if not rows.versions:
         names = rows.names()
-        if experiment in names:
+        if short_name(experiment) in names:
             raise ReportError(f"--since: nothing of {experiment!r} has arrived since then")
         there = f"it has {', '.join(map(repr, names))}" if names else "it has none at all"
         raise ReportError(f"the archive {archive.folder} has nothing of an experiment {experiment!r}; {there}")
@@ -92,6 +95,7 @@ def _report(
         sample_ratio=_sample_ratio(arms, shares),
         users_in_several_arms=int((arms_met > 1).sum()),
         lists_of_users_in_several_arms=int(tally.column("lists")[~single].sum()),
+        users_of_other_arms_before=_moved(rows, tally, single),
         repeated_impressions=tally.repeated_impressions,
         repeated_events=tally.events.repeated,
         lists_outside_time=tally.outside,
@@ -102,6 +106,17 @@ def _report(
     )
     report.notes = notes(report)
     return report
+
+
+def _moved(rows: ExperimentRows, tally: Tally, single: Bools) -> int:
+    """Of the users that are compared, those who saw lists of another arm under a version that is not in the report."""
+    users, arms = tally.user_key[single], tally.arm[single]
+    order = np.argsort(users)
+    others, their_arms = rows.elsewhere()
+    at = places_in(users[order], others)
+    there = np.flatnonzero(at >= 0)
+    mine = order[at[there]]
+    return len(np.unique(mine[arms[mine] != their_arms[there]]))
 
 
 def _control(present: set[str], shares: Shares | None, control: str | None) -> tuple[str, str]:

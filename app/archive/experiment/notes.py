@@ -26,6 +26,11 @@ def notes(report: Report) -> list[str]:
             f"{report.users_in_several_arms:,} users were in more than one arm (shares or salt changed, identities were merged): "
             f"they, with {report.lists_of_users_in_several_arms:,} lists, are left out."
         )
+    if report.users_of_other_arms_before:
+        said.append(
+            f"{report.users_of_other_arms_before:,} of the users compared were in another arm under another version, and may "
+            "act on what they saw then; --all-versions leaves such users out."
+        )
     nobodys = sum(arm.lists_without_user for arm in report.arms)
     if nobodys:
         said.append(f"{nobodys:,} lists were shown to nobody who is named: without a user they are in no arm's figures.")
@@ -41,7 +46,8 @@ def notes(report: Report) -> list[str]:
             said.append(f"No event of the type {metric!r} names a list of this experiment; types there are: {there}.")
     if len(report.versions) > 1:
         said.append(
-            f"Versions {listed(report.versions)} are one here: where an arm is not the same in each of them, nothing follows."
+            f"Versions {listed(report.versions)} are one here: where an arm is not the same in each of them, nothing follows, "
+            "and the users by arm fit no shares if those have changed."
         )
     compared = [one for one in report.comparisons if one.against.p is not None]
     if len(compared) > 1:

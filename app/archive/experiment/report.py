@@ -93,7 +93,13 @@ class OffPolicy:
 
 @dataclass(slots=True)
 class Report:
-    """All that there is to say; times in unix ms. `control_from` says why this arm is the control."""
+    """All that there is to say; times in unix ms.
+
+    Attributes:
+        all_versions: those in the archive; `versions` are in the report.
+        control_from: why this arm is the control.
+        users_of_other_arms_before: are compared, and saw lists of another arm under a version that is not in the report.
+    """
 
     experiment: str
     versions: list[int]
@@ -108,6 +114,7 @@ class Report:
     sample_ratio: SampleRatio | None
     users_in_several_arms: int
     lists_of_users_in_several_arms: int
+    users_of_other_arms_before: int
     repeated_impressions: int
     repeated_events: int
     lists_outside_time: int

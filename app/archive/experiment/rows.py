@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from app.archive.archive import Archive
 from app.archive.columns import from_text, to_text
-from app.archive.experiment.keys import Keys, column_keys, pair_keys, places_in
+from app.archive.experiment.keys import Keys, Met, column_keys, pair_keys, places_in
 from app.archive.files import day_of, read_file
 from app.archive.items import TENANT
 from app.archive.record import EVENT, HISTORY, IMPRESSION, MOVED
@@ -93,6 +93,7 @@ class ExperimentRows:
     """Reads what an archive has of one experiment. `arms` and `versions` are those that were met so far.
 
     Args:
+        name: as list ids say it.
         since_ms: rows that arrived more than a day earlier need not be read.
     """
 
@@ -102,6 +103,8 @@ class ExperimentRows:
         self._name = name
         self.arms: list[str] = []
         self.versions: set[int] = set()
+        self._elsewhere: list[tuple[Keys, Ints]] = []
+        self._met_elsewhere = Met()
         tenant = to_text(TENANT)
         # An event may lie ahead of the clock by an hour or so, and nothing arrives long before it happens.
         first_day = "" if since_ms is None else day_of(max(0, since_ms - _DAY_MS))
@@ -146,10 +149,16 @@ class ExperimentRows:
         wanted = pa.array(sorted(versions), pa.int64())
         for table in self._tables(_SHOWN):
             versions_of = pc.fill_null(_column(table, "list_experiment_version"), 0)
-            chosen = pc.and_(pc.equal(table.column("kind"), IMPRESSION), pc.is_in(versions_of, value_set=wanted))
-            rows = table.filter(chosen)
+            impression, asked = pc.equal(table.column("kind"), IMPRESSION), pc.is_in(versions_of, value_set=wanted)
+            self._note_elsewhere(table.filter(pc.and_not(impression, asked)))
+            rows = table.filter(pc.and_(impression, asked))
             if rows.num_rows:
                 yield self._shown(rows)
+
+    def elsewhere(self) -> tuple[Keys, Ints]:
+        """Who saw lists of which arm under versions that were not asked for: users and arms, as far as `shown` has come."""
+        users, arms = zip((np.empty(0, np.uint64), np.empty(0, np.int64)), *self._elsewhere, strict=True)
+        return np.concatenate(users), np.concatenate(arms)
 
     def names(self) -> list[str]:
         """The experiments that the archive has something of, at any time. Raises ArchiveError."""
@@ -163,12 +172,10 @@ class ExperimentRows:
         items = _column(rows, "list_items").combine_chunks()
         counts = pc.fill_null(pc.list_value_length(items), 0).to_numpy(zero_copy_only=False).astype(np.int64)
         lists = column_keys(_column(rows, "recommendation_id"))
-        users = column_keys(_column(rows, "user_id"))
-        users[pc.equal(rows.column("user_id"), "").to_numpy()] = 0
         weighable, propensity = _propensities(rows, counts)
         return Shown(
             list_key=lists,
-            user_key=self._who(users, _whole(rows, "ms"), _whole(rows, "seq")),
+            user_key=self._who(rows),
             arm=self._arms_of(rows),
             time_ms=_whole(rows, "time_ms"),
             counts=counts,
@@ -205,6 +212,12 @@ class ExperimentRows:
         self.arms = list(known)
         return codes
 
+    def _note_elsewhere(self, rows: pa.Table) -> None:
+        if rows.num_rows:
+            users, arms = self._who(rows), self._arms_of(rows)
+            new = self._met_elsewhere.new(pair_keys(users, arms.view(np.uint64)))
+            self._elsewhere.append((users[new], arms[new]))
+
     def _read_moves(self) -> None:
         """Who was merged into whom, and when. Aliases of the erased are gone, as everything of theirs."""
         moves: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
@@ -219,8 +232,10 @@ class ExperimentRows:
         self._moves = {user: sorted(found) for user, found in moves.items()}
         self._moved_keys = np.sort(np.fromiter(self._moves, np.int64, len(self._moves)).view(np.uint64))
 
-    def _who(self, users: Keys, ms: Ints, seq: Ints) -> Keys:
-        """Whom rows belong to that arrived under these users' names then."""
+    def _who(self, rows: pa.Table) -> Keys:
+        """Whom rows belong to that arrived under their users' names then; 0 for nobody."""
+        users, ms, seq = column_keys(_column(rows, "user_id")), _whole(rows, "ms"), _whole(rows, "seq")
+        users[pc.equal(rows.column("user_id"), "").to_numpy()] = 0
         signed = users.view(np.int64)
         for row in np.flatnonzero(places_in(self._moved_keys, users) >= 0).tolist():
             user, at = int(signed[row]), (int(ms[row]), int(seq[row]))

@@ -10,9 +10,7 @@ from typing import Final
 import msgspec
 
 from app.errors import ReportError
-
-HOLDOUT: Final = "holdout"
-"""The arm of those who got the popular list; no arm may be called so."""
+from app.recommend.experiment import HOLDOUT
 
 _EXAMPLE: Final = "expected for instance control=0.5,b=0.5"
 

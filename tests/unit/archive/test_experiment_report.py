@@ -160,8 +160,24 @@ def test_the_newest_version_counts_unless_another_or_all_are_asked_for(tmp_path:
     every = report_on(archive, all_versions=True)
     assert (every.versions, counts(every, "a")) == ([2, 9, 10], (2, 3, 3, 3, 3))
     assert any("Versions 2, 9, 10 are one here" in note for note in every.notes)
+    assert report_on(archive).users_of_other_arms_before == 0
     with pytest.raises(ReportError, match="there are 2, 9, 10"):
         report_on(archive, version=3)
+
+
+def test_users_who_were_in_another_arm_under_another_version_are_counted(tmp_path: Path):
+    world = ExperimentWorld()
+    for user, name in (("moved", "a"), ("moved", "c"), ("stayed", "b"), ("", "a"), ("gone", "a"), ("cookie", "a")):
+        world.shown(user, name, f"1{user}{name}", ["x"], version=1)
+    world.moved("cookie", "account")
+    for user in ("moved", "stayed", "account", "new"):
+        world.shown(user, "b", f"2{user}", ["x"], version=2)
+    archive = world.write(tmp_path, files=2, row_group=2)
+    report = report_on(archive)
+    assert (counts(report, "b")[0], report.users_in_several_arms, report.users_of_other_arms_before) == (4, 0, 2)
+    assert any("2 of the users compared were in another arm" in note for note in report.notes)
+    every = report_on(archive, all_versions=True)
+    assert (counts(every, "b")[0], every.users_in_several_arms, every.users_of_other_arms_before) == (2, 2, 0)
 
 
 def test_a_time_is_of_when_lists_were_shown_and_its_end_is_not_in_it(tmp_path: Path):
@@ -169,11 +185,12 @@ def test_a_time_is_of_when_lists_were_shown_and_its_end_is_not_in_it(tmp_path: P
     for hour in range(5):
         world.shown(f"u{hour}", "a", f"L{hour}", ["x"], after_h=hour)
         world.event(f"u{hour}", "a", f"L{hour}", "x", after_h=hour + 0.5, list_ms=START_MS + hour * HOUR_MS)
+        world.event("u", "a", f"M{hour}", "x", list_ms=START_MS + hour * HOUR_MS)  # who knows whether it was shown
     archive = world.write(tmp_path)
     report = report_on(archive, since_ms=START_MS + HOUR_MS, until_ms=START_MS + 3 * HOUR_MS)
     assert counts(report, "a") == (2, 2, 2, 2, 2)
-    assert arm(report, "a").events["outside_time"] == 3
-    assert (arm(report, "a").events["without_impression"], report.lists_outside_time) == (0, 3)
+    assert arm(report, "a").events["outside_time"] == 3 + 3
+    assert (arm(report, "a").events["without_impression"], report.lists_outside_time) == (2, 3)
     assert counts(report_on(archive, until_ms=START_MS), "a") == (0, 0, 0, 0, 0)
     with pytest.raises(ReportError, match="--since: nothing of 'home' has arrived"):
         report_on(archive, since_ms=START_MS + 9 * 86_400_000)
