@@ -12,6 +12,7 @@ import msgspec
 from app.errors import ReportError
 from app.recommend.experiment import HOLDOUT
 
+_LEAST: Final = 1e-9
 _EXAMPLE: Final = "expected for instance control=0.5,b=0.5"
 
 
@@ -85,4 +86,7 @@ def read_experiment_file(path: Path, experiment: str) -> Shares:
 
 def _in_proportion(shares: dict[str, float]) -> dict[str, float]:
     total = sum(shares.values())
+    for arm, share in shares.items():
+        if share / total < _LEAST:
+            raise ReportError(f"the share of the arm {arm!r} is next to nothing: below {_LEAST:g} of all")
     return {arm: share / total for arm, share in sorted(shares.items(), key=lambda pair: pair[0] == HOLDOUT)}

@@ -16,7 +16,7 @@ from app.archive.experiment.report import MEASURES, ComparisonReport, OffPolicy,
 from app.archive.experiment.statistics import Estimate
 
 _NAMES: Final = {"lists": "lists with {}", "per_user": "items with {} per user", "users": "users with {}"}
-_POLICIES: Final = {"greedy": "without exploration", "target": "the policy of the file"}
+_POLICIES: Final = {"greedy": "without exploration", "target": "as the file says"}
 
 
 def to_json(report: Report) -> str:
@@ -118,10 +118,10 @@ def _off_policy(report: Report) -> Table:
         "drawn",
         "as it was",
         "IPS",
-        f"IPS, weights up to {report.clip:g}",
+        f"IPS, clipped at {report.clip:g}",
         "SNIPS",
-        "mean weight",
-        "effective items",
+        "weight",
+        "effective",
     )
     table = Table("arm", "policy", "metric", *(_right(name) for name in names), title=title, title_justify="left")
     for one in report.off_policy:

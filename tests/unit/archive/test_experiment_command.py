@@ -106,6 +106,8 @@ def test_the_experiments_own_file_says_shares_and_control(fair: Path, tmp_path: 
         (["--expected", "control"], "--expected: 'control' is no arm with a share"),
         (["--expected", "control=1,b=0"], "--expected: 'b=0' is no arm with a share"),
         (["--expected", "control=1,b=nan"], "is no arm with a share"),
+        (["--expected", "control=1,b=1e-300"], "the share of the arm 'b' is next to nothing"),
+        (["--expected", "control=1e308,b=1e308"], "is next to nothing"),
         (["--expected", "b=1,b=2"], "the arm 'b' is there twice"),
         (["--expected", "control=1"], "no share of the arm 'b'"),
         (["--expected", "b=1", "--experiment-file", "x"], "cannot both be"),
