@@ -140,4 +140,4 @@ def _positions(given: list[int] | None) -> tuple[int, ...]:
 
 
 def _propensities(given: list[float | None] | None) -> tuple[float | None, ...]:
-    return () if given is None or not any(given) else tuple(given)
+    return () if given is None else tuple(given)
