@@ -75,9 +75,9 @@ async def post_recommendation_batch(request: Request) -> Response:
     user's list could not be made.
 
     Users are asked for a few at a time, and no faster than the lines are read, so that other requests are answered as if there
-    were little else to do; hanging up ends the work. All lists come from the model that was active at the beginning. If the
-    service stops meanwhile, the last line is a `problem` without a user. Without storage nothing is begun (503); where it goes
-    away later, lists say `degraded`.
+    were little else to do; hanging up ends the work. All lists come from the model that was active at the beginning, or, under an
+    `experiment`, from those of its arms, as it was then. If the service stops meanwhile, the last line is a `problem` without a
+    user. Without storage nothing is begun (503); where it goes away later, lists say `degraded`.
     """
     hook = hook_of(request)
     asked = await read_model(request, BatchRequest, hook.settings.max_body_bytes, hook.bounds)

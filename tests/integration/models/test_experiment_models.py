@@ -21,43 +21,34 @@ async def ask(worker, user_id, **parameters):
     return json.loads(response.content)
 
 
-async def test_each_arm_is_answered_by_its_model_where_that_is_open_and_else_by_the_active_one_for_no_arm(start, two_models):
+async def test_each_arm_is_answered_by_its_model_and_every_list_says_so(start, two_models):
     folder, old, new = two_models
-    body = {"arms": [{"name": "active", "share": 1}, {"name": "other", "share": 1, "model_id": new}]}
+    body = {"arms": [{"name": "active", "share": 1}, {"name": "before", "share": 1, "model_id": old}]}
     settled = Experiment("models", 1, ExperimentSettings.model_validate(body))
     user_of = {settled.arm_of(f"u{n}").name: f"u{n}" for n in range(20)}
     async with start(folder, old) as worker:
         await worker.tell(*(event(user_id, 7 * n, n) for user_id in user_of.values() for n in range(40)))
-        response = await worker.put("/v1/experiments/models", json=body)
-        assert response.status_code == 200, response.text
-        unserved = await ask(worker, user_of["other"], experiment="models")
-        assert (unserved["model_id"], "experiment" in unserved) == (old, False)
-        assert 'longwave_experiment_unserved_total{arm="other",experiment="models"} 1.0' in (await worker.get("/metrics")).text
-        # Opened here by hand, as an activation opens it.
-        worker.hall._prepare(new)
-        await worker.hall._opening[new]
-        open_now, before = worker.hall._open, worker.hall._let_go
-        worker.hall._let_go = lambda serving: None
+        assert (await worker.activate(new)).status_code == 200  # and the one before stays open
+        assert (await worker.put("/v1/experiments/models", json=body)).status_code == 200
         answers = {name: await ask(worker, user_id, experiment="models") for name, user_id in user_of.items()}
-        assert {name: answer["model_id"] for name, answer in answers.items()} == {"active": old, "other": new}
+        assert {name: answer["model_id"] for name, answer in answers.items()} == {"active": new, "before": old}
         for name, answer in answers.items():
             origin = read_list_id(answer["recommendation_id"])
             assert (origin.model_id, origin.experiment, origin.arm) == (answer["model_id"], "models", name)
             assert answer["experiment"] == {"name": "models", "version": 1, "arm": name}
-        assert ids(answers["other"]) != ids(await ask(worker, user_of["other"]))
-        lists = {"user_id": user_of["other"], "experiment": "models", "as_of": AS_OF_MS, "lists": [{"name": "a"}, {"name": "b"}]}
+            assert answer["applied_events"] == 40
+        assert ids(answers["before"]) != ids(await ask(worker, user_of["before"]))
+        lists = {"user_id": user_of["before"], "experiment": "models", "as_of": AS_OF_MS, "lists": [{"name": "a"}, {"name": "b"}]}
         rows = (await worker.post("/v1/recommendations/lists", json=lists)).json()
-        assert (rows["model_id"], rows["experiment"]["arm"]) == (new, "other")
+        assert (rows["model_id"], rows["experiment"]["arm"]) == (old, "before")
         batch = {"user_ids": list(user_of.values()), "experiment": "models", "as_of": AS_OF_MS, "k": 10}
-        lines = (await worker.post("/v1/recommendations/batch", json=batch)).content.splitlines()
-        assert {line["experiment"]["arm"]: ids(line) for line in map(json.loads, lines)} == {
-            name: ids(answer) for name, answer in answers.items()
+        lines = [json.loads(line) for line in (await worker.post("/v1/recommendations/batch", json=batch)).content.splitlines()]
+        assert {line["experiment"]["arm"]: (line["model_id"], ids(line)) for line in lines} == {
+            name: (answer["model_id"], ids(answer)) for name, answer in answers.items()
         }
         # Stopped, the active model answers everybody.
         await worker.put("/v1/experiments/models", json=body | {"stopped": True})
-        assert (await ask(worker, user_of["other"], experiment="models"))["model_id"] == old
-        worker.hall._let_go = before
-        assert new in open_now
+        assert (await ask(worker, user_of["before"], experiment="models"))["model_id"] == new
 
 
 async def test_a_model_that_no_bundle_has_is_refused_and_named(start, two_models):
