@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 
 from conftest import AS_OF_MS, event
 
@@ -28,8 +30,12 @@ async def test_each_arm_is_answered_by_its_model_and_every_list_says_so(start, t
     user_of = {settled.arm_of(f"u{n}").name: f"u{n}" for n in range(20)}
     async with start(folder, old) as worker:
         await worker.tell(*(event(user_id, 7 * n, n) for user_id in user_of.values() for n in range(40)))
-        assert (await worker.activate(new)).status_code == 200  # and the one before stays open
+        assert (await worker.activate(new)).status_code == 200
         assert (await worker.put("/v1/experiments/models", json=body)).status_code == 200
+        deadline = time.monotonic() + 20
+        while "experiment" not in await ask(worker, user_of["before"], experiment="models"):  # until it answers beside the other
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
         answers = {name: await ask(worker, user_id, experiment="models") for name, user_id in user_of.items()}
         assert {name: answer["model_id"] for name, answer in answers.items()} == {"active": new, "before": old}
         for name, answer in answers.items():
