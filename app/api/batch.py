@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api import problems
 from app.api.body import read_model
 from app.api.openapi import lines, model_body
-from app.api.parameters import Moment, now_ms
+from app.api.parameters import Moment, new_seed, now_ms
 from app.api.problems import Problem
 from app.api.service import TENANT, Hook, Service, hook_of, service_of, under
 from app.api.stream import Lines
@@ -75,9 +75,9 @@ async def post_recommendation_batch(request: Request) -> Response:
     user's list could not be made.
 
     Users are asked for a few at a time, and no faster than the lines are read, so that other requests are answered as if there
-    were little else to do; hanging up ends the work. All lists come from the model that was active at the beginning. If the
-    service stops meanwhile, the last line is a `problem` without a user. Without storage nothing is begun (503); where it goes
-    away later, lists say `degraded`.
+    were little else to do; hanging up ends the work. All lists come from the model that was active at the beginning, or, under an
+    `experiment`, from those of its arms, as it was then. If the service stops meanwhile, the last line is a `problem` without a
+    user. Without storage nothing is begun (503); where it goes away later, lists say `degraded`.
     """
     hook = hook_of(request)
     asked = await read_model(request, BatchRequest, hook.settings.max_body_bytes, hook.bounds)
@@ -104,7 +104,7 @@ async def _asking(request: Request, service: Service, asked: BatchRequest, quest
     if asked.experiment is None:
         query = await under(service, asked.scenario, question)
         service.recommender.check(query)  # what is wrong for everyone is said once
-        return lambda user_id: (service, replace(query, user_id=user_id))
+        return lambda user_id: (service, replace(query, user_id=user_id, seed=new_seed()))
     service.recommender.check(question)
     experiment = await experiment_of(request, asked.experiment)
     turns = await turns_of(request, service, experiment, question)
@@ -113,7 +113,7 @@ async def _asking(request: Request, service: Service, asked: BatchRequest, quest
     def ask(user_id: str) -> tuple[Service, Query]:
         arm = experiment.arm_of(user_id)
         name = HOLDOUT if arm is None else arm.name
-        return turns[name].service, replace(queries[name], user_id=user_id)
+        return turns[name].service, replace(queries[name], user_id=user_id, seed=new_seed())
 
     return ask
 

@@ -54,7 +54,8 @@ async def post_impressions(request: Request) -> Response:
     A list is counted as shown once: the same `recommendation_id` for the same user is a `duplicate`, within the user's last 64
     lists, so a request can be repeated (and has at most 64 impressions of one user). Good impressions are stored even if others
     are bad; each bad one is reported by its index. 422 if none was good. Events that carry the same `recommendation_id` are what
-    the list has led to; `/metrics` counts both by model and scenario.
+    the list has led to; `/metrics` counts both by model, scenario, and arm of an experiment. `propensities`, copied from what the
+    list says in `explored`, are kept for whoever weighs what came of exploration.
     """
     service, hook = await service_of(request), hook_of(request)
     raw, single = _impressions_of(await read_json(request, hook.settings.max_body_bytes, hook.bounds))

@@ -65,6 +65,9 @@ async def post_recommendations(request: Request) -> Response:
     `rules` say what the list must be like; those of a `scenario` hold together with them. Rules that cannot be kept give way, and
     `gave_way` names them. Filters may read `$name` from `parameters`, `context.name`, and `user.name` from the user's attributes.
 
+    Under an `experiment` the arm that the user is in decides: the rules of its scenario, and which model makes the list. The
+    answer says which one it is, and so does the id of the list.
+
     With `events` the list is for somebody who did these, in this order, and nothing else: nothing is stored and nobody is looked
     up. So a visitor without an id, or without consent, gets a list of their own from the first click on. If one event is bad, the
     request is a 422.

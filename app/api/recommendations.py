@@ -51,7 +51,8 @@ async def get_recommendations(
 ) -> Response:
     """The best items for the user, best first, reflecting every event that was acknowledged before the request.
 
-    A user without events gets the items that are popular now (`source` is `fallback`). `Server-Timing` tells what each stage
+    A user without events gets the items that are popular now (`source` is `fallback`), and so does who is held out of the
+    `experiment`. `Server-Timing` tells what each stage
     took, and their sum `service`, in milliseconds.
     """
     either(scenario, experiment, "query.")

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.api.body import read_model
 from app.api.lists import checked_events
 from app.api.openapi import answers, model_body
-from app.api.parameters import Moment, now_ms
+from app.api.parameters import Moment, new_seed, now_ms
 from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
 from app.api.trial import either, for_a_user, posed_together
 from app.errors import NotFoundError, StorageError
@@ -101,6 +101,7 @@ class ListsRequest(BaseModel):
                 parameters=self.parameters | one.parameters,
                 context=self.context,
                 debug=one.debug,
+                seed=new_seed(),
             )
             for one in self.lists
         ]

@@ -200,6 +200,7 @@ class NamedList(msgspec.Struct, frozen=True):
     items: list[RecommendedItem]
     scenario: ScenarioName | UnsetType = UNSET
     gave_way: list[RuleGaveWay] | UnsetType = UNSET
+    explored: Explored | UnsetType = UNSET
     debug: list[ItemDebug] | UnsetType = UNSET
 
 

@@ -42,7 +42,7 @@ def together(names: Sequence[str], answers: Sequence[Recommendations]) -> Severa
         last_event_time=first.last_event_time,
         as_of=first.as_of,
         lists=[
-            NamedList(name, one.recommendation_id, one.items, one.scenario, one.gave_way, one.debug)
+            NamedList(name, one.recommendation_id, one.items, one.scenario, one.gave_way, one.explored, one.debug)
             for name, one in zip(names, answers, strict=True)
         ],
         experiment=first.experiment,

@@ -49,6 +49,11 @@ GETS = [
     f"{OF_USER}?platform=a%00b",
     f"{OF_USER}?platform={'x' * 257}",
     f"{OF_USER}?platform=%C3%BC%20b",
+    f"{OF_USER}?experiment=halves&k=3",
+    f"{OF_USER}?experiment=none",
+    f"{OF_USER}?experiment=",
+    f"{OF_USER}?experiment=halves&scenario=x",
+    f"{OF_USER}?experiment=a%00b&scenario=",
     f"{OF_USER}?user_id=other&user_id=",
     f"{OF_USER}?request=x&self=y&stages=z",
     f"{OF_USER}?",
@@ -166,6 +171,7 @@ async def ways(ways_of, client):
 
 async def test_every_question_has_the_same_answer(ways, client):
     await client.tell(*history("u", 12))
+    await client.put("/v1/experiments/halves", json={"arms": [{"name": "a", "share": 1}], "holdout": 0.5})
     assert {await ways.same("GET", path) for path in GETS} == {200, 404, 405, 422}
     assert {await ways.same(method, url) for method, url in OTHERS} == {404, 405, 422}
 

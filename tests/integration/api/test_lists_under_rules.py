@@ -435,6 +435,29 @@ async def test_exploration_gives_its_share_to_new_items_and_is_made_again_by_its
     assert "explored" not in await ask(shop, k=10)
 
 
+def drawn(answer):
+    """To float noise: what else was in a batch moves the last digits of a score."""
+    return [(one["item_id"], one["position"], pytest.approx(one["propensity"], rel=1e-4)) for one in answer["explored"]["items"]]
+
+
+async def test_each_of_several_lists_and_of_a_batch_is_drawn_by_a_seed_of_its_own_that_makes_it_again(shop):
+    rules = {"explore": {"share": 0.3, "used_at_most": 1e9}}
+    lists = [{"name": name, "k": 5, "rules": rules} for name in "ab"]
+    response = await shop.post("/v1/recommendations/lists", json={"user_id": "u", "as_of": MOMENT, "lists": lists})
+    several = json.loads(response.content)["lists"]
+    asked = {"user_ids": ["u"] * 3, "k": 10, "as_of": MOMENT, "rules": rules}
+    response = await shop.post("/v1/recommendations/batch", json=asked)
+    batch = [json.loads(line) for line in response.content.splitlines()]
+    seeds = [one["explored"]["seed"] for one in [*several, *batch]]
+    assert len(set(seeds)) == 5
+    for one, listed in zip(several, ((), ids(several[0])), strict=True):
+        again = await ask(shop, k=5, rules=rules, seed=one["explored"]["seed"], exclude=list(listed))
+        assert (ids(again), drawn(again)) == (ids(one), drawn(one))
+    for one in batch:
+        again = await ask(shop, k=10, rules=rules, seed=one["explored"]["seed"])
+        assert (ids(again), drawn(again)) == (ids(one), drawn(one))
+
+
 async def test_what_is_little_known_is_asked_for_by_a_mask_and_not_row_by_row(shop, monkeypatch):
     asked, rank = [], Scorer.rank
 

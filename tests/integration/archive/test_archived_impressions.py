@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from threading import Event
 
+import msgspec
 import polars as pl
 import pytest
 import redis
@@ -13,14 +14,15 @@ from archived import is_written_anywhere, rows
 
 from app.archive.archive import Archive
 from app.archive.archiver import Archiver
-from app.archive.columns import to_records, to_table
+from app.archive.columns import SCHEMA, to_records, to_table
+from app.archive.compaction import canonical
 from app.archive.expiry import Expiry
 from app.archive.histories import users
 from app.archive.record import IMPRESSION, Record
 from app.errors import ArchiveError
 from app.state import keys
 from app.state.events import StoredEvent
-from app.state.impressions import Impression, ImpressionStore, Seen, encode_impression
+from app.state.impressions import Impression, ImpressionStore, Seen, decode_impression, encode_impression
 from app.state.lists import new_list_id
 from app.state.redis import RedisStore
 from app.state.store import Append
@@ -116,9 +118,75 @@ async def test_who_leaves_redis_leaves_nothing_of_what_was_shown(
     assert not raw.exists(user.shown, user.meta)
 
 
+async def test_rows_say_of_which_arm_a_list_was_and_how_likely_its_items_were(
+    store: RedisStore, impressions: ImpressionStore, archive: Archive, make_archiver: MakeArchiver
+):
+    of_arm = new_list_id(MODEL, False, "cart", 3, "rows/ü", 7, "new ones")
+    held_out, plain = new_list_id(MODEL, True, None, 0, "rows/ü", 7, "holdout"), new_list_id(MODEL, False)
+    given = [
+        Impression(of_arm, NOW, ("a", "b"), (), (None, 0.125)),
+        Impression(held_out, NOW, ("a", "b"), (2, 1)),
+        Impression(plain, NOW, ("a",), (), (1.0,)),
+    ]
+    await impressions.add([Seen("u", one, [1]) for one in given])
+    await click(store, "u", of_arm)
+    await click(store, "u", plain)
+    make_archiver().once()
+    found = {(row["kind"], row["recommendation_id"]): row for row in rows(archive)}
+    columns = ("list_experiment", "list_experiment_version", "list_arm", "list_propensities")
+    assert {key: tuple(row[column] for column in columns) for key, row in found.items()} == {
+        ("v", of_arm): ("rows/ü", 7, "new ones", [None, 0.125]),
+        ("v", held_out): ("rows/ü", 7, "holdout", None),
+        ("v", plain): (None, None, None, [1.0]),
+        ("e", of_arm): ("rows/ü", 7, "new ones", None),
+        ("e", plain): (None, None, None, None),
+    }
+    assert found["v", of_arm]["list_scenario"] == "cart"
+
+
+NEW_COLUMNS = ["list_experiment", "list_experiment_version", "list_arm", "list_propensities"]
+
+
+def some_records() -> list[Record]:
+    impression = Impression(new_list_id(MODEL, False), NOW, ("a", "b"), (2, 1))
+    event = StoredEvent("view", NOW, "a", recommendation_id=new_list_id(MODEL, False, "cart", 3), context={"x": 1})
+    return [
+        Record(IMPRESSION, "default", "", 3, 5, 7, impression=impression),
+        Record("e", "default", "u", 3, 5, 8, epoch=b"e", n=1, event=event, event_id="1"),
+    ]
+
+
+def test_files_of_before_there_were_experiments_are_read_and_get_the_columns_when_they_are_merged():
+    records = some_records()
+    old = to_table(records).drop_columns(NEW_COLUMNS)
+    assert list(to_records(old)) == records
+    late = Record(IMPRESSION, "default", "", 3, 5, 9, impression=Impression(new_list_id(MODEL, False), NOW, ("a",), (), (0.5,)))
+    merged = canonical([old, to_table([late])])
+    assert list(to_records(merged)) == [*records, late]
+    assert merged.column("list_propensities").to_pylist() == [None, None, [0.5]]
+    assert merged.schema.names == SCHEMA.names
+
+
+def test_a_file_whose_columns_are_in_another_order_is_read_by_their_names():
+    records = some_records()
+    table = to_table(records)
+    assert list(to_records(table.select(sorted(table.schema.names)))) == records
+
+
+def test_an_impression_of_before_there_were_propensities_is_decoded_and_those_of_now_begin_as_it_does():
+    old = Impression(new_list_id(MODEL, False), NOW, ("a", "b"), (2, 1))
+    raw = msgspec.msgpack.encode([old.recommendation_id, NOW, ["a", "b"], [2, 1]])
+    assert decode_impression(raw) == old
+    assert msgspec.msgpack.decode(encode_impression(old))[:4] == msgspec.msgpack.decode(raw)
+    told = Impression(old.recommendation_id, NOW, ("a", "b"), (), (0.5, None))
+    assert decode_impression(encode_impression(told)) == told
+    assert msgspec.msgpack.decode(encode_impression(told)) == [told.recommendation_id, NOW, ["a", "b"], [], [0.5, None]]
+
+
 @pytest.mark.parametrize("positions", [(), (3, 1)])
-def test_a_row_is_the_record_again(positions: tuple[int, ...]):
-    impression = Impression(new_list_id(MODEL, False), NOW, ("\ufffeodd", "b"), positions)
+@pytest.mark.parametrize("propensities", [(), (0.25, None)])
+def test_a_row_is_the_record_again(positions: tuple[int, ...], propensities: tuple[float | None, ...]):
+    impression = Impression(new_list_id(MODEL, False), NOW, ("\ufffeodd", "b"), positions, propensities)
     record = Record(IMPRESSION, "default", "", 3, 5, 7, impression=impression)
     assert list(to_records(to_table([record]))) == [record]
 
