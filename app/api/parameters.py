@@ -54,6 +54,9 @@ Exclude = Annotated[
     Query(max_length=1_000, description="Items that must not be in the list; may be given again. Unknown ids exclude nothing."),
 ]
 Platform = Annotated[Id | None, Query(description="Where the list is shown, as in events.", examples=["app"])]
+Country = Annotated[
+    Id | None, Query(max_length=64, description="Where the user is, as `country` of the context in events and in POST requests.")
+]
 ScenarioParameter = Annotated[Id | None, Query(description="Rules that are stored under a name, see `/v1/scenarios`.")]
 ExperimentParameter = Annotated[
     Id | None, Query(description="The arm that the user is in decides, see `/v1/experiments`; not together with `scenario`.")

@@ -10,6 +10,7 @@ from app.api.openapi import answers
 from app.api.parameters import (
     ACCOUNTS,
     AsOf,
+    Country,
     Exclude,
     ExperimentParameter,
     ExplainParameter,
@@ -43,6 +44,7 @@ async def get_recommendations(
     k: K = 20,
     as_of: AsOf = None,
     platform: Platform = None,
+    country: Country = None,
     exclude: Exclude = [],  # noqa: B006  # never written to, and a literal is what the schema can show
     scenario: ScenarioParameter = None,
     experiment: ExperimentParameter = None,
@@ -51,8 +53,9 @@ async def get_recommendations(
 ) -> Response:
     """The best items for the user, best first, reflecting every event that was acknowledged before the request.
 
-    A user without events gets the items that are popular now (`source` is `fallback`), and so does who is held out of the
-    `experiment`. `Server-Timing` tells what each stage
+    A user without events gets the items that are popular now, where `platform` and `country` say if that is known (`source` is
+    `fallback`, and `fallback_context` says which); who is held out of the `experiment` gets those that are popular with
+    everyone. `Server-Timing` tells what each stage
     took, and their sum `service`, in milliseconds.
     """
     either(scenario, experiment, "query.")
@@ -60,6 +63,8 @@ async def get_recommendations(
     query = Query(TENANT, user_id, k, now_ms() if as_of is None else as_of, platform, exclude=exclude, seed=new_seed())
     if explain != "false":
         query = replace(query, explain=ACCOUNTS[explain])
+    if country is not None:
+        query = replace(query, context={"country": country})
     if filter is not None:
         query = replace(query, rules=filtered_by(filter))
     try:

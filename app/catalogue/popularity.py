@@ -115,6 +115,12 @@ class LivePopularity:
             self._at = (second_ms, (self._faded * self._factor(elapsed_ms)).astype(np.float32))
         return self._at[1]
 
+    @property
+    def latest_ms(self) -> int:
+        """The time of the latest event of all, which no moment that is asked for lies before."""
+        self._count()
+        return self._latest_ms
+
     def _grow(self) -> None:
         """Make room for items that were added."""
         new = len(self._catalogue) - len(self._times_ms)

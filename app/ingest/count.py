@@ -9,7 +9,7 @@ from app.ingest.gathering import Gathering
 from app.state.store import Decayed, StateStore
 
 
-class PopularityCounter(Gathering):
+class PopularityCounter(Gathering[Increment]):
     """Adds increments to the store's counts, where all workers count."""
 
     def __init__(

@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import structlog
 
 from app.errors import StorageError
-from app.ingest.append import Increment
 
 _MOST_WAITING = 200_000  # while the store is away; beyond it the oldest are given up
 
 log = structlog.get_logger()
 
+Told = TypeVar("Told", bound=tuple[Any, ...])
+"""An increment: the item id, then whatever else is counted by."""
 
-class Gathering(ABC):
+
+class Gathering(ABC, Generic[Told]):
     """Gathers increments for a moment, and has them counted together.
 
     Args:
@@ -29,15 +32,15 @@ class Gathering(ABC):
         self._what = what
         self._delay_s = delay_s
         self._knows = knows
-        self._waiting: dict[str, list[Increment]] = {}
+        self._waiting: dict[str, list[Told]] = {}
         self._flushing: asyncio.Task[None] | None = None
         self._one_flush = asyncio.Lock()
 
     @abstractmethod
-    async def _count(self, tenant: str, increments: Sequence[Increment]) -> None:
+    async def _count(self, tenant: str, increments: Sequence[Told]) -> None:
         """Count some in the store. Raises StorageError."""
 
-    def add(self, tenant: str, increments: Sequence[Increment]) -> None:
+    def add(self, tenant: str, increments: Sequence[Told]) -> None:
         """Have increments counted soon; never blocks, never raises."""
         if self._knows is not None:
             increments = [increment for increment in increments if self._knows(increment[0])]

@@ -10,7 +10,7 @@ from app.ingest.gathering import Gathering
 from app.state.trends import RINGS, Ring, Trends
 
 
-class TrendCounter(Gathering):
+class TrendCounter(Gathering[Increment]):
     """Adds up what each item has in each bucket of time, where all workers count.
 
     An event counts at its own time, one from the future now. Imports do not come here, and what is older than the buckets that

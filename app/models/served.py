@@ -17,10 +17,12 @@ from app.fold import Commits, Fold, StateCache, Users
 from app.fold.tensors import EventTensors
 from app.ingest.advance import Advance
 from app.ingest.append import Increment, UserEvents, popularity_increments
+from app.ingest.contexts import ContextCounter, context_increments
 from app.ingest.count import PopularityCounter
 from app.ingest.impressions import Impressions
 from app.ingest.pipeline import Ingest
 from app.ingest.trend import TrendCounter
+from app.recommend.contexts import ContextPopularity
 from app.recommend.explain import Explainer
 from app.recommend.follow import PopularityFollower
 from app.recommend.indexed import keep_index
@@ -37,6 +39,7 @@ from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.settings import Settings
 from app.state.codec import StateCodec
+from app.state.contexts import Contexts
 from app.state.impressions import ImpressionStore
 from app.state.items import ItemStore
 from app.state.lists import ListOrigin, read_list_id
@@ -160,12 +163,16 @@ class ServedModel:
         self._counter = counter = PopularityCounter(store, self.half_lives_s, _COUNT_DELAY_S, knows, begins)
         trends = Trends(store)
         self._trend = trend = TrendCounter(trends, _TREND_DELAY_S, knows)
+        contexts = Contexts(store, max(self.half_lives_s))
+        self._context = ContextCounter(contexts, _TREND_DELAY_S, knows)
+        self._contexts = ContextPopularity(contexts, TENANT, catalogue, popularity)
         self._following = PopularityFollower(store, popularity, TENANT, lambda: counter.others_counted(TENANT))
 
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
             popularity.add(increments, monotonic())
             counter.add(tenant, increments)
             trend.add(tenant, increments)
+            self._context.add(tenant, context_increments(users, self._weights))
             for model in self._beside:
                 model.hear(tenant, users)
             for event in (event for user in users for event in user.events):
@@ -211,6 +218,7 @@ class ServedModel:
                 known,
                 impressions.shown,
                 explainer,
+                self._contexts,
                 metrics,
             ),
             users=known,
@@ -233,6 +241,7 @@ class ServedModel:
         try:
             await self._following.refresh()
             await self.live.refresh()
+            await self._contexts.refresh()
         except StorageError as error:
             log.warning("storage is away at the start", error=error.detail)
         self._run(self.live.follow())
@@ -241,6 +250,7 @@ class ServedModel:
             folder = self._settings.storage_dir / "indexes"
             self._run(keep_index(self._scorer.retriever, folder, self.model_id, self._scorer.source))
         self._run(self._following.follow(self._settings.popularity_refresh_ms / 1000))
+        self._run(self._contexts.follow(self._settings.popularity_refresh_ms / 1000))
         if self._settings.background_fold:
             self._run(self._advance.run())
         runtime = self.service.runtime
@@ -257,6 +267,7 @@ class ServedModel:
                 await asyncio.wait([task], timeout=_STOP_AGAIN_S)
         await self._counter.close()
         await self._trend.close()
+        await self._context.close()
         await self._commits.close()
         runtime = self.service.runtime
         self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(0)

@@ -177,7 +177,8 @@ class Recommendations(msgspec.Struct, frozen=True):
     user_id: Annotated[str | None, Meta(description="Null for a list from the events of the request alone.")]
     model_id: str
     source: Annotated[
-        Literal["model", "fallback"], Meta(description="`fallback` is recent popularity, the same for everyone; see `reason`.")
+        Literal["model", "fallback"],
+        Meta(description="`fallback` is recent popularity, where something is known of the context (`fallback_context`) there."),
     ]
     reason: Annotated[Reason | None, Meta(description="Why the model was not asked; null if it was.")]
     degraded: Annotated[bool, Meta(description="True if the service could not do its best, such as while its storage is away.")]
@@ -190,6 +191,10 @@ class Recommendations(msgspec.Struct, frozen=True):
     gave_way: Annotated[list[RuleGaveWay] | UnsetType, Meta(description="Rules that could not be kept.")] = UNSET
     explored: Annotated[Explored | UnsetType, Meta(description="Of a list under a rule of exploration.")] = UNSET
     debug: Annotated[list[ItemDebug] | UnsetType, Meta(description="Of the items that `debug` named.")] = UNSET
+    fallback_context: Annotated[
+        dict[str, str] | UnsetType,
+        Meta(description="What popularity was asked for: `platform`, `country`, `category`, those of which something is known."),
+    ] = UNSET
 
 
 class NamedList(msgspec.Struct, frozen=True):
@@ -218,6 +223,7 @@ class SeveralLists(msgspec.Struct, frozen=True):
     as_of: datetime
     lists: list[NamedList]
     experiment: ExperimentArm | UnsetType = UNSET
+    fallback_context: dict[str, str] | UnsetType = UNSET
 
 
 class Ranking(Recommendations, frozen=True, kw_only=True):

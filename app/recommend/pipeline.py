@@ -19,6 +19,7 @@ from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Explanation, ItemDebug, Query, Ranking, Reason, Recommendations, RecommendedItem, moment
+from app.recommend.contexts import ContextPopularity, lifted
 from app.recommend.debug import Out, debugged, explored, gave_way
 from app.recommend.explain import Explainer
 from app.recommend.explore import Drawn
@@ -85,6 +86,7 @@ class Recommender:
         users: Users,
         shown: Callable[[str], Awaitable[Sequence[Showing]]],
         explainer: Explainer,
+        contexts: ContextPopularity,
         metrics: Metrics,
     ) -> None:
         """`shown` says what a user was shown of late."""
@@ -102,6 +104,7 @@ class Recommender:
         self._users = users
         self._shown = shown
         self._explainer = explainer
+        self._contexts = contexts
         self._metrics = metrics
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
@@ -218,8 +221,8 @@ class Recommender:
         return make
 
     async def _attributes(self, queries: Sequence[Query]) -> Mapping[str, str]:
-        """The attributes of one user, who has no events, where filters read them. Raises StorageError."""
-        if not any(query.rules.read_user for query in queries):
+        """The attributes of one user, who has no events, where filters or the fallback read them. Raises StorageError."""
+        if not any(query.rules.read_user or (query.user_id and self._contexts.reads_user(query)) for query in queries):
             return {}
         (user,) = await self._store.load(queries[0].tenant, NO_MODEL, [queries[0].user_id], None, 1)
         return user.meta.attributes if user.meta is not None else {}
@@ -363,19 +366,25 @@ class Recommender:
         """What is popular, without what the user `had`; `away`: storage is, so that nobody can tell what that is."""
         self._metrics.fallbacks.labels(reason).inc()
         excluded = self._excluded(query)
-        if query.rules is NO_RULES and not query.debug:
-            without = [*excluded, *self._rows(query.listed), *had]
+        without = [*excluded, *self._rows(query.listed), *had]
+        # Who is held out is compared with others for a long time: theirs is the same for everyone.
+        lift = None if reason == "holdout" else self._contexts.lift(query, attributes)
+        plain = query.rules is NO_RULES and not query.debug
+        if plain and lift is None:
             rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, without)
             stages.mark("fallback")
             return self._respond(query, rows, counts, None, reason, degraded=away)
         ruled = self._resolve(query, attributes)
-        without = [*excluded, *self._rows(query.listed), *had]
+        if lift is not None:
+            ruled = lifted(ruled, lift, query.among)
         selection = self._lister.popular(ruled, query.k, query.as_of_ms, without)
         if away and query.rules.exclude_had:
             selection = replace(selection, gave_way=[*selection.gave_way, GaveWay("exclude_had", "storage_unavailable")])
         stages.mark("fallback")
         out = self._out(query, excluded, had, ruled)
-        return self._respond(query, selection.rows, selection.scores, None, reason, selection, out, degraded=away)
+        shown = None if plain else selection
+        answer = self._respond(query, selection.rows, selection.scores, None, reason, shown, out, degraded=away)
+        return answer if lift is None else msgspec.structs.replace(answer, fallback_context=dict(lift.used))
 
     async def _answered(self, query: Query, answer: _Answer, stages: Stages) -> Recommendations:
         """Raises StorageError where an explanation needs the history."""

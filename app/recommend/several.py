@@ -46,4 +46,5 @@ def together(names: Sequence[str], answers: Sequence[Recommendations]) -> Severa
             for name, one in zip(names, answers, strict=True)
         ],
         experiment=first.experiment,
+        fallback_context=first.fallback_context,
     )

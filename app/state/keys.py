@@ -151,6 +151,16 @@ def trend_key(tenant: str, width_s: int, slot: int) -> str:
     return f"lw:{{trend-{encode_id(tenant)}}}:{width_s}:{slot}"
 
 
+def context_key(tenant: str, half_life_s: float, facet: str) -> str:
+    """Hash: how much was used with each value of a facet, see context.lua. All of a tenant are in one slot of a Cluster."""
+    return f"lw:{{context-{encode_id(tenant)}}}:{half_life_s:.17g}:{encode_id(facet)}"
+
+
+def context_items_key(tenant: str, half_life_s: float, facet: str, value: str) -> str:
+    """Hash: which items were used with a value of a facet, see context.lua."""
+    return f"{context_key(tenant, half_life_s, facet)}:{encode_id(value)}"
+
+
 def items_key(tenant: str) -> str:
     """Hash: what was said of each item, see items.lua."""
     return f"lw:{encode_id(tenant)}:items"
