@@ -242,6 +242,7 @@ for measuring in (
     commands.speed,
     commands.compression,
     commands.measure_update,
+    commands.measure_cold,
     commands.report,
 ):
     app.command(rich_help_panel="Measuring")(measuring)

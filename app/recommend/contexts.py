@@ -8,11 +8,11 @@ events with v, n_v the decayed count of all of these, and p the item's share of 
 
 It is 1 where v is unknown, and what v alone says where n_v is far beyond m: shrinkage towards everybody, m events strong. Facets
 multiply, as if they were independent given the item. Decayed counts here are those of the model's longest half-life: a country
-has fewer events than the world, so that what it likes must be gathered over a longer time, while what is popular now comes from
-the count that is lifted. `M` and that half-life were measured: docs/adr/0024-cold-users.md.
+has fewer events than the world, so what it likes must be gathered over a longer time, while what is popular now comes from the
+count that is lifted. `M` and that half-life were measured: docs/adr/0024-cold-users.md.
 
 Of a value at most 1,000 items are kept. What else there was of it, n_v less their counts, is spread over all other items as
-everybody's is, so that these share one lift. Of a category nothing is kept: c_v is the count of the items that are in it.
+everybody's is: these share one lift. Of a category nothing is kept: c_v is the count of the items that are in it.
 
 Cost: a worker reads the values of each facet every few seconds, and the items of a value when a hundredth has been added to it; up
 to 1,000 * 200 * 2 entries of 16 bytes, 6 MB. A list costs as much as one under a boost.

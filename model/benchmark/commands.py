@@ -167,6 +167,23 @@ def measure_update(
     console.print(f"-> {path}", soft_wrap=True)
 
 
+def measure_cold(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have times.")],
+    facet: Annotated[
+        list[str], typer.Option(help="platform, category, or an attribute of users such as country; may be given again.")
+    ],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/context/NAME.json.")] = Path("benchmarks"),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """What it is worth to know where a new user is: popularity in their context beside popularity, at each user's first visit."""
+    with one_line_errors():
+        from model.benchmark.context import measure_context
+
+        path = measure_context(name, facet, out, data, offline, say=say)
+    console.print(f"-> {path}", soft_wrap=True)
+
+
 def report(
     results: Annotated[Path, typer.Option(help="The folder of results that `benchmark` wrote.")] = Path("benchmarks"),
     page: Annotated[Path, typer.Option(help="The page: what is between its two marks is replaced.")] = Path("docs/benchmarks.md"),

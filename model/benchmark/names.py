@@ -33,6 +33,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "beauty": Benchmark("amazon-beauty", ("loo",)),
     "online-retail": Benchmark("online-retail", ("basket",)),
     "online-retail-cold": Benchmark("online-retail", ("basket",), cold=True),
+    "eshop-clickstream": Benchmark("eshop-clickstream", ("time",)),
     "planted": Benchmark("planted", ("loo",)),
     "synthetic": Benchmark("synthetic-small", ("basket",)),
     "synthetic-cold": Benchmark("synthetic-small", ("basket",), cold=True),

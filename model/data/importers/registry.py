@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.data.build import Dataset
 from model.data.errors import DataError
-from model.data.importers import amazon, archive, movielens, online_retail, recbole
+from model.data.importers import amazon, archive, eshop, movielens, online_retail, recbole
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ SOURCES: dict[str, Source] = {
     "ml-1m": Source("ml-1m", movielens.read),
     "ml-1m-timed": Source("ml-1m", partial(movielens.read, timed_users_only=True)),
     "amazon-beauty": Source("amazon-s3rec", amazon.read),
+    "eshop-clickstream": Source("uci-eshop-clickstream", eshop.read),
 }
 
 # In this order: a folder with MovieLens' own files and RecBole's copy of them is read from the originals.

@@ -18,6 +18,15 @@ def _at_once(monkeypatch):
     monkeypatch.setattr(app.models.served, "_TREND_DELAY_S", 0.001)
 
 
+async def until_known(client, **where):
+    """As soon as the worker has heard of a context."""
+    async with asyncio.timeout(5):
+        while True:
+            if (await client.ask("new", **where)).get("fallback_context") == where:
+                return
+            await asyncio.sleep(0.01)
+
+
 @pytest.fixture
 async def busy(start):
     """A service that has been told what is liked in two countries and on two platforms, and has heard of it."""
@@ -25,12 +34,7 @@ async def busy(start):
         await client.tell(*(event(f"f{n}", 7, context={"country": "France"}) for n in range(300)))
         await client.tell(*(event(f"s{n}", 9, context={"country": "Spain"}, platform="app") for n in range(300)))
         await client.tell(*(event(f"n{n}", 11) for n in range(500)))
-        async with asyncio.timeout(5):
-            while (await client.ask("new", platform="app", country="France")).get("fallback_context", {}).keys() < {
-                "country",
-                "platform",
-            }:
-                await asyncio.sleep(0.01)
+        await until_known(client, platform="app", country="France")
         yield client
 
 
@@ -107,9 +111,7 @@ async def test_while_storage_is_away_what_the_worker_knows_serves(start, tmp_pat
         async with start(redis_url=server.url, redis_timeout_ms=500, popularity_refresh_ms=10) as client:
             await client.tell(*(event(f"f{n}", 7, context={"country": "France"}) for n in range(50)))
             await client.tell(*(event(f"n{n}", 11) for n in range(51)))
-            async with asyncio.timeout(5):
-                while "fallback_context" not in (await client.ask("new", country="France")):
-                    await asyncio.sleep(0.01)
+            await until_known(client, country="France")
             before = await client.ask("new", country="France")
             server.stop()
             answer = await client.ask("new", country="France")

@@ -14,7 +14,7 @@ from app.catalogue.popularity import LivePopularity
 from app.errors import StorageError
 from app.ingest.contexts import ContextCounter
 from app.recommend.answer import Query
-from app.recommend.contexts import CATEGORY_M, M, ContextPopularity
+from app.recommend.contexts import CATEGORY_M, ContextPopularity, M
 from app.state.contexts import Contexts
 from app.state.redis import RedisStore
 
