@@ -178,6 +178,11 @@ class Settings(BaseSettings):
     popularity_refresh_ms: int = Field(
         5_000, ge=10, description="How often a worker reads the popularity counts that other workers changed."
     )
+    context_fallback: bool = Field(
+        True,
+        description="Count what is used by platform and country, and give users without events what is popular where they are. "
+        "Off: popularity is the same for everyone.",
+    )
     catalogue_poll_ms: int = Field(
         100, ge=10, le=60_000, description="How often a worker looks for items that were changed, by whichever worker."
     )

@@ -33,6 +33,8 @@ from model.settings import TrainSettings, that_decide
 from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
+COLD = "cold.json"
+"""What `measure-cold` chose for users with few events, in the folder of a run; `export` takes it along."""
 BOARD = "tensorboard"
 
 
@@ -343,6 +345,7 @@ def check_free(folder: Path, resume: bool, overwrite: bool) -> None:
 def remove_run(folder: Path) -> None:
     """Remove what an earlier run left in its folder, so that a killed one is never taken for the one before it."""
     (folder / CHECKPOINT).unlink(missing_ok=True)
+    (folder / COLD).unlink(missing_ok=True)
     shutil.rmtree(folder / BOARD, ignore_errors=True)
 
 

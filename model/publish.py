@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from model.checkpoint import Checkpoint
 from model.data.sequences import Int64
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
 from model.export.verify import ExportError
+from model.loop import COLD
 from model.popularity import known_popularity
 from model.rounding import as_stored, with_stored_weights
 from model.task import Task
@@ -45,7 +47,21 @@ def publish(
     metrics = []
     if best is not None:
         metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
-    return publish_task(checkpoint, task, ends, out, metrics, item_vectors=item_vectors, weights=weights)
+    cold = read_cold(run)
+    return publish_task(checkpoint, task, ends, out, metrics, item_vectors=item_vectors, weights=weights, cold=cold)
+
+
+def read_cold(run: Path) -> dict[str, Any] | None:
+    """What `measure-cold` has left beside a run's checkpoint. Raises ExportError: it is damaged."""
+    try:
+        cold = json.loads((run / COLD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ExportError(f"{run / COLD}: cannot be read: {error}") from None
+    if not isinstance(cold, dict):
+        raise ExportError(f"{run / COLD}: not an object; measure again")
+    return cold
 
 
 def publish_task(
@@ -57,11 +73,13 @@ def publish_task(
     encoder: TextEncoder | None = None,
     item_vectors: str = "float32",
     weights: str = "float32",
+    cold: dict[str, Any] | None = None,
 ) -> Exported:
     """Export, verify and publish a net with the items of its task, popularity from each user's events before row `ends[u]`.
 
     Args:
         encoder: the model's, where it is loaded already. item_vectors, weights: as of `publish`.
+        cold: as of `export_bundle`.
 
     Raises:
         ExportError: the verification failed; nothing was published.
@@ -98,6 +116,7 @@ def publish_task(
         "exclude" if task.split.filter_seen else "recommend",
         item_vectors,
         weights,
+        cold,
     )
 
 

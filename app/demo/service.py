@@ -83,7 +83,8 @@ class ServiceClient:
 def start_service(children: Children, bundle: Path, redis_url: str, host: str, port: int, log: Path) -> Child:
     """`longwave serve` with one worker on its way up; its log goes to a file."""
     options = ["--bundle", str(bundle), "--host", host, "--port", str(port), "--workers", "1"]
-    environment = {variable("redis_url"): redis_url}
+    # The offline evaluation that the replay is held against knows no contexts.
+    environment = {variable("redis_url"): redis_url, variable("context_fallback"): "false"}
     command = [str(console_script("longwave")), "serve", *options]
     return children.start("the service", command, log=log, environment=environment, stop_signal=signal.SIGTERM)
 

@@ -119,6 +119,7 @@ class ServedModel:
         self.half_lives_s = tuple(manifest.popularity.half_lives_s)
         self._beside: Sequence[ServedModel] = ()
         self._counts = False  # whether this model counts popularity for others to read, where it only hears of events
+        self._counts_contexts = False  # likewise, by context
         self._weights = {t.name: t.weight for t in manifest.event_types if t.polarity == "positive"}
         self._settings = settings
         self._metrics = metrics
@@ -165,14 +166,15 @@ class ServedModel:
         self._trend = trend = TrendCounter(trends, _TREND_DELAY_S, knows)
         contexts = Contexts(store, max(self.half_lives_s))
         self._context = ContextCounter(contexts, _TREND_DELAY_S, knows)
-        self._contexts = ContextPopularity(contexts, TENANT, catalogue, popularity)
+        self._contexts = ContextPopularity(contexts, TENANT, catalogue, popularity, settings.context_fallback)
         self._following = PopularityFollower(store, popularity, TENANT, lambda: counter.others_counted(TENANT))
 
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
             popularity.add(increments, monotonic())
             counter.add(tenant, increments)
             trend.add(tenant, increments)
-            self._context.add(tenant, context_increments(users, self._weights))
+            if settings.context_fallback:
+                self._context.add(tenant, context_increments(users, self._weights))
             for model in self._beside:
                 model.hear(tenant, users)
             for event in (event for user in users for event in user.events):
@@ -275,10 +277,13 @@ class ServedModel:
     def tell(self, beside: Sequence[ServedModel]) -> None:
         """Have these models hear of the events that this one takes, from now on."""
         counted = {self.half_lives_s}
+        in_context = {max(self.half_lives_s)}
         for model in beside:
             # One table in the store for all models with the same half-lives: whoever counts second would count twice.
             model._counts = model.half_lives_s not in counted
             counted.add(model.half_lives_s)
+            model._counts_contexts = max(model.half_lives_s) not in in_context
+            in_context.add(max(model.half_lives_s))
         self._beside = beside
 
     def hear(self, tenant: str, users: Sequence[UserEvents]) -> None:
@@ -287,6 +292,8 @@ class ServedModel:
         self._popularity.add(increments, monotonic())
         if self._counts:
             self._counter.add(tenant, increments)
+        if self._counts_contexts and self._settings.context_fallback:
+            self._context.add(tenant, context_increments(users, self._weights))
 
     async def flush(self) -> None:
         """Store the states that wait for it."""

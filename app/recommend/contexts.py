@@ -14,8 +14,8 @@ count that is lifted. `M` and that half-life were measured: docs/adr/0024-cold-u
 Of a value at most 1,000 items are kept. What else there was of it, n_v less their counts, is spread over all other items as
 everybody's is: these share one lift. Of a category nothing is kept: c_v is the count of the items that are in it.
 
-Cost: a worker reads the values of each facet every few seconds, and the items of a value when a hundredth has been added to it; up
-to 1,000 * 200 * 2 entries of 16 bytes, 6 MB. A list costs as much as one under a boost.
+Cost: a worker reads the values of each facet every few seconds, and the items of a value when a hundredth has been added to it;
+up to 1,000 * 200 * 2 entries of 16 bytes, 6 MB. A list costs as much as one under a boost.
 
 Source: Zhai & Lafferty 2004 (Dirichlet smoothing); naive Bayes for the product.
 """
@@ -43,8 +43,10 @@ CATEGORY_M: Final = 1.0
 """Which items are in a category is known, not estimated: every m up to thousands measured the same."""
 
 STORED_FACETS: Final = ("platform", "country")
+FACETS: Final = (*STORED_FACETS, "category")
 _GROWN: Final = 1.01  # times what a value had when its items were read
 _READ_AT_ONCE: Final = 20  # values of which the items are read before others have a turn of the event loop
+_MOST_LIFTS: Final = 8  # that are kept within a second, 4 bytes an item each
 _MOST_MASKS: Final = 16  # categories whose items are known, a byte an item each
 
 log = structlog.get_logger()
@@ -76,7 +78,11 @@ class ContextPopularity:
     """What contexts make of the items of one catalogue, for one tenant. Storage that is away changes nothing: what was read last
     stays."""
 
-    def __init__(self, contexts: Contexts, tenant: str, catalogue: Catalogue, popularity: LivePopularity) -> None:
+    def __init__(
+        self, contexts: Contexts, tenant: str, catalogue: Catalogue, popularity: LivePopularity, on: bool = True
+    ) -> None:
+        """Where it is not `on`, nothing is known of any context."""
+        self._on = on
         self._contexts = contexts
         self._tenant = tenant
         self._catalogue = catalogue
@@ -85,37 +91,61 @@ class ContextPopularity:
         self._column = popularity.half_lives_s.index(max(popularity.half_lives_s))
         self._values: dict[tuple[str, str], _Value] = {}
         self._masks: dict[str, tuple[int, Bool]] = {}  # items of a category, and `changes` of the catalogue that they are of
+        self._lifts_of: tuple[int, int] = (0, -1)
+        # By facets and values; the table that a lift was made from stays as long as it, so that no other one has its id.
+        self._lifts: dict[tuple[tuple[str, str], ...], tuple[Float32, Lift | None]] = {}
 
     def reads_user(self, query: Query) -> bool:
         """Whether the user's attributes could tell the country, which the question does not."""
         return not (query.context and "country" in query.context) and any(facet == "country" for facet, _ in self._values)
 
-    def lift(self, query: Query, attributes: Mapping[str, str]) -> Lift | None:
+    def lift(self, query: Query, attributes: Mapping[str, str], facets: Sequence[str] = FACETS) -> Lift | None:
         """What the context of a question makes of items, as of the second; None where nothing is known of it.
 
         The platform is that of the question; country and category are what its context says, the country else the user's
-        attribute.
+        attribute. Only `facets` are looked at.
         """
+        used = self._known(query, attributes, facets) if self._on else {}
+        if not used:
+            return None
+        table = self._popularity.at(query.as_of_ms)  # the same array for all questions of a second
+        if self._lifts_of != (id(table), self._catalogue.changes):
+            self._lifts_of, self._lifts = (id(table), self._catalogue.changes), {}
+        key = tuple(used.items())
+        if key not in self._lifts:
+            if len(self._lifts) >= _MOST_LIFTS:
+                self._lifts.clear()
+            second_ms = max(query.as_of_ms - query.as_of_ms % 1000, self._popularity.latest_ms)
+            self._lifts[key] = table, self._made(used, table[:, self._column], second_ms)
+        return self._lifts[key][1]
+
+    def _known(self, query: Query, attributes: Mapping[str, str], facets: Sequence[str]) -> dict[str, str]:
+        """Those facets that the question has a value of which something is known."""
         context = query.context or {}
         country = context["country"] if "country" in context else attributes.get("country")
-        table = self._popularity.at(query.as_of_ms)[:, self._column]
-        second_ms = max(query.as_of_ms - query.as_of_ms % 1000, self._popularity.latest_ms)
+        used = {
+            facet: value
+            for facet, value in (("platform", query.platform), ("country", country))
+            if facet in facets and isinstance(value, str) and (facet, value) in self._values
+        }
+        category = context.get("category")
+        if "category" in facets and isinstance(category, str) and self._in_category(category).any():
+            used["category"] = category
+        return used
+
+    def _made(self, used: Mapping[str, str], table: Float32, second_ms: int) -> Lift | None:
         total = float(table.sum(dtype=np.float64))
-        bias, used = np.zeros(len(table)), {}
         if not total > 0:
             return None
-        for facet, named in (("platform", query.platform), ("country", country)):
-            if isinstance(named, str) and (value := self._values.get((facet, named))) is not None:
-                self._add_stored(bias, value, table, total, second_ms)
-                used[facet] = named
-        category = context.get("category")
-        if isinstance(category, str) and (mask := self._in_category(category)).any():
-            within = float(table[mask].sum(dtype=np.float64))
-            bias += np.where(
-                mask, np.log((total + CATEGORY_M) / (within + CATEGORY_M)), np.log(CATEGORY_M / (within + CATEGORY_M))
-            )
-            used["category"] = category
-        return Lift(bias.astype(np.float32), used) if used else None
+        bias = np.zeros(len(table))
+        for facet, value in used.items():
+            if facet == "category":
+                mask = self._in_category(value)
+                within = float(table[mask].sum(dtype=np.float64)) + CATEGORY_M
+                bias += np.where(mask, np.log((total + CATEGORY_M) / within), np.log(CATEGORY_M / within))
+            else:
+                self._add_stored(bias, self._values[facet, value], table, total, second_ms)
+        return Lift(bias.astype(np.float32), used)
 
     def _add_stored(self, bias: Float64, value: _Value, table: Float32, total: float, second_ms: int) -> None:
         """Add the logarithm of the lift of each item."""
@@ -148,12 +178,16 @@ class ContextPopularity:
 
     async def refresh(self) -> None:
         """Read what has changed: the counts of all values, and the items of those that have grown. Raises StorageError."""
+        if not self._on:
+            return
         found = {key: one for key, one in (await self._contexts.values(self._tenant, STORED_FACETS)).items() if _is_count(one)}
         for gone in self._values.keys() - found.keys():
             del self._values[gone]
         grown = [(key, faded) for key, faded in found.items() if self._has_grown(self._values.get(key), faded)]
+        self._lifts.clear()
         for place, ((facet, name), faded) in enumerate(grown):
             self._values[facet, name] = self._read(faded, await self._contexts.items(self._tenant, facet, name))
+            self._lifts.clear()
             if place % _READ_AT_ONCE == _READ_AT_ONCE - 1:
                 await asyncio.sleep(0)
 

@@ -19,6 +19,7 @@ from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Explanation, ItemDebug, Query, Ranking, Reason, Recommendations, RecommendedItem, moment
+from app.recommend.cold import ColdUsers
 from app.recommend.contexts import ContextPopularity, lifted
 from app.recommend.debug import Out, debugged, explored, gave_way
 from app.recommend.explain import Explainer
@@ -105,6 +106,7 @@ class Recommender:
         self._shown = shown
         self._explainer = explainer
         self._contexts = contexts
+        self._cold = ColdUsers(bundle.manifest.cold, contexts)
         self._metrics = metrics
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
@@ -180,7 +182,7 @@ class Recommender:
 
         async def make(query: Query) -> Recommendations:
             had = self._seen.of_events(events, self._had_rules(query), query.as_of_ms)
-            plan, out = self._plan(query, folded[0][1], {}, had)
+            plan, out = self._plan(query, folded[0][1], {}, had, len(events))
             (listed,) = await self._lister.lists([plan])
             reflects = _Reflects(len(events), max(event.time_ms for event in events))
             await asyncio.sleep(0)  # where the model is on this core, nobody else had a turn since the list before
@@ -271,7 +273,8 @@ class Recommender:
         plans: list[tuple[int, UserState, Plan, Out]] = []
         for (place, user), rows in zip(known, had, strict=True):
             try:
-                plans.append((place, user, *self._plan(queries[place], user.blob, user.meta.attributes, rows)))
+                planned = self._plan(queries[place], user.blob, user.meta.attributes, rows, user.header.applied)
+                plans.append((place, user, *planned))
             except InvalidRequestError as error:
                 answers[place] = error
         if plans:
@@ -280,8 +283,11 @@ class Recommender:
                 answers[place] = _Answer(user, listed, load_s, out)
         return answers
 
-    def _plan(self, query: Query, blob: bytes, attributes: Mapping[str, str], had: Sequence[int]) -> tuple[Plan, Out]:
-        """The question for the scorer. Raises InvalidRequestError if its rules cannot be followed."""
+    def _plan(
+        self, query: Query, blob: bytes, attributes: Mapping[str, str], had: Sequence[int], events: int
+    ) -> tuple[Plan, Out]:
+        """The question for the scorer about somebody with so many events. Raises InvalidRequestError if its rules cannot be
+        followed."""
         excluded = self._excluded(query)
         ruled = None
         if query.rules is not NO_RULES or query.debug:
@@ -298,6 +304,9 @@ class Recommender:
             None if ruled is None else ruled.count,
             query.explain is not None,
         )
+        if (cold := self._cold.added(query, attributes, events)) is not None:
+            added = cold if question.added is None else question.added + cold
+            question = replace(question, added=added, count=len(cold))
         return Plan(question, ruled), self._out(query, excluded, had, ruled)
 
     def check(self, query: Query) -> None:

@@ -7,10 +7,11 @@ The trainer cannot import this module (and must not); it validates what it write
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 FORMAT_VERSION = 1
 LATEST_MS = 4_102_444_800_000  # the year 2100: a time beyond it is in another unit
@@ -118,6 +119,25 @@ class Metric(_Strict):
     model: str = "longwave"
 
 
+class Cold(_Strict):
+    """How much of what a context makes of items is added to the scores of users with few events, as measured for this model.
+
+    `weights` has one for each number of `events`, interpolated in between; the last is 0, and so is what is beyond.
+    """
+
+    facets: Annotated[list[Literal["platform", "country", "category"]], Field(min_length=1, max_length=3)]
+    events: Annotated[list[Annotated[int, Field(ge=1, le=1000)]], Field(min_length=2, max_length=100)]
+    weights: Annotated[list[Annotated[float, Field(ge=0, le=10)]], Field(min_length=2, max_length=100)]
+
+    @model_validator(mode="after")
+    def _fall_to_nothing(self) -> Cold:
+        if len(self.events) != len(self.weights) or self.weights[-1] != 0:
+            raise ValueError("needs a weight for each number of events, the last of them 0")
+        if any(one >= other for one, other in pairwise(self.events)):
+            raise ValueError("numbers of events must ascend")
+        return self
+
+
 _Named = TypeVar("_Named", StateTensor, EventType, UserAttribute)
 
 
@@ -159,6 +179,7 @@ class Manifest(_Strict):
     seen_items: Literal["recommend", "exclude"] = Field(description="whether people come back to what they had")
     training_window: int
     metrics: list[Metric] = []
+    cold: Cold | None = Field(default=None, description="of users with few events; absent: the model alone")
     tolerance: Tolerance = Tolerance()
     files: dict[str, Sha256] = Field(description="checksum of every file of the bundle but the manifest")
 

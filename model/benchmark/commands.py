@@ -170,17 +170,28 @@ def measure_update(
 def measure_cold(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have times.")],
     facet: Annotated[
-        list[str], typer.Option(help="platform, category, or an attribute of users such as country; may be given again.")
-    ],
+        list[str] | None, typer.Option(help="platform, category, or an attribute of users such as country; may be given again.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Try instead what popularity in context adds to this run for users with few events.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
     out: Annotated[Path, typer.Option(help="The folder of results: OUT/context/NAME.json.")] = Path("benchmarks"),
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
 ) -> None:
-    """What it is worth to know where a new user is: popularity in their context beside popularity, at each user's first visit."""
+    """What it is worth to know where a new user is: popularity in their context beside popularity, at each user's first visit.
+
+    Looks at nothing beyond the validation part.
+    """
     with one_line_errors():
+        from model.benchmark.blend import measure_blend, write_cold
         from model.benchmark.context import measure_context
 
-        path = measure_context(name, facet, out, data, offline, say=say)
+        if run is None:
+            path = measure_context(name, facet or [], out, data, offline, say=say)
+        else:
+            path = measure_blend(name, run, facet or [], out, data, offline=offline, say=say)
+            say(f"-> {cold}" if (cold := write_cold(run, path)) else "nothing is gained: the bundle gets no blend")
     console.print(f"-> {path}", soft_wrap=True)
 
 

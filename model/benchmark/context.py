@@ -77,6 +77,8 @@ def measure_context(
     Raises:
         TrainerError: bad input; nothing is written.
     """
+    if not facets:
+        raise TrainerError("name at least one facet: platform, category, or an attribute of users")
     called, dataset, protocols = find(name, data, offline)
     protocol = "basket" if dataset.manifest.baskets else "time"
     if protocols == ("loo",) or not dataset.manifest.timed:

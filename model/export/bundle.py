@@ -75,6 +75,7 @@ def export_bundle(
     seen_items: str = "recommend",
     item_vectors: str = "float32",
     weights: str = "float32",
+    cold: dict[str, Any] | None = None,
 ) -> Exported:
     """Export, verify and publish `out/<model_id>`, and point `out/current` at it.
 
@@ -83,6 +84,7 @@ def export_bundle(
     Args:
         checkpoint: its net is already `with_stored_weights`. sequences: with the item vectors as they are stored.
         item_vectors, weights: how those of the items and those of the graphs are stored.
+        cold: what was measured for users with few events, as the manifest has it.
 
     Raises:
         ExportError: verification failed or the manifest does not fit its schema; `out` is as it was.
@@ -119,6 +121,8 @@ def export_bundle(
     manifest = _manifest(checkpoint, catalogue, graphs, checksums, encoder, metrics, seen_items)
     if weights != "float32":
         manifest["weights"] = weights
+    if cold is not None:
+        manifest["cold"] = cold
     model_id = _content_id(manifest)
     manifest = {"model_id": model_id} | manifest
     _validate(manifest)

@@ -37,6 +37,7 @@ class Origin:
         titles, categories: N each. repeats: whether seen items are recommended again.
         item_vectors, weights: how the bundle stores them, "float32" or "int8"; the checkpoint's net has the weights as they are
             stored. features: names of the dense item features, in the order in which the net reads them.
+        cold: what was measured for users with few events, if anything was.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class Origin:
     item_vectors: str = "float32"
     weights: str = "float32"
     features: tuple[str, ...] = ()
+    cold: dict[str, Any] | None = None
 
 
 def read_origin(bundle: Path, run: Path | None = None) -> Origin:
@@ -89,7 +91,7 @@ def read_origin(bundle: Path, run: Path | None = None) -> Origin:
     if not same:
         raise OriginError(f"{bundle}: was not exported from {path}: a bundle of another run, or a run that was trained anew")
     repeats = manifest["seen_items"] == "recommend"
-    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, repeats, *stored, features)
+    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, repeats, *stored, features, manifest.get("cold"))
 
 
 def _manifest(bundle: Path, folder: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def update(
         {"protocol": protocol, "name": f"ndcg@{judgement.k}", "value": judgement.before, "model": origin.model_id},
     ]
     ends, stored = refreshed.newer.seq.offsets[1:], (origin.item_vectors, origin.weights)
-    exported = publish_task(checkpoint, refreshed.task, ends, out, metrics, refreshed.encoder, *stored)
+    exported = publish_task(checkpoint, refreshed.task, ends, out, metrics, refreshed.encoder, *stored, origin.cold)
     seconds["export"] = time.monotonic() - began
     return Updated(
         exported,
