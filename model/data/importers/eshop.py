@@ -27,10 +27,6 @@ CATEGORIES = {"1": "trousers", "2": "skirts", "3": "blouses", "4": "sale"}
 COLUMNS = ("year", "month", "day", "order", "country", "session ID", "page 1 (main category)", "page 2 (clothing model)")
 
 
-def recognise(path: Path) -> bool:
-    return _file(path) is not None
-
-
 def read(path: Path) -> Dataset:
     """Import a file or folder. Raises DataError: there is none, it is damaged, or a column is missing."""
     file = _file(path)

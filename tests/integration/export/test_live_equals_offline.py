@@ -66,7 +66,8 @@ async def test_every_list_of_a_replay_over_http_is_that_of_the_offline_evaluatio
     steps = lines(tmp_path / "steps.jsonl")
     await load_histories(redis_url, tmp_path, seq.event_types)
 
-    service = create_app(load_settings(bundle_dir=bundle_of(stored), redis_url=redis_url, background_fold=background_fold))
+    settings = {"bundle_dir": bundle_of(stored), "redis_url": redis_url, "background_fold": background_fold}
+    service = create_app(load_settings(**settings, context_fallback=False))  # the offline evaluation knows no contexts
     transport = httpx.ASGITransport(service)
     moments = zip(split.test.user.tolist(), split.test.as_of.tolist(), strict=True)
     query_of = {(seq.user_ids[user], moment): q for q, (user, moment) in enumerate(moments)}

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import gzip
+import zipfile
 
 import polars as pl
 import pytest
 
+from model.data.clean import DAY_MS
 from model.data.dataset import to_sequences
 from model.data.errors import DataError
-from model.data.importers import amazon, movielens, recbole, table
+from model.data.importers import amazon, eshop, movielens, recbole, table
 from model.data.importers.registry import importer_for
 from model.data.schema import SYNTHETIC_ORIGIN_MS
 from model.data.times import milliseconds
@@ -236,3 +238,40 @@ def test_every_spelling_of_a_moment_is_the_same_moment(cells):
 
 def test_what_is_no_time_becomes_missing_and_a_day_is_its_midnight():
     assert milliseconds(pl.Series(["soon", "2000-12-31", None])).to_list() == [None, 978220800000, None]
+
+
+ESHOP = """year;month;day;order;country;session ID;page 1 (main category);page 2 (clothing model);colour;location;price;page
+2008;4;1;1;29;1;1;A13;1;5;28;1
+2008;4;1;2;29;1;2;B4;1;6;33;1
+2008;4;1;1;9;2;4;P1;1;6;33;1
+2008;4;2;1;29;3;2;A13;1;6;33;1
+2008;4;2;2;29;3;1;A13;1;6;33;1
+2008;4;2;3;29;3;;A13;1;6;33;1
+"""
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_clothing_shop_is_read_with_sessions_as_users_in_the_order_of_the_day(tmp_path, packed):
+    if packed:
+        with zipfile.ZipFile(tmp_path / "online-shopping.zip", "w") as archive:
+            archive.writestr("e-shop 2008.csv", ESHOP)
+    else:
+        write(tmp_path / "e-shop 2008.csv", ESHOP)
+    dataset = eshop.read(tmp_path)
+    events = dataset.events
+    assert events["user_id"].to_list() == ["1", "1", "2", "3", "3", "3"]
+    assert events["item_id"].to_list() == ["A13", "B4", "P1", "A13", "A13", "A13"]
+    assert (events["timestamp"].diff().drop_nulls() > 0).all()
+    assert [time // DAY_MS for time in events["timestamp"]] == [13970] * 3 + [13971] * 3
+    assert dict(dataset.users.iter_rows()) == {"1": "29", "2": "9", "3": "29"}
+    categories = dict(dataset.items.select("item_id", "categories").iter_rows())
+    assert categories == {"A13": ["trousers"], "B4": ["skirts"], "P1": ["sale"]}
+
+
+def test_another_file_is_not_the_clothing_shop(tmp_path):
+    with pytest.raises(DataError, match="no clickstream"):
+        eshop.read(tmp_path)
+    with pytest.raises(DataError, match="'order' is missing"):
+        eshop.read(write(tmp_path / "shop.csv", "year;month;day\n2008;4;1\n"))
+    with pytest.raises(DataError, match="damaged"):
+        eshop.read(write(tmp_path / "shop.zip", "no archive"))
