@@ -119,6 +119,18 @@ async def test_while_storage_is_away_what_the_worker_knows_serves(start, tmp_pat
             assert ids(answer)[0] == ids(before)[0] == "item-007"
 
 
+async def test_who_is_held_out_of_an_experiment_gets_what_is_popular_with_everyone(busy):
+    body = {"arms": [{"name": "all", "share": 1}], "holdout": 0.9}
+    assert (await busy.put("/v1/experiments/trial", json=body)).status_code == 200
+    reasons = set()
+    for n in range(20):
+        answer = await busy.ask(f"new{n}", k=5, country="France", experiment="trial")
+        reasons.add(answer["reason"])
+        assert ids(answer)[0] == ("item-011" if answer["reason"] == "holdout" else "item-007")
+        assert ("fallback_context" in answer) == (answer["reason"] == "unknown_user")
+    assert reasons == {"holdout", "unknown_user"}
+
+
 async def test_rules_and_exclusions_hold_and_k_means_k(busy):
     answer = await post(
         busy,
