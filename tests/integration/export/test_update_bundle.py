@@ -14,6 +14,8 @@ from app.models.shelf import Shelf, load_model
 from app.runtime.bundle import read_bundle
 from model.cli import app
 from model.data.dataset import write_dataset
+from model.export.verify import ExportError
+from model.loop import COLD
 from model.publish import publish
 from model.settings import UpdateSettings
 from model.update.newer import NothingNewError
@@ -70,6 +72,24 @@ def test_the_next_update_goes_on_from_it(updated, tmp_path: Path):
     with pytest.raises(NothingNewError, match="too little is new"):
         update(folder / "bundles" / "current", folder / "data", tmp_path, UpdateSettings(holdout=0.01))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_for_users_with_few_events_goes_with_the_run_and_its_updates(
+    updated, tiny_run, trained_bundle, tmp_path
+):
+    folder, _ = updated
+    run = shutil.copytree(tiny_run.run, tmp_path / "run")
+    cold = {"facets": ["country"], "events": [1, 3], "weights": [1.0, 0.0]}
+    (run / COLD).write_text(json.dumps(cold))
+    before = publish(run, tiny_run.data, tmp_path / "bundles").folder
+    assert before.name != trained_bundle.name  # it answers in another way
+    assert read_bundle(before).manifest.cold.model_dump() == cold
+    settings = UpdateSettings(learning_rate=0.003, direct_learning_rate=0.003)
+    after = update(before, folder / "data", None, settings).exported.folder
+    assert read_bundle(after).manifest.cold.model_dump() == cold
+    (run / COLD).write_text("[1]")
+    with pytest.raises(ExportError, match="not an object"):
+        publish(run, tiny_run.data, tmp_path / "others")
 
 
 def test_an_update_stores_numbers_as_the_bundle_before_did(updated, tiny_run: TinyRun, tmp_path: Path):
