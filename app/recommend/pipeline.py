@@ -11,31 +11,30 @@ from typing import Any
 import msgspec
 import numpy as np
 import structlog
-from msgspec import UNSET
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
 from app.errors import InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
-from app.recommend.answer import Explanation, ItemDebug, Query, Ranking, Reason, Recommendations, RecommendedItem, moment
+from app.recommend.answer import Explanation, Query, Ranking, Recommendations
 from app.recommend.cold import ColdUsers
-from app.recommend.contexts import ContextPopularity, lifted
-from app.recommend.debug import Out, debugged, explored, gave_way
+from app.recommend.contexts import ContextPopularity
+from app.recommend.debug import Out
 from app.recommend.explain import Explainer
-from app.recommend.explore import Drawn
+from app.recommend.fallback import Fallback
 from app.recommend.listing import Listed, Lister, Plan
-from app.recommend.ruled import Given, RuleBook, Ruled
-from app.recommend.ruleset import NO_RULES, HadRule, reads_user
-from app.recommend.score import Question, Scorer
+from app.recommend.plan import Planner
+from app.recommend.respond import Reflects, Responder, pinned_in
+from app.recommend.ruled import RuleBook
+from app.recommend.ruleset import HadRule
+from app.recommend.score import Scorer
 from app.recommend.seen import ALL, NO_MODEL, SeenItems
-from app.recommend.selection import GaveWay, Selection
 from app.recommend.several import without_repeats
 from app.runtime.batcher import PACE_S, Batcher
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
 from app.state.events import StoredEvent
-from app.state.lists import new_list_id, short_name
 from app.state.shown import Showing
 from app.state.store import StateStore
 from app.telemetry import Metrics, Stages
@@ -47,14 +46,6 @@ _BATCH = 32
 _RUNNING = 2  # one batch loads while another is ranked
 _MOST_WAITING = 2_048
 _INLINE_EVENTS = 128
-
-
-@dataclass(frozen=True, slots=True)
-class _Reflects:
-    """What a list of the model reflects: so many events, the latest of them at `last_time_ms`."""
-
-    events: int
-    last_time_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,23 +82,20 @@ class Recommender:
         metrics: Metrics,
     ) -> None:
         """`shown` says what a user was shown of late."""
-        self._model_id = bundle.manifest.model_id
         self._seen = SeenItems(store, catalogue)
         self._had: Sequence[HadRule] = ALL if bundle.manifest.seen_items == "exclude" else ()
         self._catalogue = catalogue
-        self._popularity = popularity
         self._lister = Lister(scorer, catalogue, popularity)
         types = [event_type.name for event_type in bundle.manifest.event_types]
-        self._rules = RuleBook(catalogue, popularity, scorer.spread, types)
+        rules = RuleBook(catalogue, popularity, scorer.spread, types)
+        self._planner = Planner(catalogue, rules, tensors, ColdUsers(bundle.manifest.cold, contexts))
+        self._respond = Responder(bundle.manifest.model_id, catalogue, explainer, metrics)
+        self._fallback = Fallback(self._planner, self._respond, self._lister, popularity, contexts, metrics)
         self._store = store
         self._fold = fold
-        self._platform = tensors.platform
         self._users = users
         self._shown = shown
         self._explainer = explainer
-        self._contexts = contexts
-        self._cold = ColdUsers(bundle.manifest.cold, contexts)
-        self._metrics = metrics
         self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
@@ -182,14 +170,14 @@ class Recommender:
 
         async def make(query: Query) -> Recommendations:
             had = self._seen.of_events(events, self._had_rules(query), query.as_of_ms)
-            plan, out = self._plan(query, folded[0][1], {}, had, len(events))
+            plan, out = self._planner.plan(query, folded[0][1], {}, had, len(events))
             (listed,) = await self._lister.lists([plan])
-            reflects = _Reflects(len(events), max(event.time_ms for event in events))
+            reflects = Reflects(len(events), max(event.time_ms for event in events))
             await asyncio.sleep(0)  # where the model is on this core, nobody else had a turn since the list before
             stages.book("queue", interest=listed.interest_s, score=listed.score_s)
             explained = None
             if query.explain is not None:
-                explained = await self._explainer.of_events(query, listed, _pinned(listed.selection), told)
+                explained = await self._explainer.of_events(query, listed, pinned_in(listed.selection), told)
                 stages.mark("explain")
             return self._listed(query, listed, out, reflects, explained)
 
@@ -224,7 +212,7 @@ class Recommender:
 
     async def _attributes(self, queries: Sequence[Query]) -> Mapping[str, str]:
         """The attributes of one user, who has no events, where filters or the fallback read them. Raises StorageError."""
-        if not any(query.rules.read_user or (query.user_id and self._contexts.reads_user(query)) for query in queries):
+        if not any(map(self._fallback.reads_user, queries)):
             return {}
         (user,) = await self._store.load(queries[0].tenant, NO_MODEL, [queries[0].user_id], None, 1)
         return user.meta.attributes if user.meta is not None else {}
@@ -253,7 +241,7 @@ class Recommender:
     def _among(self, query: Query, item_ids: Sequence[str]) -> tuple[Query, list[str]]:
         """The question for these items, each of them once, and which of them cannot be in a list."""
         can = np.isfinite(self._catalogue.bias_at(query.as_of_ms))
-        rows = {item_id: row if (row := self._row(item_id)) is not None and can[row] else None for item_id in item_ids}
+        rows = {item_id: row if (row := self._catalogue.row(item_id)) is not None and can[row] else None for item_id in item_ids}
         known = tuple(row for row in rows.values() if row is not None)
         return replace(query, k=max(1, len(known)), among=known), [item_id for item_id, row in rows.items() if row is None]
 
@@ -273,7 +261,7 @@ class Recommender:
         plans: list[tuple[int, UserState, Plan, Out]] = []
         for (place, user), rows in zip(known, had, strict=True):
             try:
-                planned = self._plan(queries[place], user.blob, user.meta.attributes, rows, user.header.applied)
+                planned = self._planner.plan(queries[place], user.blob, user.meta.attributes, rows, user.header.applied)
                 plans.append((place, user, *planned))
             except InvalidRequestError as error:
                 answers[place] = error
@@ -282,59 +270,6 @@ class Recommender:
             for (place, user, _, out), listed in zip(plans, lists, strict=True):
                 answers[place] = _Answer(user, listed, load_s, out)
         return answers
-
-    def _plan(
-        self, query: Query, blob: bytes, attributes: Mapping[str, str], had: Sequence[int], events: int
-    ) -> tuple[Plan, Out]:
-        """The question for the scorer about somebody with so many events. Raises InvalidRequestError if its rules cannot be
-        followed."""
-        excluded = self._excluded(query)
-        ruled = None
-        if query.rules is not NO_RULES or query.debug:
-            ruled = self._resolve(query, attributes)
-        question = Question(
-            blob,
-            query.k,
-            query.as_of_ms,
-            self._platform(query.platform),
-            [*excluded, *self._rows(query.listed), *had],
-            query.among,
-            None if ruled is None else ruled.eligible,
-            None if ruled is None else ruled.bias,
-            None if ruled is None else ruled.count,
-            query.explain is not None,
-        )
-        if (cold := self._cold.added(query, attributes, events)) is not None:
-            added = cold if question.added is None else question.added + cold
-            question = replace(question, added=added, count=len(cold))
-        return Plan(question, ruled), self._out(query, excluded, had, ruled)
-
-    def check(self, query: Query) -> None:
-        """Raises InvalidRequestError if the rules of a question cannot be followed, whoever it is asked for."""
-        if query.rules is not NO_RULES:
-            self._resolve(query, {})
-
-    def _resolve(self, query: Query, attributes: Mapping[str, str]) -> Ruled:
-        return self._rules.resolve(
-            query.rules,
-            Given(query.parameters or {}, attributes, query.context or {}, query.shown),
-            query.k,
-            query.as_of_ms,
-            query.seed,
-        )
-
-    def _excluded(self, query: Query) -> Sequence[int]:
-        return self._rows((*query.exclude, *query.rules.exclude)) if query.exclude or query.rules.exclude else ()
-
-    def _out(self, query: Query, excluded: Sequence[int], had: Sequence[int], ruled: Ruled | None) -> Out:
-        return Out(excluded, had, None if ruled is None else ruled.eligible, self._rows(query.listed) if query.debug else ())
-
-    def _rows(self, item_ids: Sequence[str]) -> list[int]:
-        """Of those items that are known."""
-        return [row for item_id in item_ids if (row := self._row(item_id)) is not None]
-
-    def _row(self, item_id: str | None) -> int | None:
-        return None if item_id is None else self._catalogue.row(item_id)
 
     def _had_rules(self, query: Query) -> Sequence[HadRule]:
         if query.among is not None:
@@ -346,14 +281,12 @@ class Recommender:
         return await self._seen.rows(query.tenant, user, rules, query.as_of_ms) if rules else ()
 
     def degraded(self, query: Query, stages: Stages, error: StorageError) -> Recommendations:
-        """The answer where storage is away, which `error` says, without trying it.
+        """The answer where storage is away, which `error` says, without trying it; raises it where a filter reads the user."""
+        return self._fallback.degraded(query, stages, error)
 
-        Raises `error` where a filter reads the user's attributes, which nobody can tell now: a list without them could show what
-        must not be shown. (Where a boost reads them, they are missing.)
-        """
-        if any(map(reads_user, query.rules.filters)):
-            raise error
-        return self._fallback(query, "holdout" if query.held_out else "storage_unavailable", stages, {}, away=True)
+    def check(self, query: Query) -> None:
+        """Raises InvalidRequestError if the rules of a question cannot be followed, whoever it is asked for."""
+        self._planner.check(query)
 
     async def degraded_several(self, queries: Sequence[Query], stages: Stages, error: StorageError) -> list[Recommendations]:
         """The answers to several questions of one user where storage is away, without trying it. Raises as `degraded`."""
@@ -363,119 +296,20 @@ class Recommender:
 
         return await without_repeats(queries, make)
 
-    def _fallback(
-        self,
-        query: Query,
-        reason: Reason,
-        stages: Stages,
-        attributes: Mapping[str, str],
-        had: Sequence[int] = (),
-        away: bool = False,
-    ) -> Recommendations:
-        """What is popular, without what the user `had`; `away`: storage is, so that nobody can tell what that is."""
-        self._metrics.fallbacks.labels(reason).inc()
-        excluded = self._excluded(query)
-        without = [*excluded, *self._rows(query.listed), *had]
-        # Who is held out is compared with others for a long time: theirs is the same for everyone.
-        lift = None if reason == "holdout" else self._contexts.lift(query, attributes)
-        plain = query.rules is NO_RULES and not query.debug
-        if plain and lift is None:
-            rows, counts = self._popularity.top(query.k, query.as_of_ms, query.among, without)
-            stages.mark("fallback")
-            return self._respond(query, rows, counts, None, reason, degraded=away)
-        ruled = self._resolve(query, attributes)
-        if lift is not None:
-            ruled = lifted(ruled, lift, query.among)
-        selection = self._lister.popular(ruled, query.k, query.as_of_ms, without)
-        if away and query.rules.exclude_had:
-            selection = replace(selection, gave_way=[*selection.gave_way, GaveWay("exclude_had", "storage_unavailable")])
-        stages.mark("fallback")
-        out = self._out(query, excluded, had, ruled)
-        shown = None if plain else selection
-        answer = self._respond(query, selection.rows, selection.scores, None, reason, shown, out, degraded=away)
-        return answer if lift is None else msgspec.structs.replace(answer, fallback_context=dict(lift.used))
-
     async def _answered(self, query: Query, answer: _Answer, stages: Stages) -> Recommendations:
         """Raises StorageError where an explanation needs the history."""
-        reflects = _Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
+        reflects = Reflects(answer.user.header.applied, answer.user.meta.last_time_ms)
         explained, listed = None, answer.listed
         stages.book("queue", load=answer.load_s, interest=listed.interest_s, score=listed.score_s)
         if query.explain is not None:
-            explained = await self._explainer.of_user(query, listed, _pinned(listed.selection), answer.user)
+            explained = await self._explainer.of_user(query, listed, pinned_in(listed.selection), answer.user)
             stages.mark("explain")
         return self._listed(query, listed, answer.out, reflects, explained)
 
     def _listed(
-        self, query: Query, listed: Listed, out: Out, reflects: _Reflects, explained: Sequence[Explanation] | None
+        self, query: Query, listed: Listed, out: Out, reflects: Reflects, explained: Sequence[Explanation] | None
     ) -> Recommendations:
         return self._respond(query, listed.rows, listed.scores, reflects, None, listed.selection, out, listed.drawn, explained)
-
-    def _respond(
-        self,
-        query: Query,
-        rows: list[int],
-        scores: list[float],
-        reflects: _Reflects | None,
-        reason: Reason | None = None,
-        selection: Selection | None = None,
-        out: Out | None = None,
-        drawn: Sequence[Drawn] = (),
-        explained: Sequence[Explanation] | None = None,
-        degraded: bool = False,
-    ) -> Recommendations:
-        ids, titles = self._catalogue.ids, self._catalogue.titles
-        scenario, version = (query.scenario.name, query.scenario.version) if query.scenario is not None else (None, 0)
-        list_id = self._list_id(query, scenario, version, reflects is None)
-        if query.explain is None:
-            items = [RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)]
-        else:
-            whys = self._explainer.of_nobody(rows, _pinned(selection)) if explained is None else explained
-            found = zip(rows, scores, whys, strict=True)
-            items = [RecommendedItem(ids[row], score, titles[row], why) for row, score, why in found]
-        return Recommendations(
-            recommendation_id=list_id,
-            user_id=query.user_id or None,
-            model_id=self._model_id,
-            source="model" if reflects is not None else "fallback",
-            reason=reason,
-            degraded=degraded,
-            applied_events=reflects.events if reflects is not None else 0,
-            last_event_time=moment(reflects.last_time_ms) if reflects is not None else None,
-            as_of=moment(query.as_of_ms),
-            items=items,
-            scenario=UNSET if query.scenario is None else query.scenario,
-            experiment=UNSET if query.experiment is None else query.experiment,
-            gave_way=UNSET if selection is None or not selection.gave_way else [gave_way(one) for one in selection.gave_way],
-            explored=UNSET if query.rules.explore is None else explored(query.seed, drawn, ids),
-            debug=UNSET if selection is None or out is None or not query.debug else self._why(query, selection, out),
-        )
-
-    def _list_id(self, query: Query, scenario: str | None, version: int, fallback: bool) -> str:
-        """An id for a list that is made now, which is counted."""
-        named = short_name(scenario) if scenario is not None else ""  # as it is counted where the list was shown
-        if query.experiment is None:
-            self._metrics.made(self._model_id, named, fallback)
-            if query.unserved is not None:
-                self._metrics.unserved(*query.unserved)
-            return new_list_id(self._model_id, fallback, scenario, version)
-        of = query.experiment
-        self._metrics.made(self._model_id, named, fallback, short_name(of.name), of.arm)
-        return new_list_id(self._model_id, fallback, scenario, version, of.name, of.version, of.arm)
-
-    def _why(self, query: Query, selection: Selection, out: Out) -> list[ItemDebug]:
-        catalogue, opened = self._catalogue, self._catalogue.open_at(query.as_of_ms)
-        found = []
-        for item_id in query.debug:
-            row = catalogue.row(item_id)
-            what = "unknown" if row is None else out.what(row)
-            if row is not None and row not in selection.rows:
-                what = "unavailable" if not opened[row] else "without_vector" if not catalogue.known[row] else what
-            found.append(debugged(item_id, what, None if row is None or what is not None else selection.why(row)))
-        return found
-
-
-def _pinned(selection: Selection | None) -> Sequence[int]:
-    return () if selection is None else selection.pinned
 
 
 def _ranking(answer: Recommendations, unknown: list[str]) -> Ranking:

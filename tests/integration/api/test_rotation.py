@@ -38,7 +38,7 @@ async def show(client, answer, item_ids, user_id="u", timestamp=MOMENT, **fields
 
 async def test_each_showing_sinks_an_item_further_and_only_where_the_rules_say_so(client):
     await client.tell(*history("u", 20))
-    spread = client._transport.app.state.hook.models.hall.service.recommender._rules._spread
+    spread = client._transport.app.state.hook.models.hall.service.recommender._planner._rules._spread
     before = await ask(client)
     top = ids(before)[0]
     for times in range(1, 4):
