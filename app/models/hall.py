@@ -312,12 +312,14 @@ class Hall:
             found = self.look().get(model_id)
             if found is None or found.manifest is None:
                 raise BundleError(f"{model_id}: no such bundle here" if found is None else f"{found.problem}")
+            # First, since it is quick: in a store that is full, this fails with every look until there is room.
+            await self._store.register_model(model_id, "{}")
             runtime = await asyncio.to_thread(load_model, found.folder, self._settings.device, self._settings.intra_op_threads)
             if runtime.bundle.manifest.model_id != model_id:
                 raise BundleError(f"{found.folder}: holds {runtime.bundle.manifest.model_id} by now")
             model = ServedModel(self._settings, self._store, self._metrics, runtime)
             await model.live.complete()
-            await self._store.register_model(model_id, "{}")
+            await self._store.register_model(model_id, "{}")  # again: the store may have been emptied meanwhile
             self._open[model_id] = model
             log.info("opened", model=model_id)
         except (BundleError, DeviceError) as error:
