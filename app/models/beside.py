@@ -29,10 +29,15 @@ class Beside:
         return self._standing.keys() | self._starting.keys()
 
     async def follow(self, served: ServedModel, opened: Mapping[str, ServedModel], wanted: Collection[str]) -> None:
-        """Have those models stand beside `served` that are wanted, as soon as they are open, and no others."""
+        """Have those models stand beside `served` that are wanted, as soon as they are open, and no others.
+
+        `opened` has every model that was wanted before.
+        """
         wanted = {model_id for model_id in wanted if model_id in opened and model_id != served.model_id}
+        gone = []
         for model_id in self._starting.keys() - wanted:
             await _ended(self._starting.pop(model_id))
+            gone.append(opened[model_id])  # which may have started in this moment
         # Reading what is popular takes long for a large catalogue, and whoever calls has more to do.
         for model_id in wanted - self._standing.keys() - self._starting.keys():
             self._starting[model_id] = asyncio.create_task(opened[model_id].start())
@@ -43,7 +48,7 @@ class Beside:
                 log.info("a model answers beside the one that serves", model=model_id)
             else:
                 log.error("cannot start a model", model=model_id, reason=str(error))  # the next look tries again
-        gone = [self._standing.pop(model_id) for model_id in self._standing.keys() - wanted]
+        gone += [self._standing.pop(model_id) for model_id in self._standing.keys() - wanted]
         served.tell([self._standing[model_id] for model_id in sorted(self._standing)])
         for model in gone:
             if model is not served:
