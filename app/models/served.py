@@ -83,6 +83,11 @@ def _labels(origin: ListOrigin) -> Origin:
     return origin.model_id, origin.scenario, origin.experiment, origin.arm
 
 
+def _has(models: Sequence[ServedModel], item_id: str) -> bool:
+    """Whether an item is in the catalogue of one of these."""
+    return any(model.service.catalogue.row(item_id) is not None for model in models)
+
+
 def catalogue_of(bundle: Bundle) -> Catalogue:
     """The items of a bundle. Raises BundleError if two share an id or a key."""
     return Catalogue(
@@ -118,8 +123,9 @@ class ServedModel:
         self.model_id = manifest.model_id
         self.half_lives_s = tuple(manifest.popularity.half_lives_s)
         self._beside: Sequence[ServedModel] = ()
-        self._counts = False  # whether this model counts popularity for others to read, where it only hears of events
-        self._counts_contexts = False  # likewise, by context
+        # Who count in the same table before this one, where it only hears of events; likewise, by context.
+        self._counted_by: Sequence[ServedModel] = ()
+        self._contexts_by: Sequence[ServedModel] = ()
         self._weights = {t.name: t.weight for t in manifest.event_types if t.polarity == "positive"}
         self._settings = settings
         self._metrics = metrics
@@ -276,24 +282,23 @@ class ServedModel:
 
     def tell(self, beside: Sequence[ServedModel]) -> None:
         """Have these models hear of the events that this one takes, from now on."""
-        counted = {self.half_lives_s}
-        in_context = {max(self.half_lives_s)}
+        # One table in the store for all models with the same half-lives: whoever counts an item second would count it twice.
+        self._counted_by = self._contexts_by = ()
+        told = [self]
         for model in beside:
-            # One table in the store for all models with the same half-lives: whoever counts second would count twice.
-            model._counts = model.half_lives_s not in counted
-            counted.add(model.half_lives_s)
-            model._counts_contexts = max(model.half_lives_s) not in in_context
-            in_context.add(max(model.half_lives_s))
+            model._counted_by = [one for one in told if one.half_lives_s == model.half_lives_s]
+            model._contexts_by = [one for one in told if max(one.half_lives_s) == max(model.half_lives_s)]
+            told.append(model)
         self._beside = beside
 
     def hear(self, tenant: str, users: Sequence[UserEvents]) -> None:
         """Events were stored that another model took. Their users are folded with this one when it is asked for them."""
         increments = popularity_increments(users, self._weights)
         self._popularity.add(increments, monotonic())
-        if self._counts:
-            self._counter.add(tenant, increments)
-        if self._counts_contexts and self._settings.context_fallback:
-            self._context.add(tenant, context_increments(users, self._weights))
+        self._counter.add(tenant, [one for one in increments if not _has(self._counted_by, one[0])])
+        if self._settings.context_fallback:
+            found = context_increments(users, self._weights)
+            self._context.add(tenant, [one for one in found if not _has(self._contexts_by, one[0])])
 
     async def flush(self) -> None:
         """Store the states that wait for it."""

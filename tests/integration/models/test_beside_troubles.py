@@ -1,0 +1,81 @@
+"""Models beside the active one, where the store is full, the catalogues differ, or experiments come and go quickly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import time
+from typing import Any
+
+import pytest
+import redis
+from bundle_edit import replace_file
+from conftest import event
+from test_beside import arms, put, until
+
+from app.models import hall
+from app.models.beside import Beside
+from app.state import keys
+
+ITEMS = "items/items.jsonl"
+
+
+async def test_a_full_store_has_no_model_opened_again_and_again(start, two_models, raw: redis.Redis, monkeypatch):
+    folder, old, new = two_models
+    async with start(folder, old) as worker:
+        await put(worker, *arms(new))
+    opened: list[str] = []
+    load = hall.load_model
+
+    def counted(*args: Any) -> Any:
+        opened.append(args[0].name)
+        return load(*args)
+
+    monkeypatch.setattr(hall, "load_model", counted)
+    raw.config_set("maxmemory", 1)
+    try:
+        async with start(folder, old) as worker:
+            await asyncio.sleep(3)  # with a look every 20 ms
+            assert len(opened) <= 1
+            raw.config_set("maxmemory", 0)
+            await until(worker, new, "beside")
+            assert len(opened) <= 2
+    finally:
+        raw.config_set("maxmemory", 0)
+
+
+async def test_a_model_that_has_just_started_and_is_not_wanted_any_more_does_not_run_on(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as worker:
+        await put(worker, *arms(new))
+        await until(worker, new, "beside")
+        served, model = worker.hall.opened(old), worker.hall.opened(new)
+        await worker.stop_following()
+        await model.stop()
+        beside = Beside()
+        await beside.follow(served, {new: model}, [new])
+        await asyncio.gather(*beside._starting.values())
+        assert model._tasks
+        await beside.follow(served, {new: model}, [])
+        assert not model._tasks
+
+
+async def test_an_item_that_only_a_model_beside_has_is_counted_for_the_other_workers_too(start, two_models, tmp_path, raw):
+    folder, old, new = two_models
+    copy = shutil.copytree(folder, tmp_path / "bundles")
+    manifest = json.loads((copy / new / "manifest.json").read_bytes())
+    items = (copy / new / ITEMS).read_bytes()
+    replace_file(copy / new, ITEMS, items.replace(b'"item-059"', b'"item-new"'))
+    other = json.loads((copy / new / "manifest.json").read_bytes())["model_id"]
+    key = keys.popularity_key("default", manifest["popularity"]["half_lives_s"])
+    async with start(copy, old) as worker:
+        await put(worker, *arms(other))
+        await until(worker, other, "beside")
+        await worker.tell(event("u", 1), event("u", 59), event("u", 59) | {"item_id": "item-new"})
+        deadline = time.monotonic() + 5
+        while raw.hlen(key) < 4:
+            assert time.monotonic() < deadline, raw.hgetall(key)
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        assert int(raw.hget(key, "")) == 3
