@@ -45,6 +45,29 @@ async def test_a_full_store_has_no_model_opened_again_and_again(start, two_model
         raw.config_set("maxmemory", 0)
 
 
+async def test_requests_are_answered_while_a_large_model_is_made_ready_to_stand_beside(start, two_models, monkeypatch):
+    folder, old, new = two_models
+    made = hall.ServedModel
+    ends_s: list[float] = []
+
+    def slowly(*args: Any) -> Any:
+        time.sleep(2.5)  # longer than a lease
+        ends_s.append(time.monotonic())
+        return made(*args)
+
+    async with start(folder, old) as worker:
+        await worker.tell(event("u", 1))
+        monkeypatch.setattr(hall, "ServedModel", slowly)
+        await put(worker, *arms(new))
+        longest_s, last_s = 0.0, time.monotonic()
+        while not ends_s:
+            assert (await worker.ask("u"))["model_id"] == old
+            await asyncio.sleep(0.02)
+            longest_s, last_s = max(longest_s, time.monotonic() - last_s), time.monotonic()
+        assert longest_s < 2
+        await until(worker, new, "beside")
+
+
 async def test_a_model_that_has_just_started_and_is_not_wanted_any_more_does_not_run_on(start, two_models):
     folder, old, new = two_models
     async with start(folder, old) as worker:
