@@ -49,9 +49,13 @@ def make_report(
         raise ReportError(f"--version: there is no {version} of {experiment!r}; there are {listed(sorted(rows.versions))}")
     versions = sorted(rows.versions) if all_versions else [max(rows.versions) if version is None else version]
     if shares is not None and shares.version is not None and not all_versions and shares.version != versions[0]:
+        if shares.version in rows.versions:
+            way = f"--version {shares.version} reports on that one"
+        else:  # such as after a stop, which is a version, too, and one without lists
+            way = f"the archive has no list of that one; GET /v1/experiments/{experiment}?version={versions[0]} gives the other"
         raise ReportError(
-            f"{shares.origin}: is version {shares.version}, and the report is of version {versions[0]}: "
-            f"--version {shares.version} reports on that one, --expected says what the shares were"
+            f"{shares.origin}: is version {shares.version}, and the report is of version {versions[0]}: {way}, --expected says "
+            "what the shares were"
         )
     tally = Tally(events.of(np.isin(events.version, versions)), question)
     for shown in rows.shown(versions):
