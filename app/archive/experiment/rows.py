@@ -27,6 +27,7 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 
 _DAY_MS: Final = 86_400_000
+_LEAST_CHANCE: Final = 1e-9  # of what was drawn; one list with less would outweigh all others, or be beyond any number
 _PLACE: Final = ("kind", "ms", "seq", "user_id")
 _ORIGIN: Final = ("list_experiment", "list_experiment_version", "list_arm")
 _EVENT: Final = (*_PLACE, *_ORIGIN, "event_id", "recommendation_id", "type", "item_id", "time_ms", "list_ms")
@@ -281,7 +282,7 @@ def _propensities(rows: pa.Table, counts: Ints) -> tuple[Bools, NDArray[np.float
     propensity, wrong = np.full(int(counts.sum()), np.nan), np.zeros(int(counts.sum()), bool)
     said = np.repeat(weighable, counts)
     propensity[said] = np.where(values.is_null().to_numpy(zero_copy_only=False), np.nan, chances)
-    # No chance is 0, above 1 or no number: who says so says nothing that a list could be weighed by.
-    wrong[said] = ~((chances > 0) & (chances <= 1))
+    # No chance is next to nothing, above 1 or no number: who says so says nothing that a list could be weighed by.
+    wrong[said] = ~((chances >= _LEAST_CHANCE) & (chances <= 1))
     weighable[np.repeat(np.arange(len(counts)), counts)[wrong]] = False
     return weighable, propensity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -16,6 +17,7 @@ from experiment_archive import HOUR_MS, ExperimentWorld
 from app.archive.experiment.making import make_report
 from app.archive.experiment.policy import Policy, read_policy
 from app.archive.experiment.rows import Events, Shown
+from app.archive.experiment.show import to_json
 from app.archive.experiment.statistics import ratio
 from app.archive.experiment.tally import ANY, Question, Tally
 from app.errors import ReportError
@@ -177,13 +179,33 @@ def test_a_policy_that_wants_what_could_not_be_shown_is_told_by_its_weights(tmp_
     assert any("weights are 0.500 on average" in note for note in report.notes)
 
 
-@pytest.mark.parametrize("wrong", [[0.0, None], [None, 1.5], [None], [None, -0.1], [None, float("nan")]])
+@pytest.mark.parametrize("wrong", [[0.0, None], [None, 1.5], [None], [None, -0.1], [None, float("nan")], [None, 5e-324]])
 def test_chances_that_are_none_take_their_list_out_of_it(tmp_path: Path, wrong: list[float | None]):
     world = ExperimentWorld()
     world.shown("u", "a", "L1", ["x", "y"], propensities=[None, 0.5])
     world.shown("u", "a", "L2", ["x", "y"], propensities=wrong)
     (found,) = make_report(world.write(tmp_path), "home", Question((ANY,), None, None, 1, 10.0)).off_policy
     assert (found.lists, found.items) == (1, 2)
+
+
+def test_lists_of_which_all_was_certain_are_weighed_and_those_that_say_nothing_are_not(tmp_path: Path):
+    world = ExperimentWorld()
+    world.shown("u", "a", "L1", ["x", "y"], propensities=[None, None])
+    world.shown("u", "a", "L2", ["x", "y"])
+    (found,) = make_report(world.write(tmp_path), "home", Question((ANY,), None, None, 1, 10.0)).off_policy
+    assert (found.lists, found.items, found.drawn, found.mean_weight.value) == (1, 2, 0, 1.0)
+
+
+def test_a_chance_of_next_to_nothing_does_not_take_the_report_beyond_all_numbers(tmp_path: Path):
+    world = ExperimentWorld()
+    world.shown("u", "a", "L1", ["x", "y"], propensities=[None, 0.5])
+    world.shown("v", "a", "L2", ["x", "y"], propensities=[None, 1e-300])
+    file = tmp_path / "policy.parquet"
+    pq.write_table(
+        pa.Table.from_pylist([{"recommendation_id": f"L{n}", "item_id": "y", "probability": 0.5} for n in (1, 2)]), file
+    )
+    report = make_report(world.write(tmp_path / "a"), "home", Question((ANY,), None, None, 1, 10.0, read_policy(file)))
+    assert json.loads(to_json(report))["off_policy"][1]["effective_items"] == 1.0
 
 
 @pytest.mark.parametrize(
