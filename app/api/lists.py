@@ -99,7 +99,7 @@ async def post_recommendations(request: Request) -> Response:
             answer = await service.recommender.recommend_from(checked_events(service, asked.events, now), ruled, stages)
     except StorageError as error:
         # As in GET: without storage nobody can tell which model may answer.
-        service, ruled = await posed(request, models_of(request).hall.service, query, asked.scenario, asked.experiment)
+        service, ruled = await posed(request, models_of(request).hall.service, query, asked.scenario, asked.experiment, True)
         answer = service.recommender.degraded(ruled, stages, error)
     hook.metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})

@@ -72,7 +72,7 @@ async def get_recommendations(
         answer = await service.recommender.recommend(ruled, stages)
     except StorageError as error:
         # Nobody can tell now which model may answer: none does, not even the one that served until now. But the rules hold.
-        service, ruled = await posed(request, models_of(request).hall.service, query, scenario, experiment)
+        service, ruled = await posed(request, models_of(request).hall.service, query, scenario, experiment, True)
         answer = service.recommender.degraded(ruled, stages, error)
     hook_of(request).metrics.stages(stages)
     return json_response(answer, headers={"Server-Timing": stages.server_timing()})

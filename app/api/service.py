@@ -60,11 +60,11 @@ async def service_of(request: Request) -> Service:
     return await models_of(request).hall.current()
 
 
-async def under(service: Service, scenario: str | None, query: Query) -> Query:
-    """A question with the rules of a scenario beside its own. Raises NotFoundError, StorageError."""
+async def under(service: Service, scenario: str | None, query: Query, away: bool = False) -> Query:
+    """A question with the rules of a scenario beside its own; `away` as of `Remembered.get`. Raises NotFoundError, StorageError."""
     if scenario is None:
         return query
-    named, rules = await service.scenarios.get(scenario)
+    named, rules = await service.scenarios.get(scenario, away)
     return replace(query, rules=query.rules.under(rules), scenario=named)
 
 

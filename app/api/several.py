@@ -137,21 +137,23 @@ async def post_recommendation_lists(request: Request) -> Response:
             lists = await service.recommender.recommend_several_from(events, queries, stages)
     except StorageError as error:
         # As in GET: without storage nobody can tell which model may answer.
-        service, queries = await _posed(request, models_of(request).hall.service, asked, now)
+        service, queries = await _posed(request, models_of(request).hall.service, asked, now, True)
         lists = await service.recommender.degraded_several(queries, stages, error)
     hook.metrics.stages(stages)
     return json_response(together(names, lists), headers={"Server-Timing": stages.server_timing()})
 
 
-async def _posed(request: Request, service: Service, asked: ListsRequest, now: int) -> tuple[Service, list[Query]]:
+async def _posed(
+    request: Request, service: Service, asked: ListsRequest, now: int, away: bool = False
+) -> tuple[Service, list[Query]]:
     """Who answers, and the questions, each with the rules of its scenario or of the arm that the user is in. Raises
     NotFoundError, StorageError."""
     if asked.experiment is not None:
-        return await posed_together(request, service, asked.queries(now), asked.experiment)
+        return await posed_together(request, service, asked.queries(now), asked.experiment, away)
     queries = []
     for place, (one, query) in enumerate(zip(asked.lists, asked.queries(now), strict=True)):
         try:
-            queries.append(await under(service, one.scenario, query))
+            queries.append(await under(service, one.scenario, query, away))
         except NotFoundError as error:
             error.detail = f"lists.{place}: {error.detail}"
             raise

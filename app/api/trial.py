@@ -36,13 +36,13 @@ class Turn:
         return replace(query, rules=query.rules.under(rules), scenario=named)
 
 
-async def experiment_of(request: Request, name: str) -> Experiment:
-    """The experiment that a request names. Raises NotFoundError, StorageError."""
-    return await models_of(request).experiments.get(name)
+async def experiment_of(request: Request, name: str, away: bool = False) -> Experiment:
+    """The experiment that a request names; `away` as of `Remembered.get`. Raises NotFoundError, StorageError."""
+    return await models_of(request).experiments.get(name, away)
 
 
-async def turn_of(request: Request, service: Service, experiment: Experiment, arm: Arm | None) -> Turn:
-    """What those of an arm get, None being the holdout; `service` is that of the active model.
+async def turn_of(request: Request, service: Service, experiment: Experiment, arm: Arm | None, away: bool = False) -> Turn:
+    """What those of an arm get, None being the holdout; `service` is that of the active model, `away` as of `Remembered.get`.
 
     Raises:
         NotFoundError: the scenario of the arm is not there any more.
@@ -53,7 +53,7 @@ async def turn_of(request: Request, service: Service, experiment: Experiment, ar
     scenario = None
     if arm.scenario is not None:
         try:
-            scenario = await service.scenarios.get(arm.scenario)
+            scenario = await service.scenarios.get(arm.scenario, away)
         except NotFoundError as error:
             raise _of_arm(error, experiment, arm) from None
     if experiment.settings.stopped:
@@ -65,27 +65,28 @@ async def turn_of(request: Request, service: Service, experiment: Experiment, ar
 
 
 async def posed(
-    request: Request, service: Service, query: Query, scenario: str | None, experiment: str | None
+    request: Request, service: Service, query: Query, scenario: str | None, experiment: str | None, away: bool = False
 ) -> tuple[Service, Query]:
-    """Who answers, and the question with the rules of a scenario, or of the arm that the user is in, beside its own.
+    """Who answers, and the question with the rules of a scenario, or of the arm that the user is in, beside its own; `away` as of
+    `Remembered.get`.
 
     Raises:
         NotFoundError, StorageError: as of `experiment_of` and `turn_of`.
         InvalidRequestError: those would be too many rules.
     """
     if experiment is None:
-        return service, await under(service, scenario, query)
-    service, (query,) = await posed_together(request, service, [query], experiment)
+        return service, await under(service, scenario, query, away)
+    service, (query,) = await posed_together(request, service, [query], experiment, away)
     return service, query
 
 
 async def posed_together(
-    request: Request, service: Service, queries: list[Query], experiment: str
+    request: Request, service: Service, queries: list[Query], experiment: str, away: bool = False
 ) -> tuple[Service, list[Query]]:
     """`posed` for several questions of one user."""
-    found = await experiment_of(request, experiment)
+    found = await experiment_of(request, experiment, away)
     arm = found.arm_of(queries[0].user_id)
-    turn = await turn_of(request, service, found, arm)
+    turn = await turn_of(request, service, found, arm, away)
     return turn.service, [turn.question(query) for query in queries]
 
 

@@ -33,8 +33,11 @@ class Remembered(Generic[Read]):
         self._read = read
         self._known: OrderedDict[str, tuple[float, Stored, Read]] = OrderedDict()
 
-    async def get(self, name: str) -> Read:
+    async def get(self, name: str, away: bool = False) -> Read:
         """What has this name.
+
+        Args:
+            away: storage has just been found to be: what was read before is not asked for again, which would take as long once more.
 
         Raises:
             NotFoundError: nothing has.
@@ -42,7 +45,7 @@ class Remembered(Generic[Read]):
             UnavailableError: it was stored by another version, and cannot be read by this one.
         """
         known = self._known.get(name)
-        if known is not None and monotonic() < known[0] + self._fresh_s:
+        if known is not None and (away or monotonic() < known[0] + self._fresh_s):
             return known[2]
         asked_s = monotonic()
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 
@@ -11,10 +12,12 @@ from conftest import START_MS, event, history, same_list
 from test_impressions_api import counted, shown
 
 from app.errors import StorageError
+from app.models.hall import Hall
 from app.recommend.experiment import HOLDOUT, Experiment, ExperimentSettings
 from app.state import keys
 from app.state.lists import read_list_id
 from app.state.redis import RedisStore
+from app.state.versioned import VersionedStore
 
 MOMENT = START_MS + 10**9
 EVEN = {"filters": ["even = true"]}
@@ -372,6 +375,35 @@ async def test_while_storage_is_away_experiments_hold_that_were_read_before(shop
     await ask(shop, held, 503, experiment="unread")
     for method, path in [("PUT", "/v1/experiments/rows"), ("GET", "/v1/experiments"), ("DELETE", "/v1/experiments/rows")]:
         assert (await shop.request(method, path, json=BODY)).status_code == 503
+
+
+async def test_storage_that_has_just_been_found_away_is_not_waited_for_again_where_experiment_and_scenario_were_read_before(
+    shop, monkeypatch
+):
+    for user_id in OF_ARM.values():
+        await ask(shop, user_id, experiment="rows")
+    await ask(shop, "u", scenario="even only")
+    await asyncio.sleep(0.15)  # past the poll
+    asked: list[str] = []
+
+    async def current(_: object) -> None:
+        raise StorageError("away")
+
+    async def get(self: VersionedStore, name: str, *_: object) -> None:
+        asked.append(name)
+        raise StorageError("away")
+
+    monkeypatch.setattr(Hall, "current", current)
+    monkeypatch.setattr(VersionedStore, "get", get)
+    for name, user_id in OF_ARM.items():
+        answer = await ask(shop, user_id, experiment="rows")
+        assert (answer["experiment"]["arm"], answer["degraded"]) == (name, True)
+        lists = {"user_id": user_id, "experiment": "rows", "lists": [{"name": "a"}]}
+        assert (await shop.post("/v1/recommendations/lists", json=lists)).json()["experiment"]["arm"] == name
+    assert all(map(even, ids(await ask(shop, "u", scenario="even only"))))
+    assert not asked
+    await ask(shop, "u", 503, experiment="unread")
+    assert asked == ["unread"]
 
 
 async def test_the_models_of_running_experiments_are_known_also_while_storage_is_away(client, monkeypatch, raw):
