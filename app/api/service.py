@@ -61,7 +61,8 @@ async def service_of(request: Request) -> Service:
 
 
 async def under(service: Service, scenario: str | None, query: Query, away: bool = False) -> Query:
-    """A question with the rules of a scenario beside its own; `away` as of `Remembered.get`. Raises NotFoundError, StorageError."""
+    """A question with the rules of a scenario beside its own; `away` as of `Remembered.get`. Raises NotFoundError and
+    StorageError."""
     if scenario is None:
         return query
     named, rules = await service.scenarios.get(scenario, away)

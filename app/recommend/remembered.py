@@ -37,7 +37,7 @@ class Remembered(Generic[Read]):
         """What has this name.
 
         Args:
-            away: storage has just been found to be: what was read before is not asked for again, which would take as long once more.
+            away: storage has just been found to be: what was read before is not asked for again, and waited for once more.
 
         Raises:
             NotFoundError: nothing has.

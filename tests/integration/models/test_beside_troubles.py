@@ -8,7 +8,6 @@ import shutil
 import time
 from typing import Any
 
-import pytest
 import redis
 from bundle_edit import replace_file
 from conftest import event

@@ -82,7 +82,7 @@ def test_the_experiments_own_file_says_shares_and_control(fair: Path, tmp_path: 
     assert told["sample_ratio"]["expected"] == pytest.approx({"b": 0.4, "control": 0.4, "holdout": 0.2})
     assert told["sample_ratio"]["mismatch"]
     for changed, words in (
-        ({"version": 2, "stopped": True}, "the archive has no list of that one; GET /v1/experiments/home?version=1 gives the other"),
+        ({"version": 2, "stopped": True}, "has no list of that one; GET /v1/experiments/home?version=1 gives the other"),
         ({"name": "cart"}, "'cart', not 'home'"),
     ):
         file.write_text(json.dumps(resource | changed), encoding="utf-8")
