@@ -11,6 +11,7 @@ from app.errors import InvalidRequestError, LongwaveError, NotFoundError
 from app.recommend.answer import ExperimentArm, Query
 from app.recommend.experiment import HOLDOUT, Arm, Experiment
 from app.recommend.scenarios import Named
+from app.state.lists import short_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,7 @@ class Turn:
 
     Attributes:
         experiment: whose lists they are; None if they are no experiment's.
-        unserved: name of the experiment and of the arm whose model should answer, and is not open here.
+        unserved: name of the experiment, as ids of lists say it, and of the arm whose model should answer, and is not open here.
     """
 
     service: Service
@@ -60,7 +61,7 @@ async def turn_of(request: Request, service: Service, experiment: Experiment, ar
         return Turn(service, scenario)
     beside = service if arm.model_id is None else models_of(request).hall.beside(arm.model_id)
     if beside is None:
-        return Turn(service, scenario, unserved=(experiment.name, arm.name))
+        return Turn(service, scenario, unserved=(short_name(experiment.name), arm.name))
     return Turn(beside, scenario, ExperimentArm(experiment.name, experiment.version, arm.name))
 
 

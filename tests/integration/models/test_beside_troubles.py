@@ -11,11 +11,12 @@ from typing import Any
 import redis
 from bundle_edit import replace_file
 from conftest import event
-from test_beside import arms, put, until
+from test_beside import arms, ask, put, until
 
 from app.models import hall
 from app.models.beside import Beside
 from app.state import keys
+from app.state.lists import short_name
 
 ITEMS = "items/items.jsonl"
 
@@ -101,3 +102,17 @@ async def test_an_item_that_only_a_model_beside_has_is_counted_for_the_other_wor
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
         assert int(raw.hget(key, "")) == 3
+
+
+async def test_lists_that_an_arms_model_should_have_made_are_counted_under_the_name_that_all_counts_have(
+    start, two_models, tmp_path
+):
+    folder, old, new = two_models
+    copy = shutil.copytree(folder, tmp_path / "bundles")
+    (copy / new / "score.onnx").write_bytes(b"nothing")
+    name = "an experiment whose name is longer than what the id of a list can hold of it"
+    async with start(copy, old) as worker:
+        await put(worker, {"name": "b", "share": 1, "model_id": new}, name=name)
+        assert "experiment" not in await ask(worker, "u", experiment=name)
+        counts = f'longwave_experiment_unserved_total{{arm="b",experiment="{short_name(name)}"}} 1.0'
+        assert counts in (await worker.get("/metrics")).text
