@@ -343,6 +343,9 @@ class Hall:
             wanted = await self._wanted_beside()
         except (StorageError, DamagedError):  # whatever becomes of experiments, the one that serves is followed
             wanted = self._beside.model_ids
+        except Exception:
+            log.exception("cannot tell which models are to answer beside the one that serves")
+            wanted = self._beside.model_ids
         for model_id in wanted:
             self._prepare(model_id)
         await self._beside.follow(self._served, self._open, wanted)

@@ -23,7 +23,7 @@ class Experiments(Remembered[Experiment]):
         Raises StorageError if storage is away and was not asked before.
         """
         try:
-            every = await self.store.every()
+            every, _ = await self.store.readable()  # what is damaged is said when somebody asks for it
         except StorageError:
             if self._models is None:
                 raise

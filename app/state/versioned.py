@@ -17,6 +17,8 @@ MOST_BYTES: Final = 65_536
 MOST_VERSIONS: Final = 50
 """Of one name; the oldest go first."""
 
+_MOST_DIGITS: Final = 15
+
 Kind = Literal["scenario", "experiment"]
 
 
@@ -61,10 +63,22 @@ class VersionedStore:
         return {name for name, found in zip(names, there, strict=True) if not found}
 
     async def every(self) -> list[Stored]:
-        """The latest version of each, by name."""
-        (found,) = await self._store.all([("HGETALL", self._keys[0])])
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return sorted((self._read(keys.decode_id(name.decode()), value) for name, value in pairs), key=lambda one: one.name)
+        """The latest version of each, by name. Raises DamagedError also if one is damaged."""
+        found, damaged = await self.readable()
+        if damaged:
+            raise damaged[0]
+        return found
+
+    async def readable(self) -> tuple[list[Stored], list[DamagedError]]:
+        """The latest version of each that is not damaged, by name; and what is wrong with the others."""
+        (said,) = await self._store.all([("HGETALL", self._keys[0])])
+        found, damaged = [], []
+        for name, value in zip(said[::2], said[1::2], strict=True):
+            try:
+                found.append(self._read(_decoded(name), value))
+            except DamagedError as error:
+                damaged.append(error)
+        return sorted(found, key=lambda one: one.name), damaged
 
     async def delete(self, name: str) -> bool:
         """Forget a name with all its versions; False if there is none."""
@@ -73,6 +87,13 @@ class VersionedStore:
 
     def _read(self, name: str, found: bytes) -> Stored:
         version, _, body = found.partition(b" ")
-        if not version.isdigit():
+        if not version.isdigit() or len(version) > _MOST_DIGITS:
             raise DamagedError(f"what is stored of {self.kind} {name!r} is damaged; store it again")
         return Stored(name, int(version), body)
+
+
+def _decoded(name: bytes) -> str:
+    try:
+        return keys.decode_id(name.decode())
+    except ValueError:
+        raise DamagedError(f"{name[:64]!r} is no name under which something could be stored; delete that field") from None

@@ -8,6 +8,7 @@ import shutil
 import time
 from typing import Any
 
+import pytest
 import redis
 from bundle_edit import replace_file
 from conftest import event
@@ -116,3 +117,31 @@ async def test_lists_that_an_arms_model_should_have_made_are_counted_under_the_n
         assert "experiment" not in await ask(worker, "u", experiment=name)
         counts = f'longwave_experiment_unserved_total{{arm="b",experiment="{short_name(name)}"}} 1.0'
         assert counts in (await worker.get("/metrics")).text
+
+
+@pytest.mark.parametrize(("name", "stored"), [(b"\xff\xfe", b"1 {}"), (b"d", b"9" * 5_000 + b" {}"), (b"d", b"nothing of ours")])
+async def test_one_damaged_experiment_takes_neither_the_service_nor_the_other_experiments_with_it(
+    start, two_models, raw: redis.Redis, name: bytes, stored: bytes
+):
+    folder, old, new = two_models
+    raw.hset(keys.named_key("default", "experiment"), name, stored)
+    async with start(folder, old) as worker:
+        await put(worker, {"name": "b", "share": 1, "model_id": new})
+        await until(worker, new, "beside")
+        await asyncio.sleep(hall.LEASE_S)
+        assert (await worker.get("/readyz")).status_code == 200
+        assert (await worker.ask("u"))["model_id"] == old
+        assert (await ask(worker, "u"))["model_id"] == new
+        assert (await worker.get("/v1/experiments")).status_code == 503
+
+
+async def test_whatever_cannot_be_told_of_experiments_the_model_that_serves_is_followed(start, two_models, monkeypatch):
+    folder, old, _ = two_models
+    async with start(folder, old) as worker:
+
+        async def broken() -> None:
+            raise ValueError("a fault of ours")
+
+        monkeypatch.setattr(worker.hall, "_wanted_beside", broken)
+        await asyncio.sleep(hall.LEASE_S + 0.5)
+        assert (await worker.ask("u"))["model_id"] == old
