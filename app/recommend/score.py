@@ -133,7 +133,9 @@ class Scorer:
         self._fold = fold
         self._items = self._resident(catalogue.bias)
         shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
+        self._state = [tensor.name for tensor in runtime.bundle.manifest.state if tensor.name in shapes]
         self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
+        self._slotted = [name for name in self._state if name.startswith("repeat_")]
         self.spread = _spread(runtime, catalogue)
         self.mode, self.why = choose_mode(retrieval, len(catalogue), runtime.device.name)
         self._rows = LiveRows(catalogue)
@@ -177,7 +179,7 @@ class Scorer:
 
     def _rank(self, questions: Sequence[Question], tables: list[_Table], through_index: bool) -> list[Ranked]:
         began = perf_counter()
-        tensors = self._filled(self._fold.tensors([question.blob for question in questions]))
+        tensors = self._tensors([question.blob for question in questions])
         tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)
         tensors["platform"] = np.asarray([question.platform for question in questions], np.int64)
         interest = self._runtime.interest(tensors)
@@ -194,14 +196,17 @@ class Scorer:
             ranked.update(zip(places, answers, strict=True))
         return _with_reads([ranked[place] for place in range(len(questions))], questions, tensors, interest)
 
-    def _filled(self, tensors: dict[str, Array]) -> dict[str, Array]:
-        """Leave out the slots of the own-repeat memory that are empty for all, if the graph takes any number of them."""
-        if not self._slots_are_free:
-            return tensors
-        used = np.flatnonzero(tensors["repeat_key"].any(0))
-        slots = int(used[-1]) + 1 if len(used) else 1
-        slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
-        return {name: array[:, :slots] if name.startswith("repeat_") else array for name, array in tensors.items()}
+    def _tensors(self, blobs: Sequence[bytes]) -> dict[str, Array]:
+        """What interest.onnx reads of some states, (B, ...), without the slots of the own-repeat memory that are empty for all
+        if the graph takes any number of them."""
+        tensors = self._fold.read(blobs, self._state)
+        if self._slots_are_free:
+            used = np.logical_or.reduce(tensors["repeat_key"], 0).nonzero()[0]
+            slots = int(used[-1]) + 1 if len(used) else 1
+            slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
+            for name in self._slotted:
+                tensors[name] = tensors[name][:, :slots]
+        return tensors
 
     def _score(
         self, questions: Sequence[Question], interest: dict[str, Array], table: _Table, interest_s: float, through_index: bool
