@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time_ns
@@ -216,16 +217,20 @@ class Scorer:
         most = min(max(question.k for question in questions), count)
         questions = [_grown(question, count) for question in questions]
         if "repeat_keys" in interest:
-            repeated = self._catalogue.rows_of_keys(interest["repeat_keys"])
-            interest["repeat_rows"] = np.where(repeated < count, repeated, -1)  # of an item that was added since
+            interest["repeat_rows"] = repeated = self._catalogue.rows_of_keys(interest["repeat_keys"])
+            if len(self._catalogue) > count:
+                repeated[repeated >= count] = -1  # of an item that was added since
         best: list[tuple[Int64, Float32]]
         if through_index and items is self._items:
             best = self._search(questions, interest, table, most)
         else:
             bias = items.nothing if all(question.is_free for question in questions) else _bias(questions, count)
             scores, rows = self._best(interest, items, table.popularity, bias, most)
-            eligible = np.isfinite(scores).sum(1).tolist()  # scores fall; -inf ends a list
-            best = [(of_user[:end], its[:end]) for of_user, its, end in zip(rows, scores, eligible, strict=True)]
+            if most and all(map(math.isfinite, scores[:, -1].tolist())):  # scores fall; -inf ends a list
+                best = list(zip(rows, scores, strict=True))
+            else:
+                eligible = np.isfinite(scores).sum(1).tolist()
+                best = [(of_user[:end], its[:end]) for of_user, its, end in zip(rows, scores, eligible, strict=True)]
         score_s = perf_counter() - began
         return [
             Ranked(of_user[: question.k], its[: question.k], interest_s, score_s)
