@@ -133,6 +133,7 @@ class Scorer:
         self._popularity = popularity
         self._fold = fold
         self._items = self._resident(catalogue.bias)
+        self._recent: tuple[Array | None, Mapping[str, Feed]] = (None, {})
         shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
         self._state = [tensor.name for tensor in runtime.bundle.manifest.state if tensor.name in shapes]
         self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
@@ -257,12 +258,20 @@ class Scorer:
             **interest,
             "item_matrix": items.item_matrix,
             "item_bias": items.item_bias,
-            "popularity": popularity,
+            **self._of_popularity(popularity),
             "bias": bias,
             "k": np.asarray([m], np.int64),
         }
         best = self._runtime.score(feeds)
         return best["scores"], best["rows"]
+
+    def _of_popularity(self, popularity: Array) -> Mapping[str, Feed]:
+        """What score.onnx takes of it, on the device: made anew only where it is another array than the last time."""
+        made_of, made = self._recent
+        if made_of is not popularity:
+            made = {name: self._runtime.resident(array) for name, array in self._runtime.of_popularity(popularity).items()}
+            self._recent = popularity, made
+        return made
 
     def source(self) -> Source:
         """What an index is made of: the bundle's items, with what popularity is now."""
