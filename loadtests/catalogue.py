@@ -125,7 +125,7 @@ def exact_scan(runtime: Runtime, bundle: Bundle) -> Callable[..., tuple[Array, A
                 **interest,
                 "item_matrix": matrix,
                 "item_bias": bias,
-                "popularity": popularity,
+                **runtime.of_popularity(popularity),
                 "bias": nothing if added is None else added,
                 "k": np.asarray([m], np.int64),
             }

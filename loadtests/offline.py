@@ -40,7 +40,6 @@ class Offline:
         self.manifest = bundle.manifest
         self.ids = [item.id for item in bundle.items]
         self._vectors, self._bias = np.asarray(bundle.vectors), np.asarray(bundle.bias)
-        self._popularity = bundle.popularity.astype(np.float32)
         self._rows = {item: row for row, item in enumerate(self.ids)}
         self._row_of_key = {item_key(item): row for row, item in enumerate(self.ids)}
         self._graphs = {
@@ -48,6 +47,9 @@ class Offline:
             for name, graph in bundle.manifest.graphs.items()
             if name not in ("encode", "item")
         }
+        self._counts: State = {"popularity": bundle.popularity.astype(np.float32)}
+        if "recent" in self._graphs:  # else score.onnx takes the counts as they are
+            self._counts = self._run("recent", self._counts)
         self._types = {kind.name: index for index, kind in enumerate(self.manifest.event_types)}
         self._platforms = {name: index for index, name in enumerate(self.manifest.platforms, start=1)}
 
@@ -86,7 +88,7 @@ class Offline:
             **interest,
             "item_matrix": self._vectors,
             "item_bias": self._bias,
-            "popularity": self._popularity,
+            **self._counts,
             "bias": self._forbidden(had),
             "k": np.asarray([min(number, len(self.ids))], np.int64),
         }

@@ -99,8 +99,10 @@ class Catalogue:
         self._arrivals = _Column(np.empty((0, 2), np.int64))  # version, and `unknown_bits` of the item
         self._moments: list[tuple[int, int, tuple[Bool, Float32]]] = []  # from, until, what is open then
         order = np.argsort(self.keys, kind="stable")
-        self._sorted = (self.keys[order], order)  # keys, rows: of one moment, also for who searches in another thread
-        for position in np.flatnonzero(self._sorted[0][1:] == self._sorted[0][:-1])[:1]:
+        ascending = self.keys[order]
+        # Keys and rows, of one moment, also for who searches in another thread; behind them what a search never goes beyond.
+        self._sorted = (np.append(ascending, np.iinfo(np.int64).max), np.append(order, -1))
+        for position in np.flatnonzero(ascending[1:] == ascending[:-1])[:1]:
             first, second = (self.ids[order[position + side]] for side in (0, 1))
             what = "appears twice" if first == second else f"and {second!r} have the same 64-bit key; rename one"
             raise BundleError(f"item ids: {first!r} {what}")
@@ -148,10 +150,11 @@ class Catalogue:
         return None if row is None else self.titles[row]
 
     def rows_of_keys(self, keys: Int64) -> Int64:
-        """Rows of item keys of any shape, in that shape; -1 where the key is 0 or not of this catalogue."""
+        """Rows of item keys of any shape but (), in that shape; -1 where the key is 0 or not of this catalogue."""
         sorted_keys, sorted_rows = self._sorted
-        places = np.minimum(sorted_keys.searchsorted(keys), len(sorted_keys) - 1)
-        rows: Int64 = np.where(sorted_keys[places] == keys, sorted_rows[places], -1)
+        places = sorted_keys.searchsorted(keys)
+        rows: Int64 = sorted_rows.take(places)
+        rows[sorted_keys.take(places) != keys] = -1
         return rows
 
     def open_at(self, as_of_ms: int) -> Bool:
@@ -266,7 +269,7 @@ class Catalogue:
     def check(self, item_id: str) -> int:
         """The 64-bit key of an item that is here or could be put here. Raises ConflictError if it has that of another item."""
         key = item_key(item_id)
-        there = self._new.get(key, int(self.rows_of_keys(np.asarray(key))))
+        there = self._new.get(key, int(self.rows_of_keys(np.asarray([key]))[0]))
         if there >= 0 and self.ids[there] != item_id:
             raise ConflictError(f"item ids: {item_id!r} and {self.ids[there]!r} have the same 64-bit key; rename one")
         return key

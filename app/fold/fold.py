@@ -96,6 +96,10 @@ class Fold:
         """The tensors (B, ...) of B packed states, as the graphs take them."""
         return self._codec.unpack_many(blobs)[1]
 
+    def read(self, blobs: Sequence[bytes], names: Sequence[str]) -> dict[str, Array]:
+        """Some of them, not copied where that can be helped; not to be written to."""
+        return self._codec.read_many(blobs, names)
+
     def _start(self, users: Sequence[Unfolded]) -> tuple[list[Header], dict[str, Array]]:
         """Headers and (U, ...) tensors before the tails: unpacked where there is a state, initial where not."""
         blobs = [user.state for user in users if user.state is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time_ns
@@ -132,8 +133,11 @@ class Scorer:
         self._popularity = popularity
         self._fold = fold
         self._items = self._resident(catalogue.bias)
+        self._recent: tuple[Array | None, Mapping[str, Feed]] = (None, {})
         shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
+        self._state = [tensor.name for tensor in runtime.bundle.manifest.state if tensor.name in shapes]
         self._slots_are_free = "repeat_key" in shapes and isinstance(shapes["repeat_key"][1], str)
+        self._slotted = [name for name in self._state if name.startswith("repeat_")]
         self.spread = _spread(runtime, catalogue)
         self.mode, self.why = choose_mode(retrieval, len(catalogue), runtime.device.name)
         self._rows = LiveRows(catalogue)
@@ -177,7 +181,7 @@ class Scorer:
 
     def _rank(self, questions: Sequence[Question], tables: list[_Table], through_index: bool) -> list[Ranked]:
         began = perf_counter()
-        tensors = self._filled(self._fold.tensors([question.blob for question in questions]))
+        tensors = self._tensors([question.blob for question in questions])
         tensors["as_of"] = np.asarray([question.as_of_ms for question in questions], np.int64)
         tensors["platform"] = np.asarray([question.platform for question in questions], np.int64)
         interest = self._runtime.interest(tensors)
@@ -194,14 +198,17 @@ class Scorer:
             ranked.update(zip(places, answers, strict=True))
         return _with_reads([ranked[place] for place in range(len(questions))], questions, tensors, interest)
 
-    def _filled(self, tensors: dict[str, Array]) -> dict[str, Array]:
-        """Leave out the slots of the own-repeat memory that are empty for all, if the graph takes any number of them."""
-        if not self._slots_are_free:
-            return tensors
-        used = np.flatnonzero(tensors["repeat_key"].any(0))
-        slots = int(used[-1]) + 1 if len(used) else 1
-        slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
-        return {name: array[:, :slots] if name.startswith("repeat_") else array for name, array in tensors.items()}
+    def _tensors(self, blobs: Sequence[bytes]) -> dict[str, Array]:
+        """What interest.onnx reads of some states, (B, ...), without the slots of the own-repeat memory that are empty for all
+        if the graph takes any number of them."""
+        tensors = self._fold.read(blobs, self._state)
+        if self._slots_are_free:
+            used = np.logical_or.reduce(tensors["repeat_key"], 0).nonzero()[0]
+            slots = int(used[-1]) + 1 if len(used) else 1
+            slots = -(-slots // _SLOTS_STEP) * _SLOTS_STEP  # few different shapes
+            for name in self._slotted:
+                tensors[name] = tensors[name][:, :slots]
+        return tensors
 
     def _score(
         self, questions: Sequence[Question], interest: dict[str, Array], table: _Table, interest_s: float, through_index: bool
@@ -211,16 +218,20 @@ class Scorer:
         most = min(max(question.k for question in questions), count)
         questions = [_grown(question, count) for question in questions]
         if "repeat_keys" in interest:
-            repeated = self._catalogue.rows_of_keys(interest["repeat_keys"])
-            interest["repeat_rows"] = np.where(repeated < count, repeated, -1)  # of an item that was added since
+            interest["repeat_rows"] = repeated = self._catalogue.rows_of_keys(interest["repeat_keys"])
+            if len(self._catalogue) > count:
+                repeated[repeated >= count] = -1  # of an item that was added since
         best: list[tuple[Int64, Float32]]
         if through_index and items is self._items:
             best = self._search(questions, interest, table, most)
         else:
             bias = items.nothing if all(question.is_free for question in questions) else _bias(questions, count)
             scores, rows = self._best(interest, items, table.popularity, bias, most)
-            eligible = np.isfinite(scores).sum(1).tolist()  # scores fall; -inf ends a list
-            best = [(of_user[:end], its[:end]) for of_user, its, end in zip(rows, scores, eligible, strict=True)]
+            if most and all(map(math.isfinite, scores[:, -1].tolist())):  # scores fall; -inf ends a list
+                best = list(zip(rows, scores, strict=True))
+            else:
+                eligible = np.isfinite(scores).sum(1).tolist()
+                best = [(of_user[:end], its[:end]) for of_user, its, end in zip(rows, scores, eligible, strict=True)]
         score_s = perf_counter() - began
         return [
             Ranked(of_user[: question.k], its[: question.k], interest_s, score_s)
@@ -247,12 +258,20 @@ class Scorer:
             **interest,
             "item_matrix": items.item_matrix,
             "item_bias": items.item_bias,
-            "popularity": popularity,
+            **self._of_popularity(popularity),
             "bias": bias,
             "k": np.asarray([m], np.int64),
         }
         best = self._runtime.score(feeds)
         return best["scores"], best["rows"]
+
+    def _of_popularity(self, popularity: Array) -> Mapping[str, Feed]:
+        """What score.onnx takes of it, on the device: made anew only where it is another array than the last time."""
+        made_of, made = self._recent
+        if made_of is not popularity:
+            made = {name: self._runtime.resident(array) for name, array in self._runtime.of_popularity(popularity).items()}
+            self._recent = popularity, made
+        return made
 
     def source(self) -> Source:
         """What an index is made of: the bundle's items, with what popularity is now."""

@@ -57,7 +57,7 @@ class SomeScores:
             **interest,
             "item_matrix": items.vectors,
             "item_bias": items.bias,
-            "popularity": items.popularity,
+            **self._runtime.of_popularity(items.popularity),
             "bias": np.zeros((1, count), np.float32),
             "k": np.asarray([count], np.int64),
         }

@@ -70,7 +70,7 @@ def _difference(
     if want.dtype.kind != "f":
         wrong = int((want != have).sum())
         return f"{wrong} of {want.size} whole numbers differ" if wrong else None
-    near = dict.fromkeys(("interest", "item", "profile"), tolerance.interest)
+    near = dict.fromkeys(("interest", "item", "profile", "recent"), tolerance.interest)
     allowed = (near | {"score": tolerance.score}).get(graph, tolerance.state)
     if not np.array_equal(np.isfinite(want), np.isfinite(have)):
         return "infinite or missing in other places than expected"

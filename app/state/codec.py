@@ -82,6 +82,10 @@ class StateCodec:
         # Same bytes as the manifest's dtype on the little-endian machines that onnxruntime supports, explicit on any other.
         self._dtype = np.dtype([(t.name, np.dtype(t.dtype).newbyteorder("<"), tuple(t.shape)) for t in state])
         self._fields = [(t.name, np.dtype(t.dtype), tuple(t.shape)) for t in state]
+        self._with_header = np.dtype([("header", np.void, HEADER_BYTES), ("state", self._dtype)])
+        offsets = np.cumsum([0, *(self._dtype[name].itemsize for name, _, _ in self._fields)])
+        of_fields = zip(self._fields, offsets.tolist(), strict=False)
+        self._unaligned = {name for (name, dtype, _), offset in of_fields if offset % dtype.itemsize}
         self.size = HEADER_BYTES + self._dtype.itemsize
         """Bytes of one raw state, header included; the same for every user."""
 
@@ -110,6 +114,22 @@ class StateCodec:
         """Header and tensors of one user. Raises StateFormatError like `unpack_many`."""
         (header,), state = self.unpack_many([blob])
         return header, {name: array[0] for name, array in state.items()}
+
+    def read_many(self, blobs: Sequence[bytes], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Some of the tensors (B, ...) of B raw states, to be read alone: they may lie in the blobs themselves, and those of one
+        state are contiguous there.
+
+        Raises:
+            StateFormatError: a blob has another size, magic or format.
+        """
+        for blob in blobs:
+            if len(blob) != self.size or not blob.startswith(PREFIX):
+                self.unpack(blob)  # says what is wrong with it
+        if len(blobs) == 1:
+            rows = np.frombuffer(blobs[0], self._dtype, 1, HEADER_BYTES)
+        else:
+            rows = np.frombuffer(b"".join(blobs), self._with_header)["state"]
+        return {name: rows[name].copy() if name in self._unaligned else rows[name] for name in names}
 
     def unpack_many(self, blobs: Sequence[bytes]) -> tuple[list[Header], dict[str, NDArray[Any]]]:
         """Headers and tensors (B, ...) of B raw states; the arrays are contiguous and writable.

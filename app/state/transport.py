@@ -11,6 +11,7 @@ import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from time import monotonic
 from typing import Any, Final, Protocol
 
 from redis.asyncio import ConnectionPool, RedisCluster
@@ -31,6 +32,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.errors import StorageAddressError, StorageChangedError, StorageError
+from app.state.wire import Wire
 
 Command = tuple[Any, ...]
 """Name and arguments; of `EVALSHA` and `EVAL` the third argument is a key, of everything else the first."""
@@ -153,24 +155,27 @@ class SingleTransport(_Servers):
         self._timeout_s = timeout_ms / 1000
         self._confirm = confirm
         self._bound = asyncio.Semaphore(max_connections)
-        self._free: list[AbstractConnection] = []
-        self._all: list[AbstractConnection] = []
+        self._free: list[Wire] = []
+        self._all: set[Wire] = set()
 
     async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         extra = self._confirm.commands("00") if durable and self._confirm.wanted else []
+        timeout_s = self._timeout_s + (self._confirm.timeout_ms / 1000 if extra else 0)
         try:
-            async with asyncio.timeout(self._timeout_s + (self._confirm.timeout_ms / 1000 if extra else 0)), self._bound:
-                connection = self._free.pop() if self._free else self._made()
-                try:
-                    # What can be read before anything was asked is the end of the connection, or nothing that was meant for us.
-                    if connection.is_connected and await connection.can_read():
-                        await connection.disconnect(nowait=True)
-                    if not connection.is_connected:
-                        await connection.connect()  # type: ignore[no-untyped-call]
-                    self.check(only)
-                    replies = await _pipeline(connection, [*commands, *extra])
-                finally:
-                    self._free.append(connection)
+            if self._free and self._free[-1].is_open and not self._bound.locked():
+                await self._bound.acquire()  # at once: nearly every call comes this way
+                wire = self._free.pop()
+            else:
+                began_s = monotonic()
+                async with asyncio.timeout(timeout_s):
+                    wire = await self._taken()
+                timeout_s -= monotonic() - began_s
+            try:
+                self.check(only)
+                replies = await wire.ask([*commands, *extra] if extra else commands, timeout_s)
+            finally:
+                self._free.append(wire)
+                self._bound.release()
         except _AWAY as error:
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
         if extra:
@@ -189,14 +194,26 @@ class SingleTransport(_Servers):
             if int(cursor) == 0:
                 return
 
-    def _made(self) -> AbstractConnection:
-        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        self._all.append(connection)
-        return connection
+    async def _taken(self) -> Wire:
+        """An open connection that nobody else has, when there may be one more; it counts as taken until `_bound` is released."""
+        await self._bound.acquire()
+        try:
+            while self._free:
+                wire = self._free.pop()
+                if wire.is_open:
+                    return wire
+                self._all.discard(wire)
+                await wire.close()
+            wire = await Wire.open(self._pool.make_connection())  # type: ignore[no-untyped-call]
+            self._all.add(wire)
+            return wire
+        except BaseException:
+            self._bound.release()
+            raise
 
     async def close(self) -> None:
-        for connection in self._all:
-            await connection.disconnect()
+        for wire in self._all:
+            await wire.close(wait=True)
 
 
 class ClusterTransport(_Servers):

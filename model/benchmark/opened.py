@@ -93,8 +93,10 @@ class Opened:
 
     def scoring(self, interest: Arrays, popularity: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], k: int) -> Arrays:
         """What score.onnx is given for what interest.onnx has said."""
-        items = {"item_matrix": self.vectors.numpy(), "item_bias": self.bias, "popularity": popularity, "bias": bias}
-        feeds = interest | items | {"k": np.array([k])}
+        items = {"item_matrix": self.vectors.numpy(), "item_bias": self.bias, "bias": bias}
+        counts = {"popularity": popularity}
+        recent = self.run("recent", counts) if "recent" in self._sessions else counts  # a bundle of before takes the counts
+        feeds = interest | items | recent | {"k": np.array([k])}
         if "repeat_keys" in interest:
             keys = interest["repeat_keys"]
             place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from model.export.graphs import ExportedGraph
 from model.nets import EventBatch, Longwave, State
 from model.nets.portrait import drift, label_weights
-from model.nets.readout import add_repeats, item_scores
+from model.nets.readout import add_repeats, item_scores, recency
 
 Arrays = dict[str, np.ndarray]
 START_MS = 1_300_000_000_000
@@ -91,7 +91,7 @@ def golden_vectors(
     scores = item_scores(readout.interests, matrix, bias, popularity, readout.popularity_weight)
     mask = torch.where(torch.rand(1, count, generator=generator) < 0.1, -torch.inf, 0.0)
     scored: dict[str, Tensor | None] = {
-        "interests": readout.interests, "item_matrix": matrix, "item_bias": bias, "popularity": popularity,
+        "interests": readout.interests, "item_matrix": matrix, "item_bias": bias, "recent": recency(popularity),
         "popularity_weight": readout.popularity_weight, "bias": mask, "k": torch.tensor([min(10, count)]),
     }  # fmt: skip
     if rows is not None and repeats is not None:
@@ -99,10 +99,11 @@ def golden_vectors(
         scores = add_repeats(scores, rows, repeats, readout.repeat_interest, matrix)
         scored |= {"repeat_rows": rows, "repeat_scores": repeats, "repeat_interest": readout.repeat_interest}
     about = torch.rand(count, 3, generator=generator)
-    known = {"ring": stepped["ring"], "count": stepped["count"], "item_labels": about}
+    known = {"ring": stepped["ring"], "count": stepped["count"], "item_labels": about, "popularity": popularity}
     asked = {t.name: (scored | known)[t.name] for t in graphs["profile"].inputs}
     put("profile", asked, {"drift": drift(stepped["ring"], stepped["count"]), "labels": label_weights(scores, about)})
     best = torch.sort(scores + mask, dim=1, descending=True, stable=True)
+    put("recent", {"popularity": popularity}, {"recent": recency(popularity)})
     put("score", scored, {"scores": best.values[:, : min(10, count)], "rows": best.indices[:, : min(10, count)]})
     if "item" in graphs:
         content = {t.name: torch.rand(4, int(t.shape[1]), generator=generator) - 0.5 for t in graphs["item"].inputs}

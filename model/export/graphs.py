@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from model.nets import EventBatch, Longwave, State
 from model.nets.portrait import drift, label_weights
-from model.nets.readout import add_repeats, item_scores
+from model.nets.readout import add_repeats, item_scores, recency, scores_of
 
 OPSET = 18
 
@@ -117,13 +117,18 @@ class _Item(_Wrapper):
         return self.net.item.unseen(text, features)
 
 
+class _Recent(_Wrapper):
+    def forward(self, popularity: Tensor) -> Tensor:
+        return recency(popularity)
+
+
 class _Score(_Wrapper):
     def forward(
         self,
         interests: Tensor,
         item_matrix: Tensor,
         item_bias: Tensor,
-        popularity: Tensor,
+        recent: Tensor,
         popularity_weight: Tensor,
         bias: Tensor,
         k: Tensor,
@@ -132,7 +137,7 @@ class _Score(_Wrapper):
         repeat_interest: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         # An item that must not come back has a bias of -inf, and whatever else its score is made of, that remains.
-        scores = item_scores(interests, item_matrix, item_bias + bias, popularity, popularity_weight)
+        scores = scores_of(interests, item_matrix, item_bias + bias, recent, popularity_weight)
         if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
             scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
         # A tensor still when traced: so k stays an input of the graph.
@@ -189,11 +194,12 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
         interest_out |= {"repeat_interest": ["B", config.item_width]}
         interest_out |= {"repeat_keys": ["B", "R"], "repeat_scores": ["B", "R"]}
     halves = len(config.popularity_half_lives_s)
+    popular_in: dict[str, tuple[Tensor, list[int | str]]] = {"popularity": (torch.ones(9, halves), ["N", halves])}
     score_in: dict[str, tuple[Tensor, list[int | str]]] = {
         "interests": (torch.randn(2, config.interests, config.item_width), ["B", config.interests, config.item_width]),
         "item_matrix": (torch.randn(9, config.item_width), ["N", config.item_width]),
         "item_bias": (torch.zeros(9), ["N"]),
-        "popularity": (torch.ones(9, halves), ["N", halves]),
+        "recent": (torch.zeros(9, halves), ["N", halves]),
         "popularity_weight": (torch.ones(2, halves), ["B", halves]),
         "bias": (torch.zeros(1, 9), ["B or 1", "N"]),
         "k": (torch.tensor([3]), [1]),
@@ -213,10 +219,11 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
             state_out,
         ),
         "interest": _export(_Interest(net), read_in | asked, interest_out),
+        "recent": _export(_Recent(net), popular_in, {"recent": ["N", halves]}),
         "score": _export(_Score(net), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}),
     }
     profile_in = {name: state_in[name] for name in ("ring", "count")}
-    profile_in |= {name: given for name, given in score_in.items() if name not in ("bias", "k")}
+    profile_in |= popular_in | {name: given for name, given in score_in.items() if name not in ("bias", "k", "recent")}
     profile_in["item_labels"] = (torch.ones(9, 2), ["N", "C"])
     # In the order of the arguments.
     order = ("ring", "count", "interests", "item_matrix", "item_bias", "popularity", "popularity_weight", "item_labels")

@@ -161,7 +161,7 @@ def _same_list(net: Longwave, run: Graphs, wanted: Arrays, got: Arrays, item_mat
     common: Arrays = {
         "item_matrix": item_matrix.numpy(),
         "item_bias": item_bias.numpy(),
-        "popularity": np.ones((items, len(net.config.popularity_half_lives_s)), np.float32),
+        "recent": np.zeros((items, len(net.config.popularity_half_lives_s)), np.float32),
         "bias": np.zeros((1, items), np.float32),
         "k": np.array([items]),
     }

@@ -31,6 +31,6 @@ class CalendarEmbedding(nn.Module):
     def forward(self, time_ms: Tensor) -> Tensor:
         """(n, 1) int64 unix milliseconds -> (n, D)."""
         # The phase is taken in whole milliseconds: float32 could not tell two days of this century apart.
-        within = time_ms - torch.div(time_ms, self.cycles_ms, rounding_mode="trunc") * self.cycles_ms
+        within = torch.remainder(time_ms, self.cycles_ms)
         embedded: Tensor = self.mix(torch.sin(within.to(torch.float32) * self.radians + self.ahead))
         return embedded

@@ -18,7 +18,7 @@ from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
-from model.nets.repeats import RepeatScorer, remember, remember_all, seconds
+from model.nets.repeats import RepeatScorer, remember, remember_all, seconds, since_2000
 from model.nets.slots import Moment, RepeatState
 
 State = dict[str, Tensor]
@@ -180,7 +180,8 @@ class Longwave(nn.Module):
         moment = positions[lane, column]
         last = torch.cat([state["last"][:, None], trace.interest], 1)[lane, moment]
         clock = trace.clock[lane, moment][:, None]
-        asked, gap_ms, until = self._asked(last, state["count"][lane] + moment[:, None], clock, as_of, platform)
+        asked, gap_ms, now_s = self._asked(last, state["count"][lane] + moment[:, None], clock, as_of, platform)
+        until = now_s * 1000 if self.config.query_time else now_s * 1000 - gap_ms
         empty = at_least(self.config.ring - state["count"][:, 0], 0)
         times = trace.ring_time.to(torch.int64) * 1000
         before = state["acc"], state["acc_weight"], trace.interest, trace.clock
@@ -223,11 +224,13 @@ class Longwave(nn.Module):
     def interest(self, state: State, as_of: Tensor, platform: Tensor) -> tuple[Readout, Tensor]:
         """Interests of B users at `as_of` (B) int64 ms on `platform` (B) int64, and their attention over the ring (B, K)."""
         count = state["count"]
-        asked, gap_ms, until = self._asked(state["last"], count, state["clock"], as_of, platform)
-        age_ms = until - state["ring_time"].to(torch.int64) * 1000  # below 0 in empty slots alone
+        asked, gap_ms, now_s = self._asked(state["last"], count, state["clock"], as_of, platform)
+        age_ms = (now_s - state["ring_time"].to(torch.int64)) * 1000  # that of empty slots says nothing
+        if not self.config.query_time:
+            age_ms = age_ms - gap_ms
         # Slots fill from the end: slot K - 1 is the newest.
         filled = torch.arange(self.config.ring, 0, -1, device=count.device) <= count
-        mixed, attention = self.readout.attention(asked, state["ring"], age_ms, filled, gap_ms >= 0)
+        mixed, attention = self.readout.attention(asked, state["ring"], age_ms, filled, count > 0)
         sums = state.get("recent"), state.get("kin")
         return Readout(*self.readout.known(asked, mixed, state["acc"].flatten(1), *sums)), attention
 
@@ -237,7 +240,7 @@ class Longwave(nn.Module):
             raise ValueError("this model has no own-repeat memory")
         clock = state["clock"]
         now = maximum(as_of[:, None], clock) if self.config.query_time else clock
-        moment = Moment(seconds(now), state["count"], state["visit"])
+        moment = Moment(since_2000(now), state["count"], state["visit"])
         # Before the first event the clock is 0 and there is nothing to fade.
         visits = self.repeats.faded(state["visits"], now - clock)
         scores: Tensor = self.repeats(_slots(state), visits, context, moment)
@@ -251,15 +254,11 @@ class Longwave(nn.Module):
         """Of n moments: last (n, D), count and clock (n, 1), as_of and platform (n).
 
         Returns:
-            asked (n, D), the gap (n, 1) ms since the last event, below 0 without one, and from when the ring's ages count,
-            (n, 1) ms since 2000.
+            asked (n, D), the gap (n, 1) ms since the last event, below 0 without one, and the moment, (n, 1) s since 2000.
         """
         now = maximum(as_of[:, None], clock)
         gap_ms = torch.where(count > 0, now - clock, -1)
-        until = seconds(now) * 1000
-        if not self.config.query_time:
-            until = until - gap_ms
-        return self.readout.asked(last, now, gap_ms, platform), gap_ms, until
+        return self.readout.asked(last, now, gap_ms, platform), gap_ms, since_2000(now)
 
     def _visits(self, trace: _Trace, new: Tensor, state: State) -> Tensor:
         """The decayed number of visits after a chunk, (B, C - 1), as `step` counts them."""

@@ -9,7 +9,6 @@ from model.nets.buckets import GapEmbedding
 from model.nets.calendar import CalendarEmbedding
 from model.nets.config import ModelConfig
 from model.nets.dropout import Dropout
-from model.nets.integers import at_least
 from model.nets.kinship import Kinship
 from model.nets.ring import RingAttention
 from model.nets.transition import Transition
@@ -80,20 +79,29 @@ RARE = 0.05
 """What is added to a decayed count before its logarithm: an item not seen for long is worth a twentieth of an event."""
 
 
+def recency(popularity: Tensor) -> Tensor:
+    """What the scores take of decayed counts: their logarithm."""
+    return torch.log(popularity + RARE)
+
+
 def item_scores(
     interests: Tensor, item_matrix: Tensor, item_bias: Tensor, popularity: Tensor, popularity_weight: Tensor
 ) -> Tensor:
+    """`scores_of`, from decayed counts at the moment of asking."""
+    return scores_of(interests, item_matrix, item_bias, recency(popularity), popularity_weight)
+
+
+def scores_of(interests: Tensor, item_matrix: Tensor, item_bias: Tensor, recent: Tensor, popularity_weight: Tensor) -> Tensor:
     """Scores of all items without own repeats.
 
     Args:
         interests (n, J, D), item_matrix (N, D), popularity_weight (n, P).
         item_bias: (N), or one for each moment, (n or 1, N).
-        popularity: decayed counts at the moment of asking, (N, P) or one table per moment (n, N, P).
+        recent: `recency` at the moment of asking, (N, P) or one table per moment (n, N, P).
 
     Returns:
         (n, N): the best match of the J interests, plus bias, plus the weighted logarithm of recent popularity.
     """
-    recent = torch.log(popularity + RARE)
     if recent.dim() == 2:
         beside = torch.addmm(item_bias, popularity_weight, recent.t())
     else:
@@ -116,6 +124,6 @@ def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_inte
 def repeat_additions(rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> tuple[Tensor, Tensor]:
     """What `add_repeats` adds where: item rows (n, R) int64 and amounts (n, R), 0 where there is no item."""
     known = rows >= 0
-    index = at_least(rows, 0)
+    index = torch.where(known, rows, 0)
     match = torch.matmul(item_matrix[index], repeat_interest[..., None]).flatten(1)  # by flattening nothing is copied
     return index, torch.where(known, repeat_scores + match, 0.0)

@@ -188,13 +188,13 @@ NOTHING_LOST_NOTHING_TWICE = [
         invariant="I2",
         broken="A call whose reply was lost is sent again by the store itself, also where no event id tells the two apart.",
         file="app/state/transport.py",
-        original="                    replies = await _pipeline(connection, [*commands, *extra])\n",
+        original="                replies = await wire.ask([*commands, *extra] if extra else commands, timeout_s)\n",
         replacement="""\
-                    try:
-                        replies = await _pipeline(connection, [*commands, *extra])
-                    except _AWAY:
-                        await connection.connect()
-                        replies = await _pipeline(connection, [*commands, *extra])
+                try:
+                    replies = await wire.ask([*commands, *extra] if extra else commands, timeout_s)
+                except _AWAY:
+                    wire = await Wire.open(self._pool.make_connection())
+                    replies = await wire.ask([*commands, *extra] if extra else commands, timeout_s)
 """,
         killed_by=FAILURES + "test_what_may_have_been_stored_is_never_sent_again_unasked",
     ),

@@ -45,7 +45,7 @@ def scored(runtime, catalogue, interest, k):
     feeds = interest | {
         "item_matrix": runtime.bundle.vectors,
         "item_bias": runtime.bundle.bias,
-        "popularity": runtime.bundle.popularity.astype(np.float32),
+        **runtime.of_popularity(runtime.bundle.popularity.astype(np.float32)),
         "bias": np.zeros((1, len(catalogue)), np.float32),
         "repeat_rows": catalogue.rows_of_keys(interest["repeat_keys"]),
         "k": np.asarray([k]),

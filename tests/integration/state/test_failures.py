@@ -116,18 +116,27 @@ async def test_a_hanging_redis_times_out_and_the_retry_stores_the_event_once(own
 
 
 class Line:
-    """A line to a Redis, with a socket of its own, that may break when a reply is on it."""
+    """A line to a Redis, with a socket of its own, that may break when a reply is on it, and carries so many bytes at a time."""
 
-    def __init__(self, socket: str) -> None:
+    def __init__(self, socket: str, piece: int = 2**16) -> None:
         self.loses_the_next_reply = False
         self._socket = socket
+        self._piece = piece
+        self._writers: list[asyncio.StreamWriter] = []
+
+    def says(self, what: bytes) -> None:
+        """To everybody at its end, as if Redis did."""
+        for writer in self._writers:
+            writer.write(what)
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         replies, requests = await asyncio.open_unix_connection(self._socket)
         await asyncio.gather(self._carry(reader, requests), self._carry(replies, writer, lossy=True))
 
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lossy: bool = False) -> None:
-        while data := await source.read(2**16):
+        while data := await source.read(self._piece):
+            await asyncio.sleep(0)
             if lossy and self.loses_the_next_reply:
                 self.loses_the_next_reply = False
                 break
@@ -165,6 +174,43 @@ async def test_a_cancelled_call_leaves_no_reply_for_the_next_one(redis_url: str)
         (loaded,) = await store.load("default", "m", ["user 7"])
         assert loaded.tail == [event(7)]
     await store.close()
+
+
+async def test_a_connection_that_redis_has_closed_meanwhile_is_not_asked(redis_url: str, raw: redis.Redis):
+    # Not asked and then asked again: nothing is sent twice that may have run.
+    store = RedisStore(redis_url, max_connections=1)
+    await store.append("default", [batch("alice", 1)])
+    others = [each["id"] for each in raw.client_list() if each["cmd"].startswith("eval")]
+    assert others
+    for connection in others:
+        raw.client_kill_filter(_id=connection)
+    await asyncio.sleep(0.05)
+    await store.append("default", [batch("alice", 2)])
+    assert await store.recent("default", "alice", 10) == [event(1), event(2)]
+    await store.close()
+
+
+async def test_what_comes_unasked_is_no_reply_to_who_asks_next(redis_url: str, tmp_path: Path):
+    line = Line(redis_url.removeprefix("unix://").partition("?")[0])
+    async with await asyncio.start_unix_server(line.connect, tmp_path / "line"):
+        store = RedisStore(f"unix://{tmp_path}/line", max_connections=1)
+        await store.append("default", [batch("alice", 1)])
+        line.says(b":7\r\n")
+        await asyncio.sleep(0.05)
+        assert await store.recent("default", "alice", 10) == [event(1)]
+        await store.close()
+        await asyncio.sleep(0.05)  # the line ends after its ends
+
+
+async def test_replies_come_in_pieces_and_in_heaps(redis_url: str, tmp_path: Path):
+    line = Line(redis_url.removeprefix("unix://").partition("?")[0], piece=7)
+    async with await asyncio.start_unix_server(line.connect, tmp_path / "line"):
+        store = RedisStore(f"unix://{tmp_path}/line")
+        users = [f"user {n}" for n in range(20)]
+        await store.append("default", [batch(user, n) for n, user in enumerate(users)])
+        assert [loaded.tail for loaded in await store.load("default", "m", users)] == [[event(n)] for n in range(20)]
+        await store.close()
+        await asyncio.sleep(0.05)  # the line ends after its ends
 
 
 async def test_a_full_redis_refuses_the_whole_append(store: RedisStore, raw: redis.Redis):

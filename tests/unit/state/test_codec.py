@@ -79,6 +79,33 @@ def test_unpacked_arrays_can_be_written_and_fed_to_onnxruntime():
     assert all(array.flags.writeable and array.flags.c_contiguous and array.dtype.isnative for array in back.values())
 
 
+@pytest.mark.parametrize("users", [1, 3])
+def test_what_is_read_is_what_is_unpacked_and_fit_for_onnxruntime(users: int):
+    blobs = CODEC.pack_many([HEADER] * users, arrays(8, users))
+    names = ["clock", "h", "repeat_key"]  # of these the clock lies behind three bytes, where no int64 should be read
+    found, expected = CODEC.read_many(blobs, names), CODEC.unpack_many(blobs)[1]
+    assert list(found) == names
+    for name, array in found.items():
+        assert (array.dtype, array.shape) == (expected[name].dtype, expected[name].shape)
+        assert array.tobytes() == expected[name].tobytes()
+        assert array.flags.aligned or users > 1  # what is not contiguous is copied anyhow
+    assert users > 1 or all(array.flags.c_contiguous for array in found.values())
+
+
+def test_one_state_is_read_where_it_lies():
+    (blob,) = CODEC.pack_many([HEADER], arrays(8, 1))
+    found = CODEC.read_many([blob], ["h"])["h"]
+    assert np.shares_memory(found, np.frombuffer(blob, np.uint8))
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_what_is_no_state_of_this_model_is_not_read(others: int):
+    *good, bad = CODEC.pack_many([HEADER] * (others + 1), arrays(5, others + 1))
+    for broken in (bad[:-1], b"LWSX" + bad[4:], bad[:4] + b"\x63" + bad[5:]):
+        with pytest.raises(StateFormatError):
+            CODEC.read_many([*good, broken], ["h"])
+
+
 def test_bytes_are_the_documented_layout():
     blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(2, 1).items()})
     magic, version, _, epoch, base, applied, catalogue = struct.unpack_from("<4sHH8sQQQ", blob)
