@@ -262,11 +262,11 @@ def bench(
                 else:
                     setup = Setup(choose_bundle(folder), choose_cores())
                     of_part[str(count)] = measure_service(setup, _RATES, count >= _FILTERED_FROM, seconds, say)
-            of_part["load_average"]["after"] = load_average()
+                of_part["load_average"]["after"] = load_average()
+                write(rounded(_figures(found) | found), out)  # the next one takes long, and may fail
     except (BenchError, LongwaveError) as error:
         Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
         sys.exit(2)
-    write(rounded(_figures(found) | found), out)
     console.print(f"-> {os.path.relpath(out)}")
 
 

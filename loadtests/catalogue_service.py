@@ -178,7 +178,7 @@ def _least_wanted(running: Stand, users: Sequence[str]) -> dict[str, str]:
     filters = {}
     with Client(running.service) as client:
         for user in users:
-            asked = {"user_id": user, "item_ids": chance.sample(running.setup.bundle.items, _SAMPLED)}
+            asked = {"user_id": user, "items": chance.sample(running.setup.bundle.items, _SAMPLED)}
             scores = defaultdict(list)
             for item in json.loads(client.answer(post("/v1/rankings", json.dumps(asked).encode())).body)["items"]:
                 for kind in kinds[item["item_id"]]:
