@@ -29,12 +29,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
-import structlog
 
 from app.catalogue.catalogue import Bool, Catalogue, Float32
 from app.catalogue.popularity import Float64, Int64, LivePopularity
-from app.errors import StorageError
 from app.recommend.answer import Query
+from app.recommend.refreshing import keep_fresh
 from app.recommend.ruled import Ruled
 from app.state.contexts import Contexts, Faded
 
@@ -48,8 +47,6 @@ _GROWN: Final = 1.01  # times what a value had when its items were read
 _READ_AT_ONCE: Final = 20  # values of which the items are read before others have a turn of the event loop
 _MOST_LIFTS: Final = 8  # that are kept within a second, 4 bytes an item each
 _MOST_MASKS: Final = 16  # categories whose items are known, a byte an item each
-
-log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,14 +190,7 @@ class ContextPopularity:
 
     async def follow(self, period_s: float) -> None:
         """Refresh until cancelled; a store that is away is asked again."""
-        while True:
-            await asyncio.sleep(period_s)
-            try:
-                await self.refresh()
-            except StorageError as error:
-                log.warning("contexts not refreshed", error=error.detail)
-            except Exception:
-                log.exception("contexts not refreshed")
+        await keep_fresh("contexts", self.refresh, period_s)
 
     def _has_grown(self, known: _Value | None, faded: Faded) -> bool:
         if known is None or known.lacking not in (None, len(self._catalogue)):

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Protocol
 
-import structlog
-
 from app.catalogue.popularity import LivePopularity
-from app.errors import StorageError
+from app.recommend.refreshing import keep_fresh
 from app.state.store import StateStore
-
-log = structlog.get_logger()
 
 
 class OpeningStore(StateStore, Protocol):
@@ -60,11 +55,4 @@ class PopularityFollower:
 
     async def follow(self, period_s: float) -> None:
         """Refresh until cancelled; a store that is away is asked again."""
-        while True:
-            await asyncio.sleep(period_s)
-            try:
-                await self.refresh()
-            except StorageError as error:
-                log.warning("popularity not refreshed", error=error.detail)
-            except Exception:
-                log.exception("popularity not refreshed")
+        await keep_fresh("popularity", self.refresh, period_s)

@@ -22,6 +22,7 @@ import structlog
 
 from app.catalogue.catalogue import ALWAYS, NEVER, Catalogue, Float32
 from app.errors import LongwaveError, StorageError
+from app.recommend.refreshing import keep_fresh
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
 from app.state.items import Item, ItemStore, Mark, Said
@@ -101,14 +102,7 @@ class LiveItems:
 
     async def follow(self) -> None:
         """Refresh until cancelled; a store that is away is asked again."""
-        while True:
-            try:
-                await self.refresh()
-            except StorageError as error:
-                log.warning("the catalogue is not refreshed", error=error.detail)
-            except Exception:
-                log.exception("the catalogue is not refreshed")
-            await asyncio.sleep(self._poll_s)
+        await keep_fresh("catalogue", self.refresh, self._poll_s)
 
     async def encode(self) -> None:
         """Make vectors of the items that wait for theirs, until cancelled."""
