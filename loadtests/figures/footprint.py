@@ -24,7 +24,6 @@ _USERS: Final = 60
 _BATCH: Final = 500
 _COMMITTED_S: Final = 120.0
 _REWRITE_S: Final = 60.0
-_IDLE_S: Final = 3.0
 _KINDS: Final = ("seq", "meta", "ids", "state")
 
 
@@ -40,9 +39,7 @@ def measure(setup: Setup) -> Part:
 
 
 def _measure(setup: Setup, users: list[str], both: Twins) -> Part:
-    # Looks at the catalogue ten times a second keep the buffers of their connection in a state that Redis counts late.
-    quiet = {"bundles_dir": both.folder, "catalogue_poll_ms": 60_000}
-    with stand(replace(setup, bundle=replace(setup.bundle, folder=both.first)), **quiet) as running:
+    with stand(replace(setup, bundle=replace(setup.bundle, folder=both.first)), bundles_dir=both.folder) as running:
         _touch_everything(running)
         before = _used(running.redis)
         popularity_before = _popularity_bytes(running.redis)
@@ -96,19 +93,19 @@ def _archive(client: redis.Redis) -> None:
 
 
 def _used(client: redis.Redis) -> int:
-    """used_memory without what Redis takes to talk and to write: buffers of connections and of the append-only file.
+    """used_memory without what Redis takes to talk and to write: its connections and the buffer of the append-only file.
 
-    These come and go. Waits until Redis has cut and counted those of idle connections, which it does once in two seconds, and for
-    the end of a rewrite of that file, which has buffers of its own.
+    Connections are weighed at the same moment (`mem_clients_normal` is a few seconds old, and one buffer is 32 KB). Waits for the
+    end of a rewrite of that file, which has buffers of its own.
     """
-    time.sleep(_IDLE_S)
     deadline = time.monotonic() + _REWRITE_S
     while client.info("persistence")["aof_rewrite_in_progress"]:
         if time.monotonic() > deadline:
             raise BenchError(f"Redis still rewrites its append-only file after {_REWRITE_S:g} s")
         time.sleep(0.1)
-    memory = client.info("memory")
-    used: int = memory["used_memory"] - memory["mem_clients_normal"] - memory["mem_aof_buffer"]
+    with client.pipeline(transaction=True) as together:
+        memory, connections = together.info("memory").client_list().execute()
+    used: int = memory["used_memory"] - sum(int(one["tot-mem"]) for one in connections) - memory["mem_aof_buffer"]
     return used
 
 
