@@ -23,11 +23,6 @@ class Beside:
         """A model that answers here."""
         return self._standing.get(model_id)
 
-    @property
-    def model_ids(self) -> Collection[str]:
-        """Those that answer here, or soon will."""
-        return self._standing.keys() | self._starting.keys()
-
     async def follow(self, served: ServedModel, opened: Mapping[str, ServedModel], wanted: Collection[str]) -> None:
         """Have those models stand beside `served` that are wanted, as soon as they are open, and no others.
 
@@ -49,15 +44,26 @@ class Beside:
             else:
                 log.error("cannot start a model", model=model_id, reason=str(error))  # the next look tries again
         gone += [self._standing.pop(model_id) for model_id in self._standing.keys() - wanted]
-        served.tell([self._standing[model_id] for model_id in sorted(self._standing)])
+        self._tell(served)
         for model in gone:
             if model is not served:
+                # Requests that have begun with it end with it: nothing of it is closed, only its own work ends.
                 await model.stop()
+
+    def change_places(self, before: ServedModel, served: ServedModel) -> None:
+        """One that was serving stands beside the one that serves from this moment on, whether it is wanted or not: `follow` tells."""
+        self._standing.pop(served.model_id, None)
+        self._standing[before.model_id] = before
+        before.tell(())
+        self._tell(served)
 
     async def yield_to_serving(self, model_id: str) -> None:
         """A model is about to serve, and is started for that: not by two at once."""
         if model_id in self._starting:
             await _ended(self._starting.pop(model_id))
+
+    def _tell(self, served: ServedModel) -> None:
+        served.tell([self._standing[model_id] for model_id in sorted(self._standing)])
 
     async def stop(self) -> None:
         """Begin nothing any more. What stands is for the caller to stop."""

@@ -70,6 +70,7 @@ class Hall:
         self._served = first
         self._wanted_beside = beside
         self._beside = Beside()
+        self._named: Collection[str] = ()  # what `beside` said last
         self._generation = 0
         self.bringing: str | None = None
         self._introduced = False
@@ -287,9 +288,8 @@ class Hall:
             await self._beside.yield_to_serving(model.model_id)
             await model.start()
             before, self._served = self._served, model
-            before.tell(())
-            # Requests that have begun with the old one end with it: nothing of it is closed, only its own work ends.
-            await before.stop()
+            # An arm may name the old one: it answers on without a gap, until `_stand_beside` finds, in this look, that none does.
+            self._beside.change_places(before, model)
             log.info("switched", model=model.model_id, before=before.model_id, generation=serving.generation)
         self._generation = serving.generation
         self._metrics.generation.set(serving.generation)
@@ -340,12 +340,12 @@ class Hall:
     async def _stand_beside(self) -> Collection[str]:
         """Have those models answer beside the one that serves which experiments name; returns their ids."""
         try:
-            wanted = await self._wanted_beside()
-        except (StorageError, DamagedError):  # whatever becomes of experiments, the one that serves is followed
-            wanted = self._beside.model_ids
+            self._named = await self._wanted_beside()
+        except (StorageError, DamagedError):
+            pass  # whatever becomes of experiments, the one that serves is followed
         except Exception:
             log.exception("cannot tell which models are to answer beside the one that serves")
-            wanted = self._beside.model_ids
+        wanted = self._named
         for model_id in wanted:
             self._prepare(model_id)
         await self._beside.follow(self._served, self._open, wanted)

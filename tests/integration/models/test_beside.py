@@ -103,6 +103,55 @@ async def test_a_model_that_was_active_stays_beside_while_an_arm_names_it_and_go
         await until(worker, old, "previous")
 
 
+async def test_a_model_that_an_arm_names_answers_at_every_moment_of_an_activation(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as worker:
+        await put(worker, {"name": "a", "share": 1, "model_id": old}, {"name": "b", "share": 1, "model_id": new})
+        await until(worker, new, "beside")
+        missed: list[str] = []
+
+        async def watch() -> None:
+            while True:  # each time that anything else had a turn: a request may be the next that has one
+                missed.extend(model_id for model_id in (old, new) if worker.hall.beside(model_id) is None)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        for model_id in (new, old):
+            assert (await worker.activate(model_id)).status_code == 200
+            await asyncio.sleep(0.1)  # some looks more
+        watching.cancel()
+        assert not missed
+
+
+async def test_a_model_beside_hears_of_the_events_from_the_moment_in_which_it_is_no_longer_active(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as worker:
+        await put(worker, {"name": "a", "share": 1, "model_id": old}, {"name": "b", "share": 1, "model_id": new})
+        await until(worker, new, "beside")
+        deaf: list[str] = []
+
+        async def watch() -> None:
+            while True:
+                served = worker.hall.service.runtime.bundle.manifest.model_id
+                other = worker.hall.opened(new if served == old else old)
+                if other not in worker.hall.opened(served)._beside:
+                    deaf.append(served)
+                await asyncio.sleep(0)
+
+        watching = asyncio.create_task(watch())
+        assert (await worker.activate(new)).status_code == 200
+        watching.cancel()
+        assert not deaf
+
+
+async def test_a_model_that_was_active_and_that_no_arm_names_ends_its_work(start, two_models):
+    folder, old, new = two_models
+    async with start(folder, old) as worker:
+        assert (await worker.activate(new)).status_code == 200
+        assert worker.hall.beside(old) is None
+        assert not worker.hall.opened(old)._tasks
+
+
 async def test_an_arm_whose_model_is_not_open_is_answered_by_the_active_one_and_counts_for_nobody(start, two_models, tmp_path):
     folder, old, new = two_models
     copy = shutil.copytree(folder, tmp_path / "bundles")
