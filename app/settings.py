@@ -70,6 +70,14 @@ class Settings(BaseSettings):
     backfill_events_per_s: int = Field(
         5_000, ge=1, le=10_000_000, description="At most so many events a second are folded by a backfill."
     )
+    models_beside: int = Field(
+        4,
+        ge=0,
+        le=256,
+        description="Most models that stand beside the active one since arms of running experiments name them; each takes memory "
+        "of its own. An experiment that wants more is refused (409). Where there are more already, they have theirs in the "
+        "order of their names, and the active model answers for the arms that are left.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
         description="Where the model runs. `auto` takes CUDA if ONNX Runtime offers it and it starts, else the CPU, and says "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 import msgspec
@@ -11,14 +12,16 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from app.api.body import read_model
+from app.api.damaged import DamagedEntry, told
 from app.api.openapi import answers, model_body
 from app.api.parameters import KnownUserId
 from app.api.service import hook_of, json_response, models_of, service_of
 from app.api.trial import experiment_of
 from app.errors import ConflictError, InvalidRequestError, NotFoundError
 from app.ingest.schema import Id
-from app.recommend.experiment import HOLDOUT, ExperimentSettings
+from app.recommend.experiment import HOLDOUT, ExperimentSettings, models_named
 from app.recommend.experiment import Experiment as Settled
+from app.settings import variable
 from app.state.versioned import MOST, MOST_VERSIONS, Stored
 
 router = APIRouter(tags=["experiments"])
@@ -66,6 +69,7 @@ class ExperimentList(msgspec.Struct, frozen=True):
     """All experiments, by name."""
 
     experiments: list[Experiment]
+    damaged: Annotated[list[DamagedEntry] | UnsetType, Meta(description="Those that cannot be read, if there are any.")] = UNSET
 
 
 class ExperimentGone(msgspec.Struct, frozen=True):
@@ -88,9 +92,8 @@ class UserArm(msgspec.Struct, frozen=True):
 @router.get("/v1/experiments", summary="All experiments", responses=answers(ExperimentList, 503), operation_id="get_experiments")
 async def get_experiments(request: Request) -> Response:
     """The latest version of each, also of those that are stopped."""
-    experiments = models_of(request).experiments
-    found = [_answer(experiments.read(one)) for one in await experiments.store.every()]
-    return json_response(ExperimentList(found))
+    found, damaged = await models_of(request).experiments.every()
+    return json_response(ExperimentList([_answer(one) for one in found], told("experiment", damaged)))
 
 
 @router.get(
@@ -118,15 +121,19 @@ async def put_experiment(request: Request, name: ExperimentId) -> Response:
     """A new version of the experiment; it holds everywhere within `LONGWAVE_CATALOGUE_POLL_MS`. The same again is no new version.
 
     Users stay where they are while the salt stays; other shares or another holdout move as few as the order of the arms allows.
-    Scenarios and models of the arms must be there; of an experiment that is `stopped`, only the scenario of the first one.
+    Scenarios and models of the arms must be there, but models that it has already while it runs; of an experiment that is
+    `stopped`, only the scenario of the first one. All experiments that run may name `LONGWAVE_MODELS_BESIDE` models beside the
+    active one (409).
     """
     hook = hook_of(request)
     settings = await read_model(request, ExperimentSettings, hook.settings.max_body_bytes, hook.bounds)
-    await _check(request, settings)
+    experiments = models_of(request).experiments
+    running = await experiments.running()
+    await _check(request, settings, running.get(name, ()))
+    _check_models(request, running, running | {name: models_named(settings)})
     if settings.salt is None:  # said outright, so that it is found wherever the experiment is read or copied
         settings = settings.model_copy(update={"salt": name})
     said = settings.model_dump(mode="json", exclude_none=True)
-    experiments = models_of(request).experiments
     version = await experiments.store.put(name, msgspec.json.encode(said, order="deterministic"))
     if version is None:
         raise ConflictError(f"there are {MOST['experiment']} experiments already, which is the most")
@@ -171,13 +178,14 @@ async def delete_experiment(request: Request, name: ExperimentId) -> Response:
     return json_response(ExperimentGone(name))
 
 
-async def _check(request: Request, settings: ExperimentSettings) -> None:
+async def _check(request: Request, settings: ExperimentSettings, had: Sequence[str]) -> None:
     """Raises InvalidRequestError if what the arms need is not there. Of a stopped one only the first arm needs anything: it must
-    be possible to stop one whose scenarios and models have gone."""
+    be possible to stop one whose scenarios and models have gone. Models that it had while it ran may answer on without their
+    bundles, and whatever else is changed does not depend on them."""
     arms = settings.arms[:1] if settings.stopped else settings.arms
     scenarios = {arm.scenario for arm in arms if arm.scenario is not None}
     missing = await (await service_of(request)).scenarios.store.missing(scenarios) if scenarios else set()
-    bundles = {name for name, found in models_of(request).hall.look().items() if found.manifest is not None}
+    bundles = {name for name, found in models_of(request).hall.look().items() if found.manifest is not None} | {*had}
     errors = []
     for place, arm in enumerate(arms):
         if arm.scenario in missing:
@@ -186,6 +194,18 @@ async def _check(request: Request, settings: ExperimentSettings) -> None:
             errors.append({"field": f"arms.{place}.model_id", "message": f"no bundle here has the model {arm.model_id!r}"})
     if errors:
         raise InvalidRequestError(f"{errors[0]['field']}: {errors[0]['message']}", errors)
+
+
+def _check_models(request: Request, before: Mapping[str, Sequence[str]], after: Mapping[str, Sequence[str]]) -> None:
+    """Raises ConflictError if the models of running experiments, by the experiments' names, become too many to stand beside the
+    active one; where they are too many already, no more may come."""
+    most, active = hook_of(request).settings.models_beside, models_of(request).hall.model_id
+    models = {model_id for named in after.values() for model_id in named} - {active}
+    if len(models) > most and not models.issubset(model_id for named in before.values() for model_id in named):
+        raise ConflictError(
+            f"with it the arms of running experiments would name {len(models)} models beside the active one "
+            f"({', '.join(sorted(models))}); {variable('models_beside')} allows {most}"
+        )
 
 
 def _answer(found: Settled) -> Experiment:

@@ -6,15 +6,16 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from fastapi import APIRouter, Path, Query, Request, Response
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from app.api.body import read_model
+from app.api.damaged import DamagedEntry, told
 from app.api.openapi import answers, model_body
 from app.api.service import hook_of, json_response, service_of
-from app.errors import ConflictError, NotFoundError, TooLargeError
+from app.errors import ConflictError, DamagedError, NotFoundError, TooLargeError
 from app.ingest.schema import Id
 from app.recommend.ruleset import RuleSet
-from app.state.versioned import MOST, MOST_BYTES, MOST_VERSIONS
+from app.state.versioned import MOST, MOST_BYTES, MOST_VERSIONS, Damaged, Stored
 
 router = APIRouter(tags=["scenarios"])
 
@@ -40,6 +41,7 @@ class ScenarioList(msgspec.Struct, frozen=True):
     """All scenarios, by name."""
 
     scenarios: list[Scenario]
+    damaged: Annotated[list[DamagedEntry] | UnsetType, Meta(description="Those that cannot be read, if there are any.")] = UNSET
 
 
 class ScenarioGone(msgspec.Struct, frozen=True):
@@ -51,8 +53,14 @@ class ScenarioGone(msgspec.Struct, frozen=True):
 @router.get("/v1/scenarios", summary="All scenarios", responses=answers(ScenarioList, 503), operation_id="get_scenarios")
 async def get_scenarios(request: Request) -> Response:
     """The latest version of each."""
-    found = await (await service_of(request)).scenarios.store.every()
-    return json_response(ScenarioList([Scenario(one.name, one.version, msgspec.json.decode(one.body)) for one in found]))
+    stored, damaged = await (await service_of(request)).scenarios.store.readable()
+    found = []
+    for one in stored:
+        try:
+            found.append(_scenario(one))
+        except DamagedError as error:
+            damaged.append(Damaged(one.name, error.detail))
+    return json_response(ScenarioList(found, told("scenario", damaged)))
 
 
 @router.put(
@@ -96,7 +104,7 @@ async def get_scenario(
     found = await (await service_of(request)).scenarios.store.get(name, version)
     if found is None:
         raise NotFoundError(f"there is no scenario {name!r}" + (f" of version {version}" if version is not None else ""))
-    return json_response(Scenario(name, found.version, msgspec.json.decode(found.body)))
+    return json_response(_scenario(found))
 
 
 @router.delete(
@@ -112,3 +120,11 @@ async def delete_scenario(request: Request, name: ScenarioId) -> Response:
         raise NotFoundError(f"there is no scenario {name!r}")
     scenarios.forget(name)
     return json_response(ScenarioGone(name))
+
+
+def _scenario(found: Stored) -> Scenario:
+    """Raises DamagedError if what is stored has no rules."""
+    try:
+        return Scenario(found.name, found.version, msgspec.json.decode(found.body, type=dict[str, Any]))
+    except msgspec.DecodeError:
+        raise DamagedError(f"what is stored of scenario {found.name!r} is damaged; store it again") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import structlog
 
@@ -15,13 +15,30 @@ log = structlog.get_logger()
 class Beside:
     """Starts and ends them, behind the back of the one that serves, which tells them of the events that it takes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        """`most` is how many may stand beside the one that serves."""
+        self._most = most
+        self._left_out: Sequence[str] = ()
         self._standing: dict[str, ServedModel] = {}
         self._starting: dict[str, asyncio.Task[None]] = {}
 
     def get(self, model_id: str) -> ServedModel | None:
         """A model that answers here."""
         return self._standing.get(model_id)
+
+    def chosen(self, served: ServedModel, named: Sequence[str]) -> Sequence[str]:
+        """Which of those models may stand beside `served`: the first ones, the same in every worker. The log says which not."""
+        others = [model_id for model_id in named if model_id != served.model_id]
+        chosen, left_out = others[: self._most], others[self._most :]
+        if left_out != self._left_out:
+            self._left_out = left_out
+            if left_out:
+                log.error(
+                    "experiments name more models than may stand beside the active one, which answers for them",
+                    most=self._most,
+                    left_out=left_out,
+                )
+        return chosen
 
     async def follow(self, served: ServedModel, opened: Mapping[str, ServedModel], wanted: Collection[str]) -> None:
         """Have those models stand beside `served` that are wanted, as soon as they are open, and no others.
@@ -51,7 +68,7 @@ class Beside:
                 await model.stop()
 
     def change_places(self, before: ServedModel, served: ServedModel) -> None:
-        """One that was serving stands beside the one that serves from this moment on, whether it is wanted or not: `follow` tells."""
+        """One that was serving stands beside the one that serves from this moment on, wanted or not: `follow` tells."""
         self._standing.pop(served.model_id, None)
         self._standing[before.model_id] = before
         before.tell(())

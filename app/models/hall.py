@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from time import monotonic
 from typing import Final
 
@@ -53,9 +53,10 @@ class Hall:
         metrics: Metrics,
         first: ServedModel,
         shelf: Shelf,
-        beside: Callable[[], Awaitable[Collection[str]]],
+        beside: Callable[[], Awaitable[Sequence[str]]],
     ) -> None:
-        """`beside` says which models are to answer beside the one that serves; it may raise StorageError."""
+        """`beside` says which models are to answer beside the one that serves, the first ones where they are too many; it may
+        raise StorageError."""
         self.worker = secrets.token_hex(8)
         self.board = ModelBoard(store)
         self.shelf = shelf
@@ -69,8 +70,8 @@ class Hall:
         self._token: str | None = None  # of the candidate that was seen last
         self._served = first
         self._wanted_beside = beside
-        self._beside = Beside()
-        self._named: Collection[str] = ()  # what `beside` said last
+        self._beside = Beside(settings.models_beside)
+        self._named: Sequence[str] = ()  # what `beside` said last
         self._generation = 0
         self.bringing: str | None = None
         self._introduced = False
@@ -111,6 +112,11 @@ class Hall:
     def service(self) -> Service:
         """What is served now, as far as this worker knows."""
         return self._served.service
+
+    @property
+    def model_id(self) -> str:
+        """Of the model that is served now, as far as this worker knows."""
+        return self._served.model_id
 
     @property
     def generation(self) -> int:
@@ -345,7 +351,7 @@ class Hall:
             pass  # whatever becomes of experiments, the one that serves is followed
         except Exception:
             log.exception("cannot tell which models are to answer beside the one that serves")
-        wanted = self._named
+        wanted = self._beside.chosen(self._served, self._named)
         for model_id in wanted:
             self._prepare(model_id)
         await self._beside.follow(self._served, self._open, wanted)

@@ -74,6 +74,11 @@ class ExperimentSettings(_Strict):
         return arms
 
 
+def models_named(settings: ExperimentSettings) -> list[str]:
+    """The models that stand beside the active one for an experiment: those that its arms name, as long as it runs."""
+    return [] if settings.stopped else [arm.model_id for arm in settings.arms if arm.model_id is not None]
+
+
 class Experiment:
     """An experiment as of one of its versions.
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from app.errors import StorageError, UnavailableError
-from app.recommend.experiment import Experiment, ExperimentSettings
+from app.recommend.experiment import Experiment, ExperimentSettings, models_named
 from app.recommend.remembered import Remembered
-from app.state.versioned import Stored, VersionedStore
+from app.state.versioned import Damaged, Stored, VersionedStore
 
 
 class Experiments(Remembered[Experiment]):
@@ -15,29 +15,45 @@ class Experiments(Remembered[Experiment]):
 
     def __init__(self, store: VersionedStore, fresh_s: float) -> None:
         super().__init__(store, fresh_s, _experiment)
-        self._models: tuple[Sequence[Stored], frozenset[str]] | None = None
+        self._running: tuple[Sequence[Stored], Mapping[str, list[str]]] | None = None
 
-    async def models(self) -> set[str]:
-        """The ids of the models that arms of running experiments name; while storage is away, those that it had last.
+    async def every(self) -> tuple[list[Experiment], list[Damaged]]:
+        """All that can be read, and what is wrong with the others. Raises StorageError."""
+        stored, damaged = await self.store.readable()
+        found = []
+        for one in stored:
+            try:
+                found.append(self.read(one))
+            except UnavailableError as error:
+                damaged.append(Damaged(one.name, error.detail))
+        return found, damaged
+
+    async def running(self) -> dict[str, list[str]]:
+        """The models that arms name of each experiment that runs, by its name and in this order. Raises StorageError."""
+        every, _ = await self.store.readable()  # what is damaged is said when somebody asks for it
+        if self._running is None or self._running[0] != every:
+            self._running = every, {one.name: models for one in every if (models := self._models_of(one))}
+        return dict(self._running[1])
+
+    async def models(self) -> list[str]:
+        """The ids of the models that arms of running experiments name, in the order of the experiments' names and of their arms;
+        while storage is away, those that it had last.
 
         Raises StorageError if storage is away and was not asked before.
         """
         try:
-            every, _ = await self.store.readable()  # what is damaged is said when somebody asks for it
+            running: Mapping[str, list[str]] = await self.running()
         except StorageError:
-            if self._models is None:
+            if self._running is None:
                 raise
-        else:
-            if self._models is None or self._models[0] != every:
-                self._models = every, frozenset(model_id for one in every for model_id in self._of(one))
-        return set(self._models[1])
+            running = self._running[1]
+        return list(dict.fromkeys(model_id for models in running.values() for model_id in models))
 
-    def _of(self, one: Stored) -> set[str]:
+    def _models_of(self, one: Stored) -> list[str]:
         try:
-            settings = self.read(one).settings
+            return models_named(self.read(one).settings)
         except UnavailableError:  # of another version: it is said when somebody asks for it
-            return set()
-        return set() if settings.stopped else {arm.model_id for arm in settings.arms if arm.model_id is not None}
+            return []
 
 
 def _experiment(found: Stored) -> Experiment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, Literal
+from urllib.parse import quote
 
 from app.errors import DamagedError
 from app.state import keys
@@ -29,6 +30,15 @@ class Stored:
     name: str
     version: int
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """What is stored and cannot be read, and why. A field under whose name nothing could be stored is called by its bytes,
+    percent-encoded."""
+
+    name: str
+    reason: str
 
 
 class VersionedStore:
@@ -62,27 +72,31 @@ class VersionedStore:
         there = await self._store.all([("HEXISTS", self._keys[0], keys.encode_id(name)) for name in names])
         return {name for name, found in zip(names, there, strict=True) if not found}
 
-    async def every(self) -> list[Stored]:
-        """The latest version of each, by name. Raises DamagedError also if one is damaged."""
-        found, damaged = await self.readable()
-        if damaged:
-            raise damaged[0]
-        return found
-
-    async def readable(self) -> tuple[list[Stored], list[DamagedError]]:
-        """The latest version of each that is not damaged, by name; and what is wrong with the others."""
+    async def readable(self) -> tuple[list[Stored], list[Damaged]]:
+        """The latest version of each that is not damaged, and those that are; both by name."""
         (said,) = await self._store.all([("HGETALL", self._keys[0])])
         found, damaged = [], []
-        for name, value in zip(said[::2], said[1::2], strict=True):
+        for field, value in zip(said[::2], said[1::2], strict=True):
+            name = _decoded(field)
+            if name is None:
+                damaged.append(Damaged(_called(field), "nothing could be stored under this name"))
+                continue
             try:
-                found.append(self._read(_decoded(name), value))
+                found.append(self._read(name, value))
             except DamagedError as error:
-                damaged.append(error)
-        return sorted(found, key=lambda one: one.name), damaged
+                damaged.append(Damaged(name, error.detail))
+        return sorted(found, key=lambda one: one.name), sorted(damaged, key=lambda one: one.name)
 
     async def delete(self, name: str) -> bool:
-        """Forget a name with all its versions; False if there is none."""
-        (done,) = await self._store.run(script("versioned"), [(self._keys, (keys.encode_id(name),))], durable=True)
+        """Forget a name with all its versions, or what `readable` calls by it; False if there is none."""
+        if await self._forget(keys.encode_id(name)):
+            return True
+        (fields,) = await self._store.all([("HKEYS", self._keys[0])])
+        odd = [field for field in fields if _decoded(field) is None and _called(field) == name]
+        return bool(odd) and await self._forget(odd[0])
+
+    async def _forget(self, field: str | bytes) -> bool:
+        (done,) = await self._store.run(script("versioned"), [(self._keys, (field,))], durable=True)
         return bool(done)
 
     def _read(self, name: str, found: bytes) -> Stored:
@@ -92,8 +106,14 @@ class VersionedStore:
         return Stored(name, int(version), body)
 
 
-def _decoded(name: bytes) -> str:
+def _decoded(field: bytes) -> str | None:
+    """The name whose field this is; None if it is no name's, such as after a hand that slipped."""
     try:
-        return keys.decode_id(name.decode())
+        name = keys.decode_id(field.decode())
     except ValueError:
-        raise DamagedError(f"{name[:64]!r} is no name under which something could be stored; delete that field") from None
+        return None
+    return name if keys.encode_id(name).encode() == field else None
+
+
+def _called(field: bytes) -> str:
+    return quote(field, safe="")

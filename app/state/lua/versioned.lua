@@ -7,22 +7,30 @@
 -- Returns the version, nil if there are too many names; to forget: 1, or 0 if there is none
 
 local name = ARGV[1]
-local version, there = string.match(redis.call('HGET', KEYS[1], name) or '', '^(%d+) (.*)$')
+local found = redis.call('HGET', KEYS[1], name)
+local version, there = string.match(found or '', '^(%d+) (.*)$')
+if version and #version > 15 then version, there = nil, nil end
 version = tonumber(version)
 local forgotten = tonumber(redis.call('HGET', KEYS[2], '') or '0')
+local kept = {}
+if found and (not version or not ARGV[2]) then
+  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
+    if string.sub(field, 1, #name + 1) == name .. ':' then kept[#kept + 1] = field end
+  end
+end
+if found and not version then -- it is damaged, and the versions that are kept know how far it had come
+  version = forgotten
+  for _, field in ipairs(kept) do version = math.max(version, tonumber(string.sub(field, #name + 2)) or 0) end
+end
 if not ARGV[2] then
   if redis.call('HDEL', KEYS[1], name) == 0 then return 0 end
-  for _, field in ipairs(redis.call('HKEYS', KEYS[2])) do
-    if string.sub(field, 1, #name + 1) == name .. ':' then redis.call('HDEL', KEYS[2], field) end
-  end
+  for _, field in ipairs(kept) do redis.call('HDEL', KEYS[2], field) end
   -- What was made under a version names it for as long as an archive lasts: it must not become another one's.
-  redis.call('HSET', KEYS[2], '', string.format('%.0f', math.max(forgotten, version or 0)))
+  redis.call('HSET', KEYS[2], '', string.format('%.0f', math.max(forgotten, version)))
   return 1
 end
 if there == ARGV[2] then return version end
-if not version and redis.call('HEXISTS', KEYS[1], name) == 0 and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) then
-  return false
-end
+if not found and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[4]) then return false end
 version = (version or forgotten) + 1
 local text = string.format('%.0f', version)
 redis.call('HSET', KEYS[1], name, text .. ' ' .. ARGV[2])

@@ -9,6 +9,7 @@ import shutil
 import pytest
 from bundle_edit import edit_manifest
 from conftest import START_MS, event, history, same_list
+from structlog.testing import capture_logs
 from test_impressions_api import counted, shown
 
 from app.errors import StorageError
@@ -408,16 +409,15 @@ async def test_storage_that_has_just_been_found_away_is_not_waited_for_again_whe
 
 async def test_the_models_of_running_experiments_are_known_also_while_storage_is_away(client, monkeypatch, raw):
     experiments = client._transport.app.state.hook.models.experiments  # type: ignore[attr-defined]
-    assert await experiments.models() == set()
+    assert await experiments.models() == []
     model = (await client.ask("u", k=1))["model_id"]
     arms = [{"name": "a", "share": 1}, {"name": "b", "share": 1, "model_id": model}]
     await put(client, "one", arms=arms)
     await put(client, "two", arms=arms[:1])
-    assert await experiments.models() == {model}
+    assert await experiments.models() == [model]
     # One that only a later version understands hides no other.
     raw.hset(keys.named_key("default", "experiment"), "later", '3 {"bandit":{}}')
-    assert await experiments.models() == {model}
-    assert (await client.get("/v1/experiments")).status_code == 503
+    assert await experiments.models() == [model]
     problem = await ask(client, "u", 503, experiment="later")
     assert "another version" in problem["detail"]
     await client.delete("/v1/experiments/later")
@@ -428,9 +428,33 @@ async def test_the_models_of_running_experiments_are_known_also_while_storage_is
 
     with monkeypatch.context() as patch:
         patch.setattr(RedisStore, "all", away)
-        assert await experiments.models() == {model}
+        assert await experiments.models() == [model]
     await put(client, "one", arms=arms, stopped=True)
-    assert await experiments.models() == set()
+    assert await experiments.models() == []
+
+
+async def test_what_is_damaged_is_named_beside_the_others_and_can_be_taken_away(shop, raw):
+    whole = {kind: (await shop.get(f"/v1/{kind}s")).json() for kind in ("experiment", "scenario")}
+    for kind, every in whole.items():
+        damage = (
+            {"bad": "nonsense", "later": '3 {"bandit":{}}', "no json": "3 {"}
+            if kind == "experiment"
+            else {"bad": "", "list": "3 []"}
+        )
+        raw.hset(keys.named_key("default", kind), mapping={keys.encode_id(name): value for name, value in damage.items()})
+        with capture_logs() as logs:
+            response = await shop.get(f"/v1/{kind}s")
+        assert response.status_code == 200, response.text
+        answer = response.json()
+        assert [one["name"] for one in logs if one["event"] == f"a stored {kind} is damaged"] == sorted(damage)
+        assert answer[f"{kind}s"] == every[f"{kind}s"]
+        assert [one["name"] for one in answer["damaged"]] == sorted(damage)
+        assert all("store it again" in one["reason"] for one in answer["damaged"])
+        for name in damage:
+            problem = (await shop.get(f"/v1/{kind}s/{name}")).json()
+            assert (problem["status"], name in problem["detail"]) == (503, True)
+            assert (await shop.delete(f"/v1/{kind}s/{name}")).status_code == 200
+        assert (await shop.get(f"/v1/{kind}s")).json() == every
 
 
 async def test_an_arm_of_the_active_model_is_served_and_one_that_is_not_open_is_counted(client, tiny_bundle, monkeypatch):

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import redis
@@ -77,7 +78,7 @@ async def test_a_model_that_has_just_started_and_is_not_wanted_any_more_does_not
         served, model = worker.hall.opened(old), worker.hall.opened(new)
         await worker.stop_following()
         await model.stop()
-        beside = Beside()
+        beside = Beside(4)
         await beside.follow(served, {new: model}, [new])
         await asyncio.gather(*beside._starting.values())
         assert model._tasks
@@ -132,7 +133,11 @@ async def test_one_damaged_experiment_takes_neither_the_service_nor_the_other_ex
         assert (await worker.get("/readyz")).status_code == 200
         assert (await worker.ask("u"))["model_id"] == old
         assert (await ask(worker, "u"))["model_id"] == new
-        assert (await worker.get("/v1/experiments")).status_code == 503
+        every = (await worker.get("/v1/experiments")).json()
+        assert [one["name"] for one in every["experiments"]] == ["x"]
+        (damaged,) = every["damaged"]
+        assert (await worker.delete(f"/v1/experiments/{quote(damaged['name'])}")).status_code == 200
+        assert "damaged" not in (await worker.get("/v1/experiments")).json()
 
 
 async def test_whatever_cannot_be_told_of_experiments_the_model_that_serves_is_followed(start, two_models, monkeypatch):

@@ -32,7 +32,8 @@ async def test_names_that_look_like_fields_of_others_are_names_of_their_own(name
     for number, name in enumerate(ODD):
         for body in (str(number), str(-number - 1)):
             await named.put(name, body.encode())
-    assert await named.every() == sorted(
+    found, _ = await named.readable()
+    assert found == sorted(
         (Stored(name, 2, str(-number - 1).encode()) for number, name in enumerate(ODD)), key=lambda one: one.name
     )
     assert await named.delete("a")
@@ -55,7 +56,7 @@ async def test_no_version_of_a_name_is_given_twice_also_after_it_was_forgotten(n
 async def test_kinds_and_tenants_are_apart(store: RedisStore, named: VersionedStore):
     others = [VersionedStore(store, "default", "scenario"), VersionedStore(store, "other", "experiment")]
     await named.put("a", b"1")
-    assert [await other.every() for other in others] == [[], []]
+    assert [await other.readable() for other in others] == [([], []), ([], [])]
 
 
 async def test_two_workers_that_change_one_name_at_once_each_get_a_version(
@@ -94,4 +95,30 @@ async def test_what_is_damaged_is_said_and_can_be_stored_again_or_forgotten(name
             await named.get(name)
     assert await named.put("a", b"1") == 1
     assert await named.delete("b")
-    assert await named.every() == [Stored("a", 1, b"1")]
+    assert await named.readable() == ([Stored("a", 1, b"1")], [])
+
+
+async def test_what_is_damaged_hides_nothing_else_and_is_named_so_that_it_can_be_forgotten(
+    named: VersionedStore, raw: redis.Redis
+):
+    key = keys.named_key("default", "experiment")
+    await named.put("good", b"1")
+    raw.hset(key, mapping={"bad": "nonsense", b"\xff/": "1 {}", "not encoded": "1 {}", "%FF": "1 {}"})
+    found, damaged = await named.readable()
+    assert found == [Stored("good", 1, b"1")]
+    assert [one.name for one in damaged] == ["%25FF", "%FF%2F", "bad", "not%20encoded"]
+    for one in damaged:
+        assert await named.delete(one.name)
+        assert not await named.delete(one.name)
+    assert await named.readable() == ([Stored("good", 1, b"1")], [])
+
+
+@pytest.mark.parametrize("damage", ["nonsense", "9" * 16 + " {}"])
+async def test_no_version_is_given_twice_also_where_the_latest_was_damaged(named: VersionedStore, raw: redis.Redis, damage: str):
+    key = keys.named_key("default", "experiment")
+    for name in ("stored again", "forgotten"):
+        assert [await named.put(name, body) for body in (b"1", b"2")] == [1, 2]
+        raw.hset(key, keys.encode_id(name), damage)
+    assert await named.delete("forgotten")
+    assert await named.put("stored again", b"3") == 3
+    assert await named.put("forgotten", b"3") == 3
