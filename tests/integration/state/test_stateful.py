@@ -296,6 +296,24 @@ class World(RuleBasedStateMachine):
         for one in gone.sources:  # the way stays short
             self.people[one].to = to
 
+    @rule(user=st.sampled_from(USERS), source=st.sampled_from(USERS), which=st.integers(0, 1))
+    def merge_with_full_windows(self, user: str, source: str, which: int) -> None:
+        """Neither may push out what the other was told last: it may be sent again."""
+        if self.holder(source) != source or self.holder(user) == source:
+            return
+        said: dict[str, tuple[int, str]] = {}
+        for name in (source, user):  # the user last: what was stored last is what a retry comes for
+            time_ms = max(self.refused_to(name), self.people[self.holder(name)].latest, 0) + 1
+            ids: list[str | None] = [f"{name} {self.number} {turn}" for turn in range(WINDOW)]
+            self.append(name, which, [time_ms] * WINDOW, ids, False)
+            said[name] = time_ms, str(ids[-1])
+        self.merge(user, source)
+        for name, (time_ms, event_id) in said.items():
+            again = Append(name, [StoredEvent("purchase", time_ms, "again")], [event_id])
+            (appended,) = self.run(self.store.append("t", [again]))
+            assert appended.user_id == self.holder(user)
+            assert appended.flags in ("0", "g")  # what the other's tombstone reaches is not stored either
+
     @rule(user=st.sampled_from(USERS), country=st.sampled_from(["UK", "France"]))
     def set_attributes(self, user: str, country: str) -> None:
         self.run(self.store.set_attributes("t", user, {"country": country}))
