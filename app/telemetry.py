@@ -146,8 +146,15 @@ class Metrics:
         self._of_list: dict[tuple[str, str, bool, tuple[str, str]], Counter] = {}
         self.model = Gauge(
             "longwave_model_info",
-            "1 for the model being served.",
+            "1 for each model that answers here: the active one, and those that stand beside it for experiments.",
             ["model_id", "data", "device"],
+            registry=r,
+            multiprocess_mode="max",
+        )
+        self._active = Gauge(
+            "longwave_model_active",
+            "1 for the model that serves, 0 for those that did; of several at once while the workers change.",
+            ["model_id"],
             registry=r,
             multiprocess_mode="max",
         )
@@ -187,6 +194,12 @@ class Metrics:
             self._of_request[key] = of_request
         of_request[0].inc()
         of_request[1].observe(seconds)
+
+    def serves(self, model_id: str, before: str | None = None) -> None:
+        """Say which model serves from now on, in the place of which."""
+        if before is not None:
+            self._active.labels(before).set(0)
+        self._active.labels(model_id).set(1)
 
     def made(self, model_id: str, scenario: str, fallback: bool, experiment: str = "", arm: str = "") -> None:
         """Count a list that was made."""

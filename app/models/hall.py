@@ -90,6 +90,7 @@ class Hall:
         Raises LayoutError if the store is laid out for another version. Storage that is away is waited for.
         """
         await self._served.start()
+        self._metrics.serves(self._served.model_id)
         try:
             await self.follow_once()
         except StorageError as error:
@@ -296,6 +297,7 @@ class Hall:
             before, self._served = self._served, model
             # An arm may name the old one: it answers on without a gap, until `_stand_beside` finds, in this look, that none does.
             self._beside.change_places(before, model)
+            self._metrics.serves(model.model_id, before.model_id)
             log.info("switched", model=model.model_id, before=before.model_id, generation=serving.generation)
         self._generation = serving.generation
         self._metrics.generation.set(serving.generation)

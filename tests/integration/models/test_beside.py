@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -39,6 +40,12 @@ async def ask(worker: Any, user_id: str, **parameters: Any) -> dict[str, Any]:
     )
     assert response.status_code == 200, response.text
     return json.loads(response.content)
+
+
+async def gauges(worker: Any) -> dict[str, set[str]]:
+    """The models that the metrics say answer (`info`), and serve (`active`)."""
+    found = re.findall(r'^longwave_model_(info|active){.*model_id="(\w+)".*} 1.0$', (await worker.get("/metrics")).text, re.M)
+    return {which: {model_id for what, model_id in found if what == which} for which in ("info", "active")}
 
 
 def ids_and_scores(answer: dict[str, Any]) -> list[tuple[str, float]]:
@@ -91,8 +98,10 @@ async def test_a_model_that_was_active_stays_beside_while_an_arm_names_it_and_go
         await until(worker, new, "beside")
         await worker.tell(*(event(user, n, n) for n in range(3) for user in USERS))
         before = {user: await ask(worker, user) for user in USERS}
+        assert await gauges(worker) == {"info": {old, new}, "active": {old}}
         assert (await worker.activate(new)).status_code == 200
         await until(worker, old, "beside")
+        assert await gauges(worker) == {"info": {old, new}, "active": {new}}
         for user in USERS:
             after = await ask(worker, user)
             assert (after["model_id"], after["experiment"]) == (before[user]["model_id"], before[user]["experiment"])
@@ -101,6 +110,10 @@ async def test_a_model_that_was_active_stays_beside_while_an_arm_names_it_and_go
         assert (await ask(worker, "u0"))["applied_events"] == 4
         assert (await worker.delete("/v1/experiments/x")).status_code in (200, 204)
         await until(worker, old, "previous")
+        deadline = time.monotonic() + 20
+        while await gauges(worker) != {"info": {new}, "active": {new}}:  # its work ends a moment later
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
 
 
 async def test_a_model_that_an_arm_names_answers_at_every_moment_of_an_activation(start, two_models):
