@@ -6,12 +6,15 @@ import asyncio
 import json
 import time
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
 from conftest import AS_OF_MS, event
 
+from app.api import items
 from app.recommend import live
+from app.recommend.live import LiveItems
 from app.runtime.text import TextEncoder
 from app.state import keys
 
@@ -61,6 +64,13 @@ async def until(holds, seconds=8.0):
 def is_known(worker, item_id):
     async def holds():
         return (await item(worker, item_id)).get("known", False)
+
+    return holds
+
+
+def is_known_of(worker, item_id):
+    async def holds():
+        return worker.hall.service.catalogue.row(item_id) is not None
 
     return holds
 
@@ -224,6 +234,64 @@ async def test_many_items_at_once_are_all_taken_or_none(two):
     assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (422, "items.1.attributes.size")
     assert (await one.get("/v1/items/fine")).status_code == 404
     assert (await one.post("/v1/items", json=[{"item_id": f"n{n}"} for n in range(1001)])).status_code == 413
+
+
+async def test_of_many_items_each_bad_one_is_named_wherever_it_stands(two):
+    one, _ = two
+    many = [{"item_id": f"n{number}"} for number in range(250)]
+    for place, bad in [(3, {"item_id": "a", "title": 3}), (120, "no item"), (249, {"item_id": "b", "features": {"a": "big"}})]:
+        many[place] = bad
+    answer = await one.post("/v1/items", json={"items": many, "itmes": []})
+    fields = [error["field"] for error in answer.json()["errors"]]
+    assert (answer.status_code, sorted(fields)) == (422, ["items.120", "items.249.features.a", "items.3.title", "itmes"])
+    assert answer.json()["detail"].startswith(f"{fields[0]}: ")
+    answer = await one.post("/v1/items", json=[{"item_id": "n", "title": 3}] * 1_000)
+    assert [error["field"] for error in answer.json()["errors"]] == [f"items.{number}.title" for number in range(100)]
+    for body in ({"items": []}, {"items": {}}, {}, [], 3, None):
+        assert (await one.post("/v1/items", json=body)).status_code == 422
+    assert (await one.get("/v1/items/n0")).status_code == 404
+
+
+async def test_a_thousand_items_leave_other_requests_their_turns(two, monkeypatch):
+    one, other = two
+    await put(one, "first")
+    await until(is_known_of(other, "first"))  # of a store that is new to it, a worker reads everything
+    done: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    def watched(owner, name):
+        original = getattr(owner, name)
+
+        def counted(*args):
+            done[name] += 1
+            return original(*args)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    for owner, name in [(items.NamedItemBody, "item"), (items, "kinds_of"), (LiveItems, "_put")]:
+        watched(owner, name)
+    total: Counter[str] = Counter()
+
+    async def watch() -> None:
+        while True:
+            for name, count in done.items():
+                most[name] = max(most[name], count)
+            total.update(done)
+            done.clear()
+            await asyncio.sleep(0)
+
+    watching = asyncio.create_task(watch())
+    answer = await one.post("/v1/items", json=[{"item_id": f"n{n}", "attributes": {"size": n}} for n in range(1_000)])
+    assert answer.status_code == 200
+
+    async def all_there():
+        return total["_put"] + done["_put"] == 2_000
+
+    await until(all_there)
+    await asyncio.sleep(0.01)
+    watching.cancel()
+    assert (total["item"], total["kinds_of"], total["_put"]) == (1_000, 1_000, 2_000)
+    assert max(most.values()) <= 100  # of both workers, which are in one process here
 
 
 @pytest.mark.parametrize(
