@@ -91,6 +91,13 @@ class Settings(BaseSettings):
         description="How the best items are found. `exact` scores all of them; `index` scores those that an index finds, "
         "which is made in the background. `auto` takes the index on a CPU from 100,000 items on, if faiss is installed.",
     )
+    segment_rows: int = Field(
+        1_048_576,
+        ge=1_024,
+        le=16_777_216,
+        description="Items of one segment, where the items lie on a CUDA device. More need more of its memory while lists are "
+        "made: some 16 bytes for each item of a segment and user of a batch (up to 32).",
+    )
     max_sequence: int = Field(
         20_000, ge=1, le=1_000_000, description="Events kept per user in Redis; older ones live on in the state alone."
     )

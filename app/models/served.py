@@ -194,7 +194,7 @@ class ServedModel:
         async def room() -> None:
             await advance.room(settings.write_wait_ms / 1000)
 
-        self._scorer = scorer = Scorer(runtime, catalogue, popularity, fold, settings.retrieval)
+        self._scorer = scorer = Scorer(runtime, catalogue, popularity, fold, settings.retrieval, settings.segment_rows)
         impressions = ImpressionStore(store, TENANT, settings.log_bound)
         scores, shares = SomeScores(runtime, catalogue, popularity, fold), Shares(runtime, catalogue, popularity)
         explainer = Explainer(manifest, catalogue, fold, tensors, scores, shares, store)

@@ -144,7 +144,7 @@ class Retriever:
         if len(self.rows.vectors) <= FEW:
             return self._scan_all(users, range(len(users)), m, popularity, asked)
         found: dict[int, Found] = {}
-        for places in _alike(asked):
+        for places in alike(asked):
             rows = self._allowed(asked[places[0]])
             if rows is not None:
                 answers: list[Found | None] = [*self._scan(users, places, rows, m, popularity, asked)]
@@ -302,7 +302,7 @@ class Retriever:
         return view
 
 
-def _alike(asked: Sequence[Limits]) -> list[list[int]]:
+def alike(asked: Sequence[Limits]) -> list[list[int]]:
     """Places of requests that can share a scan: the same mask and bias, and no rows of their own to choose from."""
     groups: dict[tuple[int, int, int], list[int]] = {}
     for place, limits in enumerate(asked):

@@ -10,15 +10,16 @@ from time import perf_counter, time_ns
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 
 from app.catalogue.catalogue import Catalogue, Float32, Int64
 from app.catalogue.popularity import LivePopularity
 from app.fold import Fold
+from app.recommend.device import DeviceScan
 from app.recommend.index import Source, typical_weights
 from app.recommend.indexed import LiveRows
 from app.recommend.retrieve import Limits, Retriever, choose_mode
 from app.recommend.rules import spread_of
+from app.recommend.segments import SEGMENT_ROWS, Shown
 from app.runtime.golden import golden_output
 from app.runtime.session import Array, Feed, Runtime
 
@@ -83,16 +84,16 @@ class Ranked:
 
 @dataclass(frozen=True, slots=True)
 class _Items:
-    """The items on the device, as of `changes` of the catalogue and as available at some moment.
+    """The items on the device in one piece, as of `changes` of the catalogue and as available at some moment.
 
     `bias` is where `item_bias` came from, `nothing` an additive bias (1, N) that forbids nothing.
     """
 
     changes: int
     bias: Array
-    item_matrix: ort.OrtValue
-    item_bias: ort.OrtValue
-    nothing: ort.OrtValue
+    item_matrix: Feed
+    item_bias: Feed
+    nothing: Feed
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class _Table:
     """What depends on the moment of asking: popularity (N, P), and which items are available."""
 
     popularity: Array
-    items: _Items
+    items: _Items | Shown
 
     @property
     def key(self) -> tuple[int, int]:
@@ -117,6 +118,7 @@ class Scorer:
         spread: standard deviation of a user's scores over the items, a typical one.
         mode: whether the search is exact or goes through an index, once there is one; `why` says why, in words.
         retriever: what searches through the index, None where the search is exact.
+        device: where the items lie on a device in segments, None where all are in one piece.
     """
 
     def __init__(
@@ -126,13 +128,18 @@ class Scorer:
         popularity: LivePopularity,
         fold: Fold,
         retrieval: Literal["auto", "exact", "index"] = "exact",
+        segment_rows: int = SEGMENT_ROWS,
     ) -> None:
-        """`retrieval` is the setting, see `choose_mode`."""
+        """`retrieval` and `segment_rows` are settings, for the former see `choose_mode`."""
         self._runtime = runtime
         self._catalogue = catalogue
         self._popularity = popularity
         self._fold = fold
-        self._items = self._resident(catalogue.bias)
+        # On another device the event loop has something better to do than to wait for it.
+        self._waits = runtime.device.name != "cpu"
+        in_segments = self._waits and runtime.scan is not None
+        self.device = DeviceScan(runtime, catalogue, catalogue.bias, segment_rows) if in_segments else None
+        self._items = self._resident(catalogue.bias) if self.device is None else None
         self._recent: tuple[Array | None, Mapping[str, Feed]] = (None, {})
         shapes = {tensor.name: tensor.shape for tensor in runtime.bundle.manifest.graphs["interest"].inputs}
         self._state = [tensor.name for tensor in runtime.bundle.manifest.state if tensor.name in shapes]
@@ -142,8 +149,6 @@ class Scorer:
         self.mode, self.why = choose_mode(retrieval, len(catalogue), runtime.device.name)
         self._rows = LiveRows(catalogue)
         self.retriever = Retriever(self._rows, self._scan) if self.mode == "index" else None
-        # On another device the event loop has something better to do than to wait for it.
-        self._waits = runtime.device.name != "cpu"
 
     def _resident(self, bias: Array) -> _Items:
         """The items as they are now, on the device."""
@@ -151,11 +156,13 @@ class Scorer:
         put = self._runtime.resident
         return _Items(self._catalogue.changes, bias, put(matrix), put(bias), put(nothing))
 
-    def _at(self, as_of_ms: int) -> _Items:
+    def _at(self, as_of_ms: int) -> _Items | Shown:
         """The items as they are available at a moment."""
         bias = self._catalogue.bias_at(as_of_ms)
+        if self.device is not None:
+            return self.device.at(bias)
         items = self._items
-        if items.changes != self._catalogue.changes:
+        if items is None or items.changes != self._catalogue.changes:
             items = self._items = self._resident(bias)
         elif items.bias is not bias:
             items = self._items = replace(items, bias=bias, item_bias=self._runtime.resident(bias))
@@ -222,8 +229,10 @@ class Scorer:
             if len(self._catalogue) > count:
                 repeated[repeated >= count] = -1  # of an item that was added since
         best: list[tuple[Int64, Float32]]
-        if through_index and items is self._items:
+        if through_index and self._is_now(items):
             best = self._search(questions, interest, table, most)
+        elif isinstance(items, Shown):
+            best = self._from_device(questions, interest, items, table.popularity, most)
         else:
             bias = items.nothing if all(question.is_free for question in questions) else _bias(questions, count)
             scores, rows = self._best(interest, items, table.popularity, bias, most)
@@ -244,12 +253,26 @@ class Scorer:
         """Through the index."""
         assert self.retriever is not None
         self._rows.show(table.items.bias)
-        limits = [Limits(one.mask, one.among, one.forbidden, one.added) for one in questions]
+        limits = _limits(questions)
         found = self.retriever.best(interest, most, table.popularity, limits)
+        return [(one.rows, one.scores) for one in found]
+
+    def _is_now(self, items: _Items | Shown) -> bool:
+        """Whether these are the items that were taken last."""
+        return items is (self._items if self.device is None else self.device.shown)
+
+    def _from_device(
+        self, questions: Sequence[Question], interest: dict[str, Array], items: Shown, popularity: Array, most: int
+    ) -> list[tuple[Int64, Float32]]:
+        assert self.device is not None
+        found = self.device.best(interest, most, items, popularity, _limits(questions))
         return [(one.rows, one.scores) for one in found]
 
     def _scan(self, interest: Mapping[str, Array], popularity: Array, bias: Array | None, m: int) -> tuple[Array, Array]:
         """All items by score.onnx, for the retriever, which has asked about the items that were shown last."""
+        if self.device is not None:
+            return self.device.exact(interest, popularity, bias, m)
+        assert self._items is not None
         return self._best(interest, self._items, popularity, self._items.nothing if bias is None else bias, m)
 
     def _best(self, interest: Mapping[str, Array], items: _Items, popularity: Array, bias: Feed, m: int) -> tuple[Array, Array]:
@@ -269,7 +292,7 @@ class Scorer:
         """What score.onnx takes of it, on the device: made anew only where it is another array than the last time."""
         made_of, made = self._recent
         if made_of is not popularity:
-            made = {name: self._runtime.resident(array) for name, array in self._runtime.of_popularity(popularity).items()}
+            made = self._runtime.kept_popularity(popularity)
             self._recent = popularity, made
         return made
 
@@ -281,6 +304,10 @@ class Scorer:
         )
         popularity = self._popularity.at(time_ns() // 1_000_000)
         return Source(self._catalogue.vectors[:n], self._catalogue.bias[:n], popularity[:n], weights)
+
+
+def _limits(questions: Sequence[Question]) -> list[Limits]:
+    return [Limits(one.mask, one.among, one.forbidden, one.added) for one in questions]
 
 
 def _grown(question: Question, count: int) -> Question:

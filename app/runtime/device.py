@@ -4,23 +4,58 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from threading import Lock
+from typing import Final, Literal, TypeAlias
 
 import onnxruntime as ort
+import structlog
 
 from app.errors import DeviceError
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
+Provider: TypeAlias = str | tuple[str, dict[str, str]]
+
+# TF32, which is on unless it is refused, keeps ten bits of a factor: scores would be off by more than neighbours in a list are
+# apart. What is put on the device are few large pieces, so an arena that doubles would take up to twice as much.
+_ON_CUDA: Final[Provider] = (CUDA, {"use_tf32": "0", "arena_extend_strategy": "kSameAsRequested"})
+
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class Device:
-    """`name` is the device in use, `why` the reason in words, `providers` what sessions are opened with."""
+    """`name` is the device in use, `why` the reason in words, `providers` what sessions are opened with, `memory` where its
+    tensors lie."""
 
     name: Literal["cpu", "cuda"]
     why: str
-    providers: tuple[str, ...]
+    providers: tuple[Provider, ...]
+    memory: Literal["cpu", "cuda"] = "cpu"
+
+
+class Placement:
+    """Where a runtime's graphs run: on the device that was chosen until something fails there, then on the CPU, for good.
+
+    Attributes:
+        device: the one in use. failures: how many times it was changed: 0 or 1.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.failures = 0
+        self._lock = Lock()
+
+    def fail(self, doing: str, error: Exception) -> None:
+        """The device failed while `doing` something that the CPU could do. Said once."""
+        with self._lock:
+            if self.device.name == "cpu":
+                return
+            reason = f"{self.device.name} failed ({doing}: {(str(error).splitlines() or [repr(error)])[0]})"
+            self.device = Device("cpu", reason, (CPU,))
+            self.failures += 1
+        log.error("the device failed, the CPU goes on", doing=doing, reason=str(error))
 
 
 def choose_device(requested: Literal["auto", "cpu", "cuda"], probe: Path) -> Device:
@@ -37,7 +72,7 @@ def choose_device(requested: Literal["auto", "cpu", "cuda"], probe: Path) -> Dev
         return Device("cpu", "the setting asks for it", (CPU,))
     problem = _cuda_problem(probe)
     if problem is None:
-        return Device("cuda", "ONNX Runtime started it", (CUDA, CPU))
+        return Device("cuda", "ONNX Runtime started it", (_ON_CUDA, CPU), memory="cuda")
     if requested == "cuda":
         raise DeviceError(f"LONGWAVE_DEVICE=cuda, but {problem}")
     return Device("cpu", problem, (CPU,))
@@ -50,7 +85,7 @@ def _cuda_problem(probe: Path) -> str | None:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # a failed start is an answer here, not an error to print
     try:
-        session = ort.InferenceSession(probe, options, providers=[CUDA, CPU])
+        session = ort.InferenceSession(probe, options, providers=[_ON_CUDA, CPU])
     except Exception as error:  # ONNX Runtime raises many kinds, none of them public
         return f"CUDA does not start: {str(error).splitlines()[0]}"
     # Without a card or a library it falls back to the CPU silently.

@@ -65,13 +65,13 @@ def _difference(
     want, have = expected[output], found[output]
     if want.shape != have.shape:
         return f"shape {have.shape}, expected {want.shape}"
-    if graph == "score" and output == "rows":
+    if graph in ("score", "scan") and output == "rows":
         return _rows_difference(expected, found, tolerance.top_k_gap)
     if want.dtype.kind != "f":
         wrong = int((want != have).sum())
         return f"{wrong} of {want.size} whole numbers differ" if wrong else None
     near = dict.fromkeys(("interest", "item", "profile", "recent"), tolerance.interest)
-    allowed = (near | {"score": tolerance.score}).get(graph, tolerance.state)
+    allowed = (near | dict.fromkeys(("score", "scan"), tolerance.score)).get(graph, tolerance.state)
     if not np.array_equal(np.isfinite(want), np.isfinite(have)):
         return "infinite or missing in other places than expected"
     finite = np.isfinite(want)

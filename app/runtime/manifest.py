@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 FORMAT_VERSION = 1
 LATEST_MS = 4_102_444_800_000  # the year 2100: a time beyond it is in another unit
 
-GraphName = Literal["initial", "step", "encode", "interest", "item", "profile", "recent", "score"]
+GraphName = Literal["initial", "step", "encode", "interest", "item", "profile", "recent", "scan", "score"]
 DType = Literal["float32", "int32", "int64", "bool"]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -12,14 +12,24 @@ import onnxruntime as ort
 
 from app.errors import BundleError
 from app.runtime.bundle import MANIFEST, Bundle
-from app.runtime.device import Device, choose_device
+from app.runtime.device import CPU, Device, Placement, choose_device
 from app.runtime.manifest import Graph, GraphName, Tensor
 
 Array = npt.NDArray[Any]
-Feed: TypeAlias = Array | ort.OrtValue
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A tensor on a device that is not the CPU, and how to have it on the CPU should the device fail."""
+
+    value: ort.OrtValue
+    again: Callable[[], Array]
+
+
+Feed: TypeAlias = Array | ort.OrtValue | Resident
 
 _REQUIRED: tuple[GraphName, ...] = ("initial", "step", "encode", "interest", "score")
-_OPTIONAL: tuple[GraphName, ...] = ("item", "profile", "recent")
+_OPTIONAL: tuple[GraphName, ...] = ("item", "profile", "recent", "scan")
 _DTYPES = {"tensor(float)": "float32", "tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 
 
@@ -54,6 +64,10 @@ class GraphSession:
         results = self._run(self._outputs, {name: feeds[name] for name in self.inputs}, None)
         return dict(zip(self.outputs, results, strict=True))
 
+    def kept(self, feeds: Mapping[str, Feed]) -> dict[str, Feed]:
+        """The same, for outputs that are fed to other calls: they stay where the device has them."""
+        return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self(feeds).items()}
+
     def _check(self, graph: Graph) -> None:
         for kind, declared, found in (
             ("inputs", graph.inputs, self._session.get_inputs()),
@@ -80,16 +94,80 @@ def _shapes_agree(tensor: Tensor, found: list[int | str | None]) -> bool:
     return all(a == b for a, b in zip(tensor.shape, found, strict=True) if isinstance(a, int) and isinstance(b, int))
 
 
+class DeviceSession(GraphSession):
+    """One graph on a device that is not the CPU, through I/O binding: what lies on the device is not copied, what comes from
+    the host is copied once.
+
+    Where a call fails, the CPU makes up for it, and if that succeeds, the device is at fault: from then on everything that
+    shares its placement runs on the CPU.
+    """
+
+    def __init__(self, bundle: Bundle, name: GraphName, placement: Placement, threads: int) -> None:
+        super().__init__(bundle, name, placement.device, threads)
+        self._placement = placement
+        self._memory = placement.device.memory
+        self._on_cpu: Callable[[], GraphSession] = lambda: GraphSession(bundle, name, Device("cpu", "", (CPU,)), threads)
+        self._spare: GraphSession | None = None
+
+    def __call__(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
+        if self._placement.device.name == "cpu":
+            return self._without_device(feeds)
+        try:
+            return {name: value.numpy() for name, value in self._bound(feeds, "cpu").items()}
+        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+            found = self._without_device(feeds)  # raises what is the fault of the feeds
+            self._placement.fail(f"{self.name}.onnx", error)
+            return found
+
+    def kept(self, feeds: Mapping[str, Feed]) -> dict[str, Feed]:
+        if self._placement.device.name != "cpu":
+            try:
+                found = self._bound(feeds, self._memory)
+            except Exception as error:
+                self._without_device(feeds)
+                self._placement.fail(f"{self.name}.onnx", error)
+            else:
+                own = {name: feeds[name] for name in self.inputs}
+                return {name: Resident(value, self._again(own, name)) for name, value in found.items()}
+        return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in self._without_device(feeds).items()}
+
+    def _again(self, feeds: Mapping[str, Feed], output: str) -> Callable[[], Array]:
+        return lambda: self._without_device(feeds)[output]
+
+    def _bound(self, feeds: Mapping[str, Feed], outputs_to: str) -> dict[str, ort.OrtValue]:
+        binding = self._session.io_binding()
+        for name in self.inputs:
+            feed = feeds[name]
+            if isinstance(feed, Resident):
+                binding.bind_ortvalue_input(name, feed.value)
+            elif isinstance(feed, ort.OrtValue):
+                binding.bind_ortvalue_input(name, feed)
+            else:
+                binding.bind_cpu_input(name, np.ascontiguousarray(feed))
+        for name in self.outputs:
+            binding.bind_output(name, outputs_to)
+        binding.synchronize_inputs()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return dict(zip(self.outputs, binding.get_outputs(), strict=True))
+
+    def _without_device(self, feeds: Mapping[str, Feed]) -> dict[str, Array]:
+        if self._spare is None:
+            self._spare = self._on_cpu()
+        own = {name: feeds[name] for name in self.inputs}
+        return self._spare({name: feed.again() if isinstance(feed, Resident) else feed for name, feed in own.items()})
+
+
 @dataclass(frozen=True)
 class Runtime:
     """A bundle with its graphs open on a device.
 
     `item` is None for a model that understands ids alone, `profile` for one that says nothing of its users in words, `recent` for
-    one whose score.onnx takes decayed counts as they are.
+    one whose score.onnx takes decayed counts as they are, `scan` for one without a graph for the items of a device.
     """
 
     bundle: Bundle
-    device: Device
+    placement: Placement
     initial: GraphSession
     step: GraphSession
     encode: GraphSession
@@ -98,6 +176,12 @@ class Runtime:
     item: GraphSession | None
     profile: GraphSession | None
     recent: GraphSession | None
+    scan: GraphSession | None
+
+    @property
+    def device(self) -> Device:
+        """The one in use: the CPU once another one has failed."""
+        return self.placement.device
 
     def graph(self, name: GraphName) -> GraphSession:
         session: GraphSession | None = getattr(self, name)
@@ -109,9 +193,22 @@ class Runtime:
         """What score.onnx takes of decayed counts (N, P): it depends on the moment alone, and many reads share one."""
         return {"popularity": popularity} if self.recent is None else self.recent({"popularity": popularity})
 
-    def resident(self, array: Array) -> ort.OrtValue:
-        """Put an array on the device once, to be fed to many calls; on the CPU it is used where it lies, without a copy."""
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device.name, 0)
+    def kept_popularity(self, popularity: Array) -> dict[str, Feed]:
+        """The same on the device."""
+        if self.recent is None:
+            return {"popularity": self.resident(popularity)}
+        return self.recent.kept({"popularity": popularity})
+
+    def resident(self, array: Array) -> Feed:
+        """Put an array on the device once, to be fed to many calls; on the CPU it is used where it lies, without a copy, and so
+        it is from then on where a device has no room for it."""
+        array, device = np.ascontiguousarray(array), self.device
+        if device.name != "cpu":
+            try:
+                return Resident(ort.OrtValue.ortvalue_from_numpy(array, device.memory, 0), lambda: array)
+            except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+                self.placement.fail(f"putting {array.nbytes:,} bytes there", error)
+        return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def open_runtime(bundle: Bundle, device: Literal["auto", "cpu", "cuda"], threads: int) -> Runtime:
@@ -130,11 +227,17 @@ def open_runtime(bundle: Bundle, device: Literal["auto", "cpu", "cuda"], threads
     for name in _REQUIRED:
         if name not in graphs:
             raise BundleError(f"{bundle.path}/manifest.json: field graphs: {name} is missing")
-    chosen = choose_device(device, bundle.file(graphs["score"].file))
-    sessions = {name: GraphSession(bundle, name, chosen, threads) for name in _REQUIRED}
+    placement = Placement(choose_device(device, bundle.file(graphs["score"].file)))
+
+    def opened(name: GraphName) -> GraphSession:
+        if placement.device.name == "cpu":
+            return GraphSession(bundle, name, placement.device, threads)
+        return DeviceSession(bundle, name, placement, threads)
+
+    sessions = {name: opened(name) for name in _REQUIRED}
     _check_state(bundle)
-    item, profile, recent = (GraphSession(bundle, name, chosen, threads) if name in graphs else None for name in _OPTIONAL)
-    return Runtime(bundle=bundle, device=chosen, item=item, profile=profile, recent=recent, **sessions)
+    item, profile, recent, scan = (opened(name) if name in graphs else None for name in _OPTIONAL)
+    return Runtime(bundle=bundle, placement=placement, item=item, profile=profile, recent=recent, scan=scan, **sessions)
 
 
 def _check_state(bundle: Bundle) -> None:

@@ -9,13 +9,16 @@ from threading import Lock
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
+import structlog
 from tokenizers import Tokenizer
 
 from app.errors import BundleError
 from app.runtime.bundle import Bundle
-from app.runtime.device import Device
+from app.runtime.device import CPU, Device
 
 Float32 = npt.NDArray[np.float32]
+
+log = structlog.get_logger()
 
 _CACHED_TEXTS = 4096
 _BATCH = 32
@@ -34,7 +37,7 @@ class TextEncoder:
         if spec is None:
             raise BundleError(f"{bundle.path}/manifest.json: field text: this model has no text encoder")
         self.width = spec.width
-        options = ort.SessionOptions()
+        self._options = options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False
@@ -42,12 +45,13 @@ class TextEncoder:
         file = bundle.file(spec.tokenizer)
         try:
             self._tokenizer = Tokenizer.from_file(str(file))
-            file = bundle.file(spec.encoder)
+            self._file = file = bundle.file(spec.encoder)
             self._session = ort.InferenceSession(file, options, providers=list(device.providers))
         except Exception as error:  # tokenizers and ONNX Runtime raise bare exceptions of many kinds
             raise BundleError(f"{file}: cannot be opened: {str(error).splitlines()[0]}") from None
         self._tokenizer.enable_truncation(spec.max_tokens)
         self._tokenizer.enable_padding()
+        self._is_away = device.name != "cpu"
         self._cache: OrderedDict[str, Float32] = OrderedDict()
         self._lock = Lock()
 
@@ -81,4 +85,14 @@ class TextEncoder:
         tokens = self._tokenizer.encode_batch(texts)
         mask = np.asarray([token.attention_mask for token in tokens], np.int64)
         ids = np.asarray([token.ids for token in tokens], np.int64)
-        return np.asarray(self._session.run(None, {"ids": ids, "mask": mask})[0])
+        feeds = {"ids": ids, "mask": mask}
+        try:
+            return np.asarray(self._session.run(None, feeds)[0])
+        except Exception as error:  # ONNX Runtime raises many kinds, none of them public
+            if not self._is_away:
+                raise
+            session = ort.InferenceSession(self._file, self._options, providers=[CPU])
+            found = np.asarray(session.run(None, feeds)[0])
+            self._session, self._is_away = session, False
+            log.error("the device failed, the CPU goes on", doing="the text encoder", reason=str(error))
+            return found

@@ -12,6 +12,7 @@ from model.export.graphs import ExportedGraph
 from model.nets import EventBatch, Longwave, State
 from model.nets.portrait import drift, label_weights
 from model.nets.readout import add_repeats, item_scores, recency
+from model.nets.topk import BLOCK
 
 Arrays = dict[str, np.ndarray]
 START_MS = 1_300_000_000_000
@@ -104,12 +105,27 @@ def golden_vectors(
     put("profile", asked, {"drift": drift(stepped["ring"], stepped["count"]), "labels": label_weights(scores, about)})
     best = torch.sort(scores + mask, dim=1, descending=True, stable=True)
     put("recent", {"popularity": popularity}, {"recent": recency(popularity)})
-    put("score", scored, {"scores": best.values[:, : min(10, count)], "rows": best.indices[:, : min(10, count)]})
+    first = {"scores": best.values[:, : min(10, count)], "rows": best.indices[:, : min(10, count)]}
+    put("score", scored, first)
+    put("scan", _in_blocks(scored, count), first)
     if "item" in graphs:
         content = {t.name: torch.rand(4, int(t.shape[1]), generator=generator) - 0.5 for t in graphs["item"].inputs}
         vector, item_bias = net.item.unseen(content.get("text"), content.get("features"))
         put("item", dict(content), {"vector": vector, "bias": item_bias})
     return out
+
+
+def _in_blocks(scored: Mapping[str, Tensor | None], count: int) -> dict[str, Tensor | None]:
+    """The same question with rows behind the items, which are none, so that they fill blocks."""
+    missing = -count % BLOCK
+    wider = dict(scored)
+    for name, beyond in (("item_matrix", 0.0), ("item_bias", -torch.inf), ("recent", 0.0)):
+        tensor = scored[name]
+        assert tensor is not None
+        wider[name] = torch.cat([tensor, torch.full((missing, *tensor.shape[1:]), beyond)])
+    bias = scored["bias"]
+    assert bias is not None
+    return wider | {"bias": torch.cat([bias, torch.zeros(len(bias), missing)], 1)}
 
 
 def _after(state: State) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from model.nets import EventBatch, Longwave, State
 from model.nets.portrait import drift, label_weights
 from model.nets.readout import add_repeats, item_scores, recency, scores_of
+from model.nets.topk import BLOCK, best_in_blocks
 
 OPSET = 18
 
@@ -140,9 +141,17 @@ class _Score(_Wrapper):
         scores = scores_of(interests, item_matrix, item_bias + bias, recent, popularity_weight)
         if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
             scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
+        return self.best(scores, k)
+
+    def best(self, scores: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         # A tensor still when traced: so k stays an input of the graph.
         top = torch.topk(scores, cast(int, k[0]), dim=1)
         return top.values, top.indices
+
+
+class _Scan(_Score):
+    def best(self, scores: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return best_in_blocks(scores, k)
 
 
 def example_state(net: Longwave, users: int) -> State:
@@ -221,6 +230,7 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
         "interest": _export(_Interest(net), read_in | asked, interest_out),
         "recent": _export(_Recent(net), popular_in, {"recent": ["N", halves]}),
         "score": _export(_Score(net), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}),
+        "scan": _export(_Scan(net), _in_blocks(score_in), {"scores": ["B", "k"], "rows": ["B", "k"]}),
     }
     profile_in = {name: state_in[name] for name in ("ring", "count")}
     profile_in |= popular_in | {name: given for name, given in score_in.items() if name not in ("bias", "k", "recent")}
@@ -237,6 +247,17 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
     if content:
         graphs["item"] = _export(_Item(net), content, {"vector": ["B", config.item_width], "bias": ["B"]})
     return graphs
+
+
+def _in_blocks(score_in: dict[str, tuple[Tensor, list[int | str]]]) -> dict[str, tuple[Tensor, list[int | str]]]:
+    """The same examples with as many items as scan.onnx takes: two blocks."""
+    items, out = 2 * BLOCK, {}
+    for name, (tensor, shape) in score_in.items():
+        if "N" in shape:
+            size = [items if of == "N" else tensor.shape[axis] for axis, of in enumerate(shape)]
+            tensor = torch.randn(size)
+        out[name] = (tensor, shape)
+    return out
 
 
 def to_onnx(
