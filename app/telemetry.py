@@ -140,6 +140,18 @@ class Metrics:
             ["experiment", "arm"],
             registry=r,
         )
+        self.delta_rows = Gauge(
+            "longwave_device_delta_rows",
+            "Items that came or changed since all were laid out on the device, which every list looks at beside.",
+            registry=r,
+            multiprocess_mode="livemax",
+        )
+        self.device_failed = Gauge(
+            "longwave_device_failed",
+            "Workers whose device failed, and whose CPU goes on.",
+            registry=r,
+            multiprocess_mode="livesum",
+        )
         self._models, self._scenarios = _Few(_MOST_MODELS, "", "other"), _Few(_MOST_SCENARIOS, "", "other")
         self._arms = _Few(_MOST_ARMS, ("", ""), ("other", "other"))
         self._origins: _Few[Origin] = _Few(_MOST_ORIGINS, ("", "", "", ""), ("other", "other", "other", "other"))

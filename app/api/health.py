@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Annotated
 
@@ -17,6 +18,15 @@ from app.telemetry import METRICS_CONTENT_TYPE
 router = APIRouter(tags=["health"])
 
 
+class Segments(msgspec.Struct, frozen=True):
+    """The items on a device. A delta holds those that came or changed since all were laid out last."""
+
+    segments: int
+    segment_rows: Annotated[int, Meta(description="Items of the largest.")]
+    delta_rows: int
+    compactions: Annotated[int, Meta(description="How often the delta was laid out with the rest.")]
+
+
 class Readiness(msgspec.Struct, frozen=True):
     """The model being served, and on what."""
 
@@ -30,6 +40,9 @@ class Readiness(msgspec.Struct, frozen=True):
         str, Meta(description="`exact`, `index`, or `index is being made`: lists are searched exactly meanwhile.")
     ]
     retrieval_reason: str
+    segments: Annotated[
+        Segments | None, Meta(description="Where the items lie on a device; null where they lie in one piece, as on a CPU.")
+    ]
     storage: Annotated[str, Meta(description="`up`, or why not. Without storage, lists come from the fallback.")]
 
 
@@ -63,6 +76,7 @@ async def readyz(request: Request) -> Response:
             device_reason=device.why,
             retrieval="index is being made" if waits else scorer.mode,
             retrieval_reason=scorer.why,
+            segments=None if scorer.device is None else msgspec.convert(asdict(scorer.device.layout), Segments),
             storage=storage,
         )
     )

@@ -54,6 +54,7 @@ TENANT: Final = "default"  # keys and more tenants come with authentication
 _COUNT_DELAY_S: Final = 0.05  # popularity on its way to Redis; other workers read it every few seconds
 _TREND_DELAY_S: Final = 0.2  # trends, likewise; other workers look at most so often:
 _TREND_FRESH_S: Final = 1.0
+_DEVICE_S: Final = 1.0  # between looks at it for the metrics
 _STOP_AGAIN_S: Final = 0.05
 
 log = structlog.get_logger()
@@ -130,6 +131,7 @@ class ServedModel:
         self._settings = settings
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
+        self._said: str | None = None  # the device that the metrics name
         catalogue = catalogue_of(bundle)
         self._popularity = popularity = LivePopularity(
             catalogue,
@@ -261,8 +263,9 @@ class ServedModel:
         self._run(self._contexts.follow(self._settings.popularity_refresh_ms / 1000))
         if self._settings.background_fold:
             self._run(self._advance.run())
-        runtime = self.service.runtime
-        self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(1)
+        self._say_device(1)
+        if self.service.runtime.device.name != "cpu":
+            self._run(self._watch_device())
 
     async def stop(self) -> None:
         """End what runs beside the requests and store what waits. Requests that are under way end undisturbed, and `start` begins
@@ -277,8 +280,7 @@ class ServedModel:
         await self._trend.close()
         await self._context.close()
         await self._commits.close()
-        runtime = self.service.runtime
-        self._metrics.model.labels(self.model_id, runtime.bundle.manifest.data_name, runtime.device.name).set(0)
+        self._say_device(0)
 
     def tell(self, beside: Sequence[ServedModel]) -> None:
         """Have these models hear of the events that this one takes, from now on."""
@@ -303,6 +305,25 @@ class ServedModel:
     async def flush(self) -> None:
         """Store the states that wait for it."""
         await self._commits.flush()
+
+    async def _watch_device(self) -> None:
+        """Say in the metrics how the device is, until it fails or this is cancelled."""
+        runtime, scan = self.service.runtime, self._scorer.device
+        while not runtime.placement.failures:  # nobody says so: it comes about
+            if scan is not None:
+                self._metrics.delta_rows.set(scan.layout.delta_rows)
+            await asyncio.sleep(_DEVICE_S)
+        self._metrics.device_failed.set(runtime.placement.failures)
+        self._say_device(1)
+
+    def _say_device(self, serves: int) -> None:
+        """One device at a time, also where the first has failed."""
+        runtime = self.service.runtime
+        data, name = runtime.bundle.manifest.data_name, runtime.device.name
+        if self._said not in (None, name):
+            self._metrics.model.labels(self.model_id, data, self._said).set(0)
+        self._said = name
+        self._metrics.model.labels(self.model_id, data, name).set(serves)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

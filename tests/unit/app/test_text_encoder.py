@@ -82,3 +82,17 @@ def test_a_damaged_tokenizer_is_named(bundle, tmp_path):
     broken = SimpleNamespace(path=tmp_path, file=lambda name: tmp_path / name, manifest=bundle.manifest)
     with pytest.raises(BundleError, match=r"tokenizer\.json: cannot be opened"):
         TextEncoder(broken, Device("cpu", "", (CPU,)), 1)
+
+
+def test_a_device_that_fails_leaves_texts_to_the_cpu(bundle, encoder, monkeypatch):
+    away = TextEncoder(bundle, Device("cuda", "a test says so", (CPU,)), 1)
+
+    class Broken:
+        def run(self, *_):
+            raise RuntimeError("CUDA failure 700: an illegal memory access was encountered")
+
+    away._session = Broken()
+    assert np.array_equal(away.embed(["red shoes"]), encoder.embed(["red shoes"]))
+    away._session = Broken()
+    with pytest.raises(RuntimeError, match="illegal"):  # the CPU has nobody behind it
+        away.embed(["shoes"])
