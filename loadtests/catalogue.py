@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +25,7 @@ from app.recommend.retrieve import Limits, Retriever
 from app.runtime.bundle import Bundle, read_bundle
 from app.runtime.session import Runtime, open_runtime
 from loadtests.catalogue_service import measure_service
+from loadtests.device_scan import NOT_MEASURED, measure_device, open_on_device
 from loadtests.errors import BenchError
 from loadtests.large_bundle import write_large_bundle
 from loadtests.machine import ROOT, choose_cores, describe_commit, describe_machine, load_average
@@ -243,15 +244,21 @@ def bench(
     ] = None,
     out: Annotated[Path, typer.Option(help="Where the figures go; what another part found stays there.")] = RESULTS,
     items: Annotated[str, typer.Option(help="How large the catalogues are, by comma.")] = "10000,50000,100000,1000000",
-    part: Annotated[str, typer.Option(help="retrieval (alone), service (around it), or both by comma.")] = "retrieval,service",
+    part: Annotated[
+        str, typer.Option(help="By comma: retrieval (alone), service (around it), device (the exact scan on a CUDA device).")
+    ] = "retrieval,service",
     seconds: Annotated[float, typer.Option(help="How long a rate is held by the service.")] = 60.0,
 ) -> None:
     """Measure retrieval from catalogues of several sizes, and the service on them."""
-    console = Console()
+    console, measured = Console(), False
     found: dict[str, Any] = json.loads(out.read_bytes()) if out.exists() else {}
     try:
         source = choose_bundle(bundle)
         for name in part.split(","):
+            if name == "device":
+                measured |= _measure_device(source, list(map(int, items.split(","))), found, out, console)
+                continue
+            measured = True
             of_part = found[name] = _described(source)
             for count in map(int, items.split(",")):
                 folder = _drawn(source, count, console)
@@ -267,7 +274,23 @@ def bench(
     except (BenchError, LongwaveError) as error:
         Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
         sys.exit(2)
-    console.print(f"-> {os.path.relpath(out)}")
+    if measured:
+        console.print(f"-> {os.path.relpath(out)}")
+
+
+def _measure_device(source: Measured, counts: Sequence[int], found: dict[str, Any], out: Path, console: Console) -> bool:
+    bundle = read_bundle(source.folder)
+    runtime = open_on_device(bundle)
+    if runtime is None:
+        console.print(NOT_MEASURED)
+        return False
+    of_part = found["device"] = _described(source) | {"device": runtime.device.why}
+    for count in counts:
+        say = lambda line, count=count: console.print(f"{count:,}: {line}", highlight=False)  # noqa: E731
+        of_part[str(count)] = measure_device(runtime, bundle, count, say)
+        of_part["load_average"]["after"] = load_average()
+        write(rounded(_figures(found) | found), out)
+    return True
 
 
 def _described(source: Measured) -> dict[str, Any]:

@@ -564,6 +564,26 @@ REPEATABLE = [
         killed_by=API + "test_as_of_makes_a_request_repeatable",
     ),
     Mutant(
+        name="ties of a device",
+        invariant="I9",
+        broken="Which of several items with the same score are in a list is left to the device.",
+        file="app/recommend/segments.py",
+        original="            waiting = waiting[(scores[:, -1] > _NOTHING) & (scores[:, k - 1] == scores[:, -1])]",
+        replacement="            waiting = waiting[:0]",
+        killed_by="tests/unit/app/test_segments.py::"
+        "test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
+    ),
+    Mutant(
+        name="twice on a device",
+        invariant="I9",
+        broken="An item that got another vector is found by its old one, too.",
+        file="app/recommend/segments.py",
+        original="                bias[delta.rows[first:last] - segment.first] = _NOTHING",
+        replacement="                pass",
+        killed_by="tests/unit/app/test_segments.py::"
+        "test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
+    ),
+    Mutant(
         name="popularity of a neighbour",
         invariant="I9",
         broken="All questions of a batch get the popularity of the first one's moment.",
