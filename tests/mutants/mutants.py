@@ -570,8 +570,7 @@ REPEATABLE = [
         file="app/recommend/segments.py",
         original="            waiting = waiting[(scores[:, -1] > _NOTHING) & (scores[:, k - 1] == scores[:, -1])]",
         replacement="            waiting = waiting[:0]",
-        killed_by="tests/unit/app/test_segments.py::"
-        "test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
+        killed_by="tests/unit/app/test_segments.py::test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
     ),
     Mutant(
         name="twice on a device",
@@ -580,8 +579,7 @@ REPEATABLE = [
         file="app/recommend/segments.py",
         original="                bias[delta.rows[first:last] - segment.first] = _NOTHING",
         replacement="                pass",
-        killed_by="tests/unit/app/test_segments.py::"
-        "test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
+        killed_by="tests/unit/app/test_segments.py::test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
     ),
     Mutant(
         name="popularity of a neighbour",
