@@ -43,6 +43,11 @@ def begun(origin: Origin, task: Task) -> Longwave:
             f"{origin.folder}: its item features are {list(origin.features)}, those of the data {task.feature_names}; "
             "the same are needed to go on from its weights"
         )
+    if list(task.vectors.items()) != list(origin.vectors.items()):
+        raise OriginError(
+            f"{origin.folder}: its item vectors are {origin.vectors}, those of the data {task.vectors}; "
+            "the same are needed to go on from its weights"
+        )
     row_of = {item: row for row, item in enumerate(checkpoint.item_ids)}
     ids = task.seq.item_ids
     new = [item for item in ids if item not in row_of]

@@ -30,7 +30,7 @@ class Checkpoint:
         settings: `Settings.as_dict()` of the run.
         item_ids: the vocabulary in row order. data: name, fingerprint, folder of the prepared data set.
         names: event types, polarities, weights, platforms and user attributes, by which the bundle's manifest names rows.
-        item_text: (N, W) float32 embeddings of the item texts, or None.
+        item_text: (N, W) float32 embeddings of the item texts, or None. item_features: (N, F) features and vectors, or None.
         known_until_ms: events before it were known when training ended (training and validation); 0 where all were.
         training: resumable state of optimizer, schedule, random numbers and best weights; empty once training is done.
     """
@@ -44,6 +44,7 @@ class Checkpoint:
     known_until_ms: int
     history: list[dict[str, Any]]
     training: dict[str, Any]
+    item_features: Tensor | None = None
 
 
 def names_of(seq: Sequences) -> dict[str, Any]:

@@ -30,6 +30,9 @@ def prepare(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of a synthetic world.")] = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    items: Annotated[
+        Path | None, typer.Option(help="A table of items: item_id, title, categories, numbers feature_*, lists vector_*.")
+    ] = None,
 ) -> None:
     """Import and clean a data set, report what was dropped and why, and write the canonical folder."""
     from model.data.errors import NoEventsError
@@ -37,7 +40,7 @@ def prepare(
 
     with one_line_errors():
         try:
-            dataset = run(what, out, data, column, mapping, seed, offline)
+            dataset = run(what, out, data, column, mapping, seed, offline, items)
         except NoEventsError as error:
             errors.print(error.cleaning.table())
             raise

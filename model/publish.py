@@ -98,6 +98,7 @@ def publish_task(
         text=task.item_text,
         features=task.item_features,
         feature_names=task.feature_names,
+        vectors=task.vectors,
         popularity=popularity.at(as_of),
         as_of_ms=as_of,
         labels=task.labels,

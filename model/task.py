@@ -11,6 +11,7 @@ import polars as pl
 
 from model.data.build import Dataset
 from model.data.dataset import read_dataset, to_sequences
+from model.data.dense import dense_matrix
 from model.data.schema import DatasetManifest
 from model.data.sequences import NUMBERS, Queries, Sequences, Split
 from model.data.splits import by_time, leave_one_out, next_basket, select, training_queries
@@ -29,6 +30,7 @@ class Task:
         items: the vocabulary in row order: item_id, title, categories, ...
         labels: what items are about, or None where nothing says it.
         item_of_row: (E,) the item id of every event, in or out of the vocabulary; None without one.
+        item_features: (N, F) or None: numbers by `feature_names`, then vectors, so long as `vectors` says by their names.
     """
 
     seq: Sequences
@@ -40,6 +42,7 @@ class Task:
     item_text: np.ndarray | None
     item_features: np.ndarray | None
     feature_names: list[str]
+    vectors: dict[str, int]
     data: dict[str, Any]
     repeats: bool
     labels: Labels | None
@@ -54,7 +57,7 @@ class Task:
             event_types=len(seq.event_types),
             platforms=len(seq.platforms),
             text_width=0 if self.item_text is None else self.item_text.shape[1],
-            feature_width=len(self.feature_names),
+            feature_width=0 if self.item_features is None else self.item_features.shape[1],
             attribute_sizes=tuple(len(values) for values in seq.attribute_values),
             type_weights=tuple((seq.polarity * seq.weight).tolist()),
             number_edges=number_edges(seq, self.split),
@@ -100,8 +103,8 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
             split, valid=asked_on(seq, split.valid, settings.platform), test=asked_on(seq, split.test, settings.platform)
         )
         train_queries = asked_on(seq, train_queries, settings.platform)
-    names = [name for name in items.columns if name.startswith("feature_") and not settings.items_only]
-    features = items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32) if names else None
+    names, vectors = ([], {}) if settings.items_only else (manifest.item_features, manifest.item_vectors)
+    features = dense_matrix(items, names, vectors)
     return Task(
         seq,
         split,
@@ -112,7 +115,8 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         dataset.events.sort("user_id", maintain_order=True).get_column("item_id").to_list(),
         item_text,
         features,
-        names,
+        list(names),
+        dict(vectors),
         {"name": manifest.name, "fingerprint": manifest.fingerprint},
         manifest.repeats,
         None if settings.items_only else item_labels(items, item_text),

@@ -232,6 +232,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
             self.task.split.cut_ms,
             self.history,
             training,
+            None if self.task.item_features is None else torch.as_tensor(self.task.item_features),
         )
 
     def _save(self, kept: Checkpoint, path: Path) -> None:

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 from torch import nn
 
 from model.assess import OURS, K
 from model.baselines.content_knn import ContentKnn
 from model.data.cold import HeldOut, cold_split, with_cold_items
+from model.data.dense import dense_matrix
 from model.data.sequences import Queries, Sequences, Split
 from model.evaluate import evaluate
 from model.inputs import Inputs
@@ -78,12 +80,21 @@ def cold_task(held_out: HeldOut, warm: Task, encoder: str, new_text: npt.NDArray
         title = dict(zip(items.get_column("item_id"), items.get_column("title"), strict=True))
         new_text = TextEncoder(encoder).embed([title[item] for item in held_out.cold])
     text = np.concatenate([warm.item_text, new_text])
+    features = warm.item_features
+    if features is not None:
+        new = pl.DataFrame({"item_id": held_out.cold}).join(held_out.whole.items, on="item_id", how="left", maintain_order="left")
+        features = np.concatenate([features, dense_matrix(new, warm.feature_names, warm.vectors)])
     task = replace(
         warm,
         seq=with_cold_items(warm.seq, held_out.cold),
         split=cold_split(held_out, warm.seq, warm.split),
-        inputs=replace(warm.inputs, item_text=torch.as_tensor(text)),
+        inputs=replace(
+            warm.inputs,
+            item_text=torch.as_tensor(text),
+            item_features=None if features is None else torch.as_tensor(features),
+        ),
         item_text=text,
+        item_features=features,
     )
     return ColdTask(task, warm.seq.items, text)
 

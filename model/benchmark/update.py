@@ -25,6 +25,7 @@ from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint
 from model.data.build import Dataset
 from model.data.dataset import to_sequences
+from model.data.dense import dense_matrix
 from model.data.sequences import Queries
 from model.data.splits import together
 from model.errors import TrainerError
@@ -179,7 +180,7 @@ def _lists(checkpoint: Checkpoint, dataset: Dataset, task: Task, queries: Querie
     features = None
     if checkpoint.net.config.feature_width:
         items = pl.DataFrame({"item_id": seq.item_ids}).join(dataset.items, on="item_id", how="left", maintain_order="left")
-        features = items.select(pl.col("^feature_.*$").fill_null(0.0)).to_numpy().astype(np.float32)
+        features = dense_matrix(items, dataset.manifest.item_features, dataset.manifest.item_vectors)
     inputs = Inputs.of(seq, None if text is None else text.numpy(), said, features)
     split = task.split
     ranked = live_lists(checkpoint, seq, inputs, queries, split.k, split.train_end, split.filter_seen)

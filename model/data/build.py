@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import polars as pl
 
 from model.data.clean import CleaningReport
+from model.data.dense import with_vectors
 from model.data.errors import DataError, NoEventsError, first_line
 from model.data.fingerprint import fingerprint
-from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS, Counts, DatasetManifest, EventType
+from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS, VECTOR_PREFIX, Counts, DatasetManifest, EventType
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def build_dataset(
     Args:
         events: any subset of `EVENT_COLUMNS`, at least user_id, type and timestamp (unix ms); other columns are left out.
             Sorted here by time, stably.
-        items: item_id, and title, categories, `feature_*` where known; items of events that are not in it are added.
+        items: item_id, and title, categories, `feature_*`, `vector_*` where known; items of events that are not in it are added.
         users: user_id and text attributes; users of events that are not in it are added.
 
     Raises:
@@ -66,7 +67,12 @@ def build_dataset(
         pl.col("categories").fill_null([]) if _has(items, "categories") else pl.lit([], pl.List(pl.String)).alias("categories"),
     )
     features = sorted(c for c in items.columns if c.startswith(FEATURE_PREFIX))
-    items = items.select(*ITEM_COLUMNS, *[pl.col(c).cast(pl.Float32).fill_nan(None) for c in features])
+    items, vectors = with_vectors(items, f"{name}: items")
+    items = items.select(
+        *ITEM_COLUMNS,
+        *[pl.col(c).cast(pl.Float32).fill_nan(None) for c in features],
+        *[VECTOR_PREFIX + vector for vector in vectors],
+    )
     users = _with_ids_of(events, users, "user_id", name)
     attributes = [column for column in users.columns if column != "user_id"]
     users = users.select("user_id", *[pl.col(a).cast(pl.String) for a in attributes])
@@ -81,6 +87,7 @@ def build_dataset(
         repeats=repeats,
         user_attributes=attributes,
         item_features=features,
+        item_vectors=vectors,
         notes=notes or [],
         counts=Counts(
             events=events.height,
@@ -129,7 +136,12 @@ def check(dataset: Dataset, where: str) -> None:
     user_columns = dict.fromkeys(["user_id", *dataset.manifest.user_attributes], text)
     expected: dict[str, tuple[pl.DataFrame, dict[str, pl.DataType]]] = {
         "events.parquet": (dataset.events, EVENT_COLUMNS),
-        "items.parquet": (dataset.items, ITEM_COLUMNS | {f: pl.Float32() for f in dataset.manifest.item_features}),
+        "items.parquet": (
+            dataset.items,
+            ITEM_COLUMNS
+            | {f: pl.Float32() for f in dataset.manifest.item_features}
+            | {VECTOR_PREFIX + vector: pl.List(pl.Float32()) for vector in dataset.manifest.item_vectors},
+        ),
         "users.parquet": (dataset.users, user_columns),
     }
     for file, (frame, columns) in expected.items():
@@ -138,6 +150,9 @@ def check(dataset: Dataset, where: str) -> None:
                 raise DataError(f"{where}: {file} has no column {column!r}; it has {', '.join(frame.columns)}")
             if frame.schema[column] != dtype:
                 raise DataError(f"{where}: {file}: column {column!r} is {frame.schema[column]}, expected {dtype}")
+    _, vectors = with_vectors(dataset.items, f"{where}: items.parquet")
+    if vectors != dataset.manifest.item_vectors:
+        raise DataError(f"{where}: items.parquet: has vectors {vectors}, the manifest says {dataset.manifest.item_vectors}")
     for column in ("user_id", "type", "timestamp"):
         if dataset.events.get_column(column).has_nulls():
             raise DataError(f"{where}: events.parquet: column {column!r} has missing values")

@@ -1,7 +1,7 @@
 """The canonical data set: one folder of Parquet that every importer writes and every trainer reads.
 
 events.parquet   one row per event, stably sorted by time; ties keep the order of the source
-items.parquet    item_id, title, categories, and dense features named `feature_*`
+items.parquet    item_id, title, categories, dense features named `feature_*`, and vectors named `vector_*`
 users.parquet    user_id and one text column per attribute
 manifest.json    what the columns mean; counts; the fingerprint of the content
 cleaning.json    what was dropped or merged on the way, and why

@@ -11,6 +11,7 @@ from model.data.dataset import Dataset, check_replaceable, write_dataset
 from model.data.errors import DataError
 from model.data.fetch import REMOTES, fetch, find_data
 from model.data.importers import archive, table
+from model.data.importers.items import read_items, with_items
 from model.data.importers.registry import SOURCES, importer_for
 from model.data.synthetic import SIZES, synthetic_world
 
@@ -31,6 +32,7 @@ def prepare(
     mapping: Path | None = None,
     seed: int = 0,
     offline: bool = False,
+    items: Path | None = None,
 ) -> Dataset:
     """Import, clean and write one data set.
 
@@ -41,12 +43,16 @@ def prepare(
         columns, mapping: which column is what, for a table that is none of the known formats (see `importers.table`).
         seed: of a synthetic world.
         offline: never fetch.
+        items: a table of items, which counts before what the source says of them (see `importers.items`).
 
     Raises:
         DataError: bad input; nothing is written.
     """
     check_replaceable(out)  # before the minutes of work, not after
+    given = None if items is None else read_items(items)
     dataset = import_dataset(what, data, columns, mapping, seed, offline)
+    if given is not None:
+        dataset = with_items(dataset, given)
     write_dataset(dataset, out)
     return dataset
 

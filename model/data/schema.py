@@ -22,6 +22,9 @@ EVENT_COLUMNS: dict[str, pl.DataType] = {
 }
 ITEM_COLUMNS: dict[str, pl.DataType] = {"item_id": pl.String(), "title": pl.String(), "categories": pl.List(pl.String())}
 FEATURE_PREFIX = "feature_"
+VECTOR_PREFIX = "vector_"
+MOST_VECTORS = 8
+MOST_VECTOR_NUMBERS = 4_096
 
 MISSING_POLICY = (
     "A row without a user, or with neither item nor text, or without a possible time, is dropped. Every other missing value "
@@ -63,6 +66,7 @@ class DatasetManifest(_Strict):
     repeats: bool = Field(description="people come back to the same item: seen items are not filtered from a ranking")
     user_attributes: list[str]
     item_features: list[str] = []
+    item_vectors: dict[str, int] = Field(default={}, description="how many numbers each `vector_*` has")
     missing_values: str = MISSING_POLICY
     notes: list[str] = []
     counts: Counts

@@ -9,8 +9,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,8 @@ class Catalogue:
     """The items of the bundle, N rows in vocabulary order.
 
     Attributes:
-        ids, titles, categories: N each. text: (N, W) or None; features: (N, F) or None, named `feature_names`.
+        ids, titles, categories: N each. text: (N, W) or None; features: (N, F) or None, named `feature_names`, and then
+            the numbers of `vectors`, so many by name.
         popularity: (N, P) decayed counts at `as_of_ms`. labels: what the items are about, or None.
     """
 
@@ -54,6 +55,7 @@ class Catalogue:
     popularity: np.ndarray
     as_of_ms: int
     labels: Labels | None = None
+    vectors: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,8 @@ def export_bundle(
         manifest["weights"] = weights
     if cold is not None:
         manifest["cold"] = cold
+    if catalogue.vectors:
+        manifest["item_vectors"] = [{"name": name, "width": width} for name, width in catalogue.vectors.items()]
     model_id = _content_id(manifest)
     manifest = {"model_id": model_id} | manifest
     _validate(manifest)

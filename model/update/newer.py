@@ -13,9 +13,10 @@ import polars as pl
 from model.checkpoint import Checkpoint
 from model.data.build import Dataset
 from model.data.dataset import read_dataset, to_sequences
+from model.data.dense import dense_matrix
 from model.data.importers import archive
 from model.data.importers.table import Mapping, Options, read_meaning
-from model.data.schema import EventType
+from model.data.schema import VECTOR_PREFIX, EventType
 from model.data.sequences import Queries, Sequences, Split
 from model.data.splits import clock, every_question, select, split_at
 from model.errors import TrainerError
@@ -39,7 +40,7 @@ class Newer:
     """Old and new events.
 
     Attributes:
-        seq: all of them. items: item_id, title, categories, `feature_*` of the vocabulary in row order.
+        seq: all of them. items: item_id, title, categories, `feature_*`, `vector_*` of the vocabulary in row order.
         old_items: the first so many rows are those of the checkpoint, in its order.
         since_ms: events from here on are new. split: learns from what is before its `cut_ms`; `split.valid` has the new questions
             before it, `split.test` those after it.
@@ -211,22 +212,31 @@ def _described(dataset: Dataset, origin: Origin, items: list[str]) -> pl.DataFra
     )
 
 
-def features_of(newer: Newer, origin: Origin) -> tuple[npt.NDArray[np.float32] | None, list[str]]:
-    """(N, F) dense item features and their names, as the model reads them; None where it has none.
+def features_of(newer: Newer, origin: Origin) -> npt.NDArray[np.float32] | None:
+    """(N, F) dense item features and vectors, as the model reads them; None where it has none.
+
+    Old items have those that training saw: what has been learned of them was learned of those. (A checkpoint of before does not
+    have them; then the events' own count.)
 
     Raises:
-        NothingNewError: the events come without the features that the model has.
+        NothingNewError: the events come without the features or vectors that the model has, or with vectors of another length.
     """
-    names = list(origin.features)
-    if not names:
-        return None, []
+    names = [*origin.features, *(VECTOR_PREFIX + name for name in origin.vectors)]
     missing = [name for name in names if name not in newer.items.columns]
     if missing:
         raise NothingNewError(
-            f"the model reads the item features {', '.join(names)}, and the items of these events have no {missing[0]}: "
-            "give the events as a prepared folder with the same features"
+            f"the model reads of items {', '.join(names)}, and the items of these events have no {missing[0]}: "
+            "give the events as a prepared folder with the same features and vectors"
         )
-    return newer.items.select(pl.col(names).fill_null(0.0)).to_numpy().astype(np.float32), names
+    for name, width in origin.vectors.items():
+        found = newer.items.get_column(VECTOR_PREFIX + name).list.len().max()
+        if found is not None and found != width:
+            raise NothingNewError(f"the items of these events have {VECTOR_PREFIX}{name} of {found} numbers, the model reads {width}")
+    features = dense_matrix(newer.items, origin.features, origin.vectors)
+    seen = origin.checkpoint.item_features
+    if features is not None and seen is not None:
+        features[: len(seen)] = seen.numpy()
+    return features
 
 
 def _date(ms: int) -> str:

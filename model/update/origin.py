@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,8 @@ class Origin:
         folder: of the bundle, links followed. model_id: its name.
         titles, categories: N each. repeats: whether seen items are recommended again.
         item_vectors, weights: how the bundle stores them, "float32" or "int8"; the checkpoint's net has the weights as they are
-            stored. features: names of the dense item features, in the order in which the net reads them.
+            stored. features: names of the dense item features, in the order in which the net reads them; vectors: how long those
+            are that it reads after these, by name.
         cold: what was measured for users with few events, if anything was.
     """
 
@@ -50,6 +51,7 @@ class Origin:
     weights: str = "float32"
     features: tuple[str, ...] = ()
     cold: dict[str, Any] | None = None
+    vectors: dict[str, int] = field(default_factory=dict)
 
 
 def read_origin(bundle: Path, run: Path | None = None) -> Origin:
@@ -83,6 +85,7 @@ def read_origin(bundle: Path, run: Path | None = None) -> Origin:
         titles = [record.get("title") for record in records]
         categories = [list(record.get("categories", [])) for record in records]
         features = tuple(str(name) for name in manifest["item_features"])
+        vectors = {str(one["name"]): int(one["width"]) for one in manifest.get("item_vectors", [])}
         bias = np.load(folder / "items" / "bias.npy", allow_pickle=False)
         golden = _arrays(folder / "golden.npz")
         same = ids == checkpoint.item_ids and _close(bias, checkpoint.net.item.bias) and _computes(checkpoint.net, golden)
@@ -91,7 +94,8 @@ def read_origin(bundle: Path, run: Path | None = None) -> Origin:
     if not same:
         raise OriginError(f"{bundle}: was not exported from {path}: a bundle of another run, or a run that was trained anew")
     repeats = manifest["seen_items"] == "recommend"
-    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, repeats, *stored, features, manifest.get("cold"))
+    cold = manifest.get("cold")
+    return Origin(folder, manifest["model_id"], checkpoint, titles, categories, repeats, *stored, features, cold, vectors)
 
 
 def _manifest(bundle: Path, folder: Path) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def refresh(
         item_ids=found.seq.item_ids,
         data=origin.checkpoint.data | {"fingerprint": found.fingerprint},
         item_text=None if task.item_text is None else torch.as_tensor(task.item_text),
+        item_features=None if task.item_features is None else torch.as_tensor(task.item_features),
         known_until_ms=found.split.cut_ms,
     )
     return Refreshed(origin, found, task, checkpoint, learned, encoder, {"reading": read - began} | learned.seconds)
@@ -166,7 +167,7 @@ def judged(refreshed: Refreshed) -> Judgement:
 
 def _task(found: Newer, origin: Origin, windows: Windows) -> tuple[UpdateTask, TextEncoder | None]:
     checkpoint, seq = origin.checkpoint, found.seq
-    features, names = features_of(found, origin)
+    features = features_of(found, origin)
     fresh = seq.items - found.old_items
     name = checkpoint.settings["data"]["text_encoder"]
     encoder = TextEncoder(name) if name else None
@@ -190,7 +191,8 @@ def _task(found: Newer, origin: Origin, windows: Windows) -> tuple[UpdateTask, T
         [],
         item_text,
         features,
-        names,
+        list(origin.features),
+        dict(origin.vectors),
         checkpoint.data | {"fingerprint": found.fingerprint},
         bool(config.repeats),
         None if checkpoint.settings["data"].get("items_only") else item_labels(found.items, item_text),

@@ -16,17 +16,21 @@ types are negative is not in the archive: say so with --mapping (the tables even
 
 from __future__ import annotations
 
+import base64
 import json
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from model.data.build import Dataset
 from model.data.clean import Cleaning
 from model.data.errors import DataError, NoEventsError, first_line
 from model.data.importers.table import Mapping, Options, build
-from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS
+from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS, VECTOR_PREFIX
 
 MANIFESTS = "_manifests"
 ITEMS = "items.jsonl"
@@ -75,7 +79,9 @@ def read(path: Path, mapping: Mapping | None = None, now_ms: int | None = None) 
     events = events.with_columns(pl.col("time_ms").alias("timestamp")).select(list(EVENT_COLUMNS))
     if not events.height:
         raise NoEventsError(f"{path}: the archive has no event of a user who is still there", Cleaning(events).report())
-    return build(events, mapping, path.resolve().name, now_ms, _attributes(rows), _items(path))
+    items, notes = _items(path)
+    dataset = build(events, mapping, path.resolve().name, now_ms, _attributes(rows), items)
+    return replace(dataset, manifest=dataset.manifest.model_copy(update={"notes": [*dataset.manifest.notes, *notes]}))
 
 
 def _newest(path: Path) -> Path | None:
@@ -158,11 +164,11 @@ def _once(events: pl.DataFrame) -> pl.DataFrame:
     return events.filter(pl.col("event_id").is_null() | first)
 
 
-def _items(path: Path) -> pl.DataFrame | None:
-    """Titles, categories and features of the items of which anything was said."""
+def _items(path: Path) -> tuple[pl.DataFrame | None, list[str]]:
+    """Titles, categories, features and vectors of the items of which anything was said; and what is to be noted of them."""
     file = path / ITEMS
     if not file.exists():
-        return None
+        return None, []
     try:
         said = [json.loads(line) for line in file.read_bytes().splitlines()]
         rows = [
@@ -180,13 +186,33 @@ def _items(path: Path) -> pl.DataFrame | None:
         ]
         names = sorted({name for row in rows for name in row if name.startswith(FEATURE_PREFIX)})
         schema = {**ITEM_COLUMNS, **dict.fromkeys(names, pl.Float32())}
-        return pl.DataFrame(rows, schema=schema, orient="row").unique("item_id", keep="last", maintain_order=True)
+        vectors, notes = _vectors([one["item"].get("vectors", {}) for one in said])
+        items = pl.DataFrame(rows, schema=schema, orient="row").with_columns(vectors)
+        return items.unique("item_id", keep="last", maintain_order=True), notes
     except (OSError, ValueError, KeyError, TypeError, AttributeError, pl.exceptions.PolarsError) as error:
         raise DataError(f"{file}: damaged: {first_line(error)}") from error
 
 
-def _features(item: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in item.get("features", {}).items() if name.startswith(FEATURE_PREFIX)}
+def _vectors(said: list[dict[str, str]]) -> tuple[list[pl.Series], list[str]]:
+    """A column for each name of vectors, which the service stores as base64 of float32; and which vectors were left out.
+
+    A service takes any length under a name that its model does not know: of a name the length counts that most items have.
+    """
+    columns, notes = [], []
+    for name in sorted({name for vectors in said for name in vectors}):
+        packed = [None if name not in vectors else base64.b64decode(vectors[name], validate=True) for vectors in said]
+        lengths = Counter(len(cell) for cell in packed if cell is not None)
+        ((most, count),) = lengths.most_common(1)
+        kept = [row for row, cell in enumerate(packed) if cell is not None and len(cell) == most]
+        values = np.frombuffer(b"".join(packed[row] or b"" for row in kept), "<f4").reshape(len(kept), -1)
+        place = np.full(len(packed), -1)
+        place[kept] = np.arange(len(kept))
+        where = pl.Series(place).replace(-1, None)
+        columns.append(pl.Series(VECTOR_PREFIX + name, values).cast(pl.List(pl.Float32)).gather(where))
+        if count < lengths.total():
+            others = lengths.total() - count
+            notes.append(f"{others} items have a vector {name!r} of other than {most // 4} numbers, which is left out")
+    return columns, notes
 
 
 def _attributes(rows: pl.DataFrame) -> pl.DataFrame | None:
