@@ -33,11 +33,18 @@ FEATURES = ["feature_round", "feature_warm"]
 
 
 def write_tiny_bundle(
-    folder: Path, seed: int = 0, seen_items: str = "recommend", stored: str = "float32", content: bool = False
+    folder: Path,
+    seed: int = 0,
+    seen_items: str = "recommend",
+    stored: str = "float32",
+    content: bool = False,
+    vectors: dict[str, int] | None = None,
 ) -> Path:
     """Write a bundle of ITEMS items (`item_id(row)`, titled "Thing <row>") as `folder` and return it; with `content` it
-    understands items by their FEATURES."""
+    understands items by their FEATURES, and with `vectors` by those, so long by name."""
     torch.manual_seed(seed)
+    names, vectors = FEATURES if content else [], vectors or {}
+    width = len(names) + sum(vectors.values())
     config = ModelConfig(
         items=ITEMS,
         event_types=len(EVENT_TYPES),
@@ -54,7 +61,7 @@ def write_tiny_bundle(
         repeats=16,
         repeat_hidden=8,
         popularity_half_lives_s=(7 * DAY_S, 60 * DAY_S),
-        feature_width=len(FEATURES) if content else 0,
+        feature_width=width,
     )
     net = Longwave(config).eval()
     torch.nn.init.normal_(net.item.id.weight)
@@ -82,8 +89,9 @@ def write_tiny_bundle(
         titles=[f"Thing {row}" for row in range(ITEMS)],
         categories=[["things"]] * ITEMS,
         text=None,
-        features=np.random.default_rng(seed).normal(size=(ITEMS, 2)).astype(np.float32) if content else None,
-        feature_names=FEATURES if content else [],
+        features=np.random.default_rng(seed).normal(size=(ITEMS, width)).astype(np.float32) if width else None,
+        feature_names=names,
+        vectors=vectors,
         popularity=np.random.default_rng(seed).uniform(0, 20, size=(ITEMS, 2)),
         as_of_ms=TRAINED_UNTIL_MS,
         labels=Labels(LABELS, np.eye(len(LABELS), dtype=np.float32)[np.arange(ITEMS) % len(LABELS)]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -22,6 +22,7 @@ from app.catalogue.attributes import kinds_of
 from app.errors import ConflictError, InvalidRequestError, NotFoundError, StorageError, TooLargeError
 from app.ingest.schema import Id, Number
 from app.recommend.answer import moment
+from app.recommend.dense import pack, unpack
 from app.state.items import Change, Item, Said
 
 router = APIRouter(tags=["items"])
@@ -38,6 +39,7 @@ _EXAMPLE: Final = {
 }
 
 Title = Annotated[str, Field(max_length=512)]
+Vector = Annotated[list[Number], Field(min_length=1, max_length=4_096)]
 Value = bool | int | float | Annotated[str, Field(max_length=256)] | Annotated[list[Id], Field(max_length=64)]
 
 
@@ -70,6 +72,11 @@ class ItemBody(BaseModel):
         {},
         description="Dense features (of an image, a sound), by the names that the model was trained with; others change nothing.",
     )
+    vectors: Annotated[dict[Id, Vector], Field(max_length=8)] = Field(
+        {},
+        description="Dense vectors (of an image, a sound), kept as float32, by the names and as long as the model takes them (see "
+        "`GET /v1/models`); others change nothing.",
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> ItemBody:
@@ -81,9 +88,9 @@ class ItemBody(BaseModel):
         """As it is stored."""
         said = {name: getattr(self, name) for name in ItemBody.model_fields}
         attributes = {name: tuple(value) if isinstance(value, list) else value for name, value in self.attributes.items()}
-        return Item(
-            **said | {"attributes": attributes, "categories": None if self.categories is None else tuple(self.categories)}
-        )
+        categories = None if self.categories is None else tuple(self.categories)
+        vectors = {name: pack(numbers) for name, numbers in self.vectors.items()}
+        return Item(**said | {"attributes": attributes, "categories": categories, "vectors": vectors})
 
 
 class NamedItemBody(ItemBody):
@@ -126,6 +133,7 @@ class CatalogueItem(msgspec.Struct, frozen=True):
     available_to: datetime | None
     hidden: bool
     features: dict[str, float]
+    vectors: dict[str, list[float]]
     version: Annotated[int | None, Meta(description="Of the last change; null if nothing was said since the model was trained.")]
     trained: Annotated[bool, Meta(description="Whether the model was trained with it; other items it knows by their content.")]
     known: Annotated[bool, Meta(description="Whether it can be in lists of the model: a new item can a moment after it came.")]
@@ -142,7 +150,7 @@ class CatalogueItem(msgspec.Struct, frozen=True):
 async def put_item(request: Request, item_id: ItemId) -> Response:
     """Add an item, or replace what was said of it before.
 
-    A new item can be recommended as soon as its vector is made from its title (and features), if the model understands such; what
+    A new item can be recommended as soon as its vector is made from its title (features, vectors), if the model understands such; what
     users did with it before takes effect then. An item that the model was trained with keeps what it learned.
     """
     body = checked(await _json(request), ItemBody)
@@ -166,9 +174,10 @@ async def patch_item(request: Request, item_id: ItemId) -> Response:
         said = await service.items.get(item_id)
         if (said is None or said.item is None) and (said is not None or service.catalogue.row(item_id) is None):
             raise NotFoundError(f"there is no item {item_id!r}")
-        before = msgspec.json.decode(msgspec.json.encode(said.item)) if said is not None else {}
+        before = _as_given(said.item) if said is not None and said.item is not None else {}
         body = checked(_merged(before, patch), ItemBody)
-        versions = await _store(service, [Change(item_id, body.item(), said.version if said is not None else 0)])
+        change = Change(item_id, body.item(), said.version if said is not None else 0)
+        versions = await _store(service, [change], vectors=patch.get("vectors") or ())
         if versions is not None:
             return json_response(ItemChange(item_id, versions[0]))
     raise ConflictError(f"item {item_id!r} is being changed by others all the time")
@@ -260,8 +269,13 @@ def _moved(error: dict[str, str], start: int) -> dict[str, str] | None:
     return error | {"field": ".".join([items, str(int(number) + start), *rest])}
 
 
-async def _store(service: Service, changes: Sequence[Change], many: bool = False) -> list[int] | None:
+async def _store(
+    service: Service, changes: Sequence[Change], many: bool = False, vectors: Container[str] | None = None
+) -> list[int] | None:
     """Store changes and take them over here; None if one did not meet what it expected.
+
+    Args:
+        vectors: names of those that are new; None: all are. Others may be of a model with another length, and stay as they are.
 
     Raises ConflictError, InvalidRequestError, StorageError.
     """
@@ -273,6 +287,7 @@ async def _store(service: Service, changes: Sequence[Change], many: bool = False
             continue
         service.catalogue.check(one.item_id)
         try:
+            service.live.check({name: each for name, each in one.item.vectors.items() if vectors is None or name in vectors})
             service.catalogue.attributes.check(one.item.attributes)
             for name, kind in kinds_of(one.item.attributes).items():
                 if kinds.setdefault(name, kind) != kind:
@@ -297,6 +312,14 @@ def _among(error: InvalidRequestError, index: int) -> InvalidRequestError:
 async def _one(service: Service, change: Change) -> Response:
     (version,) = await _store(service, [change]) or (0,)
     return json_response(ItemChange(change.item_id, version))
+
+
+def _as_given(item: Item) -> dict[str, Any]:
+    """An item as the JSON that says it."""
+    return {
+        **msgspec.json.decode(msgspec.json.encode(item)),
+        "vectors": {name: unpack(vector) for name, vector in item.vectors.items()},
+    }
 
 
 def _merged(before: Any, patch: Any) -> Any:
@@ -325,6 +348,7 @@ def _shown(service: Service, item_id: str, row: int | None, said: Said | None) -
         available_to=None if item.available_to is None else moment(item.available_to),
         hidden=item.hidden,
         features=dict(item.features),
+        vectors={name: unpack(vector) for name, vector in item.vectors.items()},
         version=None if said is None else said.version,
         trained=row is not None and row < catalogue.bundle_rows,
         known=row is not None and bool(catalogue.known[row]),

@@ -33,6 +33,9 @@ class Model(msgspec.Struct, frozen=True):
     problem: str | None
     data: str | None
     items: int | None
+    vectors: Annotated[
+        dict[str, int] | None, Meta(description="Dense vectors of items that it reads, and how many numbers each has.")
+    ]
     created_at: str | None
     backfilled_users: Annotated[int | None, Meta(description="While it is `backfilling`.")]
 
@@ -138,6 +141,7 @@ async def _models(request: Request) -> Models:
                 problem,
                 manifest.data_name if manifest is not None else None,
                 manifest.items.count if manifest is not None else None,
+                {one.name: one.width for one in manifest.item_vectors} if manifest is not None else None,
                 manifest.created_at if manifest is not None else None,
                 serving.done if status == "backfilling" else None,
             )

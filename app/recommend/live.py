@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
 
@@ -22,6 +22,7 @@ import structlog
 
 from app.catalogue.catalogue import ALWAYS, NEVER, Catalogue, Float32
 from app.errors import LongwaveError, StorageError
+from app.recommend.dense import Dense, rows
 from app.recommend.refreshing import keep_fresh
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
@@ -45,10 +46,11 @@ class _Wanted:
     item_id: str
     title: str | None
     features: tuple[float, ...]
+    vectors: bytes
 
     @property
     def digest(self) -> bytes:
-        content = msgspec.json.encode([self.title, self.features])
+        content = msgspec.json.encode([self.title, self.features]) + self.vectors
         return hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest()
 
 
@@ -70,7 +72,7 @@ class LiveItems:
         self._poll_s = poll_s
         self._metrics = metrics
         self._model_id = runtime.bundle.manifest.model_id
-        self._feature_names = runtime.bundle.manifest.item_features
+        self._dense = Dense(runtime.bundle.manifest)
         self._mark = Mark()
         self._wanted: dict[int, _Wanted] = {}  # by row, in the order in which they came
         self._digests: dict[int, bytes] = {}  # of what the vectors of rows were made from
@@ -98,6 +100,10 @@ class LiveItems:
         await self.refresh()
         while self._wanted:
             await self.encode_some()
+
+    def check(self, vectors: Mapping[str, bytes]) -> None:
+        """Raise InvalidRequestError if a vector has another length than the model takes."""
+        self._dense.check(vectors)
 
     async def follow(self) -> None:
         """Refresh until cancelled; a store that is away is asked again."""
@@ -151,7 +157,7 @@ class LiveItems:
         mark = await self._store.mark()  # before the items, so that what is said meanwhile is read again
         said: dict[str, Said] = {}
         async for some in self._store.everything():
-            said |= {one.item_id: one for one in some}
+            said |= {one.item_id: self._as_needed(one) for one in some}
         if mark.epoch != self._mark.epoch:
             self._catalogue.forget_attributes()  # and their types: this store has its own
         self._catalogue.attributes.declare(await self._store.kinds())
@@ -166,6 +172,18 @@ class LiveItems:
             await asyncio.sleep(0)
         self._mark = mark
         self._settle()
+
+    def _as_needed(self, said: Said) -> Said:
+        """Without the vectors that nothing is made of here: those of a whole catalogue are gigabytes."""
+        row = self._catalogue.row(said.item_id)
+        trained = row is not None and row < self._catalogue.bundle_rows
+
+        def needed(item: Item | None) -> Item | None:
+            if item is None or not item.vectors:
+                return item
+            return msgspec.structs.replace(item, vectors={}) if trained else self._dense.without_the_rest(item)
+
+        return replace(said, item=needed(said.item), was=needed(said.was))
 
     async def _declare(self, said: Sequence[Said]) -> None:
         """Learn the types of attributes that are new in some changes."""
@@ -215,13 +233,13 @@ class LiveItems:
     def _want(self, row: int, version: int, item_id: str, item: Item) -> None:
         """Have a vector made, if there is anything new to make it of."""
         self._wanted.pop(row, None)  # at the end of the others: they are in the order of their versions
-        features = tuple(item.features.get(name, 0.0) for name in self._feature_names)
-        readable = (self._text is not None and item.title) or any(name in item.features for name in self._feature_names)
+        readable = (self._text is not None and item.title) or self._dense.reads(item)
         if self._runtime.item is None or not readable:
             if self._digests.pop(row, None) is not None:
                 self._catalogue.unteach(row)
             return
-        wanted = _Wanted(version, item_id, item.title if self._text is not None else None, features)
+        title = item.title if self._text is not None else None
+        wanted = _Wanted(version, item_id, title, self._dense.features(item), self._dense.vectors(item))
         if self._digests.get(row) != wanted.digest:
             self._wanted[row] = wanted
             self._wake.set()
@@ -252,7 +270,7 @@ class LiveItems:
         """Vectors (D,) and biases from contents, by the model."""
         if not wanted or self._runtime.item is None:
             return []
-        feeds = {"features": np.asarray([one.features for one in wanted], np.float32)}
+        feeds = {"features": rows([one.features for one in wanted], [one.vectors for one in wanted])}
         if self._text is not None:
             feeds["text"] = self._text.embed([one.title for one in wanted])
         made = self._runtime.item(feeds)

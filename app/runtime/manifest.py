@@ -96,6 +96,13 @@ class Text(_Strict):
     max_tokens: Annotated[int, Field(gt=0)]
 
 
+class ItemVector(_Strict):
+    """A vector of an item (of an image, a sound): so many numbers under one name."""
+
+    name: Name
+    width: Annotated[int, Field(gt=0)]
+
+
 class Labels(_Strict):
     """What items are about, by which interests are named; `weights` is (N, C), how much of each item belongs to each label."""
 
@@ -138,7 +145,7 @@ class Cold(_Strict):
         return self
 
 
-_Named = TypeVar("_Named", StateTensor, EventType, UserAttribute)
+_Named = TypeVar("_Named", StateTensor, EventType, UserAttribute, ItemVector)
 
 
 def _distinct(parts: list[_Named]) -> list[_Named]:
@@ -170,6 +177,9 @@ class Manifest(_Strict):
         default="float32", description="for people, and the next update: graphs with rounded weights multiply them out themselves"
     )
     item_features: list[str] = Field(default=[], description="names of the dense item features that item.onnx takes")
+    item_vectors: Annotated[list[ItemVector], AfterValidator(_distinct)] = Field(
+        default=[], description="dense vectors of items; item.onnx takes their numbers in this order, behind the features"
+    )
     labels: Labels | None = None
     bucket_edges: dict[str, list[float]] = Field(description="for people: the edges live inside the graphs")
     popularity: Popularity
@@ -182,6 +192,14 @@ class Manifest(_Strict):
     cold: Cold | None = Field(default=None, description="of users with few events; absent: the model alone")
     tolerance: Tolerance = Tolerance()
     files: dict[str, Sha256] = Field(description="checksum of every file of the bundle but the manifest")
+
+    @model_validator(mode="after")
+    def _item_graph_takes_them(self) -> Manifest:
+        taken = next((one.shape[-1] for one in self.graphs["item"].inputs if one.name == "features"), 0) if "item" in self.graphs else 0
+        named = len(self.item_features) + sum(vector.width for vector in self.item_vectors)
+        if taken != named:
+            raise ValueError(f"item.onnx takes {taken} features; item_features and item_vectors are {named}")
+        return self
 
 
 def json_schema() -> str:
