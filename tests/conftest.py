@@ -71,6 +71,17 @@ def trained_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_run: TinyRun) 
     return (_made_once(tmp_path_factory, "trained-bundle", write) / "current").resolve()
 
 
+@pytest.fixture(scope="session")
+def pictured_shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `data` of items that differ by their pictures alone, a `run` trained on it, and its bundle in `bundles`. Do
+    not write into it; copy it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from pictured_shop import write_shop
+
+        return _made_once(tmp_path_factory, "pictured-shop", write_shop)
+
+
 def _made_once(tmp_path_factory: pytest.TempPathFactory, name: str, write: Callable[[Path], None]) -> Path:
     """A folder that the first worker to need it writes, while the others wait."""
     base = tmp_path_factory.getbasetemp()

@@ -74,8 +74,8 @@ class ItemBody(BaseModel):
     )
     vectors: Annotated[dict[Id, Vector], Field(max_length=8)] = Field(
         {},
-        description="Dense vectors (of an image, a sound), kept as float32, by the names and as long as the model takes them (see "
-        "`GET /v1/models`); others change nothing.",
+        description="Dense vectors (of an image, a sound), kept as float32, by the names and as long as the model takes them "
+        "(`GET /v1/models`); others change nothing.",
     )
 
     @model_validator(mode="after")
@@ -150,8 +150,8 @@ class CatalogueItem(msgspec.Struct, frozen=True):
 async def put_item(request: Request, item_id: ItemId) -> Response:
     """Add an item, or replace what was said of it before.
 
-    A new item can be recommended as soon as its vector is made from its title (features, vectors), if the model understands such; what
-    users did with it before takes effect then. An item that the model was trained with keeps what it learned.
+    A new item can be recommended as soon as its vector is made from its title (features, vectors), if the model understands
+    such; what users did with it before takes effect then. An item that the model was trained with keeps what it learned.
     """
     body = checked(await _json(request), ItemBody)
     return await _one(await service_of(request), Change(item_id, body.item()))

@@ -195,7 +195,11 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _item_graph_takes_them(self) -> Manifest:
-        taken = next((one.shape[-1] for one in self.graphs["item"].inputs if one.name == "features"), 0) if "item" in self.graphs else 0
+        taken = (
+            next((one.shape[-1] for one in self.graphs["item"].inputs if one.name == "features"), 0)
+            if "item" in self.graphs
+            else 0
+        )
         named = len(self.item_features) + sum(vector.width for vector in self.item_vectors)
         if taken != named:
             raise ValueError(f"item.onnx takes {taken} features; item_features and item_vectors are {named}")

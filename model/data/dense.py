@@ -25,8 +25,8 @@ def with_vectors(items: pl.DataFrame, where: str) -> tuple[pl.DataFrame, dict[st
         items: with item_id, and columns `vector_*` of lists or arrays of numbers. where: what an error calls the table.
 
     Raises:
-        DataError: a column is of something else, or its lists differ in length, or a number is missing or not finite, or there are
-            too many; names column and row (from 1) and item.
+        DataError: a column is of something else, or its lists differ in length, or a number is missing or not finite, or there
+            are too many; names column and row (from 1) and item.
     """
     columns = sorted(column for column in items.columns if column.startswith(VECTOR_PREFIX))
     if len(columns) > MOST_VECTORS:
@@ -59,9 +59,7 @@ def with_vectors(items: pl.DataFrame, where: str) -> tuple[pl.DataFrame, dict[st
     return items, widths
 
 
-def dense_matrix(
-    items: pl.DataFrame, features: Sequence[str], vectors: Mapping[str, int]
-) -> npt.NDArray[np.float32] | None:
+def dense_matrix(items: pl.DataFrame, features: Sequence[str], vectors: Mapping[str, int]) -> npt.NDArray[np.float32] | None:
     """(N, F) what a model reads of items, None where it reads nothing.
 
     Args:

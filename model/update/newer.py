@@ -229,9 +229,11 @@ def features_of(newer: Newer, origin: Origin) -> npt.NDArray[np.float32] | None:
             "give the events as a prepared folder with the same features and vectors"
         )
     for name, width in origin.vectors.items():
-        found = newer.items.get_column(VECTOR_PREFIX + name).list.len().max()
+        found = newer.items.select(pl.col(VECTOR_PREFIX + name).list.len().max()).item()
         if found is not None and found != width:
-            raise NothingNewError(f"the items of these events have {VECTOR_PREFIX}{name} of {found} numbers, the model reads {width}")
+            raise NothingNewError(
+                f"the items of these events have {VECTOR_PREFIX}{name} of {found} numbers, the model reads {width}"
+            )
     features = dense_matrix(newer.items, origin.features, origin.vectors)
     seen = origin.checkpoint.item_features
     if features is not None and seen is not None:

@@ -1,8 +1,8 @@
 """What is known of items, in a table beside the events: .parquet, .jsonl, .csv or .tsv (`longwave-train prepare --items FILE`).
 
-One row per item: `item_id`, and any of `title`, `categories` (a list; in text "a|b"), numbers in columns `feature_*`, and vectors (of
-an image, a sound) in columns `vector_*`: lists of numbers, as many for every item ("[0.1, 0.2]" or "0.1 0.2" in text); empty where an
-item has none. Other columns are left out.
+One row per item: `item_id`, and any of `title`, `categories` (a list; in text "a|b"), numbers in columns `feature_*`, and vectors
+(of an image, a sound) in columns `vector_*`: lists of numbers, as many for every item ("[0.1, 0.2]" or "0.1 0.2" in text); empty
+where an item has none. Other columns are left out.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def read_items(path: Path) -> pl.DataFrame:
 
 
 def with_items(dataset: Dataset, items: pl.DataFrame) -> Dataset:
-    """A data set whose items have what a table says of them, and otherwise what they had. Items of which it has no event stay out.
+    """A data set whose items have what a table says of them, and otherwise what they had. Items without an event stay out.
 
     Raises:
         DataError: the table's vectors have another length than those that items have already.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +24,13 @@ from model.data.prepare import prepare
 
 MakeArchiver = Callable[..., Archiver]
 
-LAMP = Item(title="Lamp", categories=("light",), attributes={"price": 2.5, "tags": ("a", "b")}, features={"feature_w": 3.0})
+LAMP = Item(
+    title="Lamp",
+    categories=("light",),
+    attributes={"price": 2.5, "tags": ("a", "b")},
+    features={"feature_w": 3.0},
+    vectors={"image": struct.pack("<2f", 0.5, -1.0)},
+)
 CUP = Item(title="Cup", available_from=5)
 
 
@@ -71,12 +78,19 @@ async def test_a_restore_says_again_what_was_said(archived: Archive, raw: redis.
         assert after[name].since_ms == before[name].since_ms
 
 
-def test_the_trainer_reads_titles_categories_and_features(archived: Archive, tmp_path: Path):
+def test_the_trainer_reads_titles_categories_features_and_vectors(archived: Archive, tmp_path: Path):
     dataset = prepare(str(archived.folder), tmp_path / "out")
     rows = {row["item_id"]: row for row in dataset.items.to_dicts()}
     assert rows.keys() == {"lamp", "cup", "plain"}
-    assert rows["lamp"] == {"item_id": "lamp", "title": "Lamp", "categories": ["light"], "feature_w": 3.0}
+    assert rows["lamp"] == {
+        "item_id": "lamp",
+        "title": "Lamp",
+        "categories": ["light"],
+        "feature_w": 3.0,
+        "vector_image": [0.5, -1.0],
+    }
     assert (rows["cup"]["title"], rows["cup"]["feature_w"], rows["plain"]["title"]) == ("Cup", None, None)
+    assert (dataset.manifest.item_vectors, rows["cup"]["vector_image"]) == ({"image": 2}, None)
 
 
 async def test_the_file_is_written_when_something_was_said_and_only_then(archived: Archive, raw: redis.Redis, redis_url: str):
