@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from model.data.build import Dataset
 from model.files import check_folder, write_whole
 from model.intervals import Difference, Estimate, UserBootstrap
 from model.loop import CHECKPOINT
-from model.machine import describe_commit, describe_machine
+from model.machine import measured
 from model.metrics import ndcg
 from model.predict import ranked_lists
 from model.settings import DataSettings, TrainSettings, model_defaults
@@ -92,9 +91,7 @@ def write_comparison(compared: list[Compared], task_name: str, fingerprint: str,
         "name": task_name,
         "fingerprint": fingerprint,
         "part": "valid",
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": describe_commit(),
-        "machine": describe_machine(),
+        **measured(),
         "runs": [dataclasses.asdict(each) | {"run": Path(each.run).name} for each in compared],
     }
     write_whole(path, to_text(result))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,15 @@ from model.precision import multiplies_bfloat16
 
 ROOT = Path(__file__).parents[1]
 CODE = ("model", "pyproject.toml", "requirements.lock")
+
+
+def measured() -> dict[str, Any]:
+    """When, of what code and on what machine: now, this and here."""
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": describe_commit(),
+        "machine": describe_machine(),
+    }
 
 
 def describe_machine() -> dict[str, Any]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from model.baselines.context_popularity import ContextCounts
 from model.benchmark.context import CONTEXT, HALF_LIVES_DAYS, SERVED_CATEGORY_M, SERVED_M, facet_values, most_frequent
+from model.benchmark.heading import heading
 from model.benchmark.names import find
 from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint
@@ -38,7 +38,6 @@ from model.errors import TrainerError
 from model.files import check_folder, write_whole
 from model.intervals import UserBootstrap
 from model.loop import COLD
-from model.machine import describe_commit, describe_machine
 from model.memory import fold_memories
 from model.metrics import ndcg, recall
 from model.nets import Readout
@@ -109,11 +108,7 @@ def measure_blend(
         for events in EVENTS
     }
     result = {
-        "format": FORMAT,
-        "name": called,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": describe_commit(),
-        "machine": describe_machine(),
+        **heading(FORMAT, called),
         "data": {"name": dataset.manifest.name, "fingerprint": dataset.manifest.fingerprint},
         "protocol": task.split.protocol,
         "part": "valid",

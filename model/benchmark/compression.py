@@ -6,7 +6,6 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from model.benchmark.heading import heading
 from model.benchmark.names import find
 from model.benchmark.opened import USERS, Opened, Timed
 from model.benchmark.run import to_text
@@ -23,7 +23,6 @@ from model.data.build import Dataset
 from model.data.splits import select
 from model.files import check_folder, write_whole
 from model.intervals import UserBootstrap
-from model.machine import describe_commit, describe_machine
 from model.metrics import ndcg, recall
 from model.publish import publish_task
 from model.settings import DataSettings
@@ -123,12 +122,7 @@ def measure_compression(
     for line, each in zip(measured, timed, strict=True):
         line["microseconds"] = {graph: _spread(seconds[WARM_UP:]) for graph, seconds in each.seconds.items()}
     result = {
-        "format": FORMAT,
-        "name": called,
-        "preset": runs[0].name,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": describe_commit(),
-        "machine": describe_machine(),
+        **heading(FORMAT, called, preset=runs[0].name),
         "fingerprint": dataset.manifest.fingerprint,
         "protocol": split.protocol,
         "part": "valid",

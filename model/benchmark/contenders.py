@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +22,7 @@ from model.endurance import Endurance, endurance
 from model.files import write_whole
 from model.interests import InterestReport, interest_report
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
-from model.machine import describe_commit, describe_machine
+from model.machine import measured
 from model.nets import Longwave
 from model.settings import Settings, model_defaults, that_decide
 from model.task import Task
@@ -157,9 +156,7 @@ def _trained(trainer: Loop[Any, Kept], report: Report | None) -> Kept:
     trainer.resume()
     path = trainer.folder / STARTED
     if trainer.group.first and not path.exists():
-        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        started = {"date": date, "commit": describe_commit(), "machine": describe_machine(), "processes": trainer.group.size}
-        write_whole(path, json.dumps(started, indent=2) + "\n")
+        write_whole(path, json.dumps(measured() | {"processes": trainer.group.size}, indent=2) + "\n")
     return trainer.run(report)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.baselines.context_popularity import ContextCounts
+from model.benchmark.heading import heading
 from model.benchmark.names import find
 from model.benchmark.run import to_text
 from model.data.build import Dataset
@@ -29,7 +29,6 @@ from model.data.splits import every_question, select
 from model.errors import TrainerError
 from model.files import check_folder, write_whole
 from model.intervals import UserBootstrap
-from model.machine import describe_commit, describe_machine
 from model.metrics import ndcg, recall
 from model.replay import live_schedule, top_k
 
@@ -118,11 +117,7 @@ def measure_context(
             },
         }
     result = {
-        "format": FORMAT,
-        "name": called,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": describe_commit(),
-        "machine": describe_machine(),
+        **heading(FORMAT, called),
         "data": {"name": dataset.manifest.name, "fingerprint": dataset.manifest.fingerprint},
         "protocol": protocol,
         "facets": list(facets),

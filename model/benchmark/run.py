@@ -7,7 +7,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from model.assess import OURS
 from model.benchmark.cold_items import HEADLINE, ColdTask, cold_task, measure_cold_items
 from model.benchmark.cold_users import measure_cold_users
 from model.benchmark.contenders import MODELS, Contender, contender
+from model.benchmark.heading import heading
 from model.benchmark.names import BENCHMARKS, as_asked, find
 from model.data.build import Dataset
 from model.data.cold import hold_out
@@ -25,7 +25,6 @@ from model.files import check_folder, write_whole
 from model.interests import InterestReport
 from model.ledger import check_ledger, note
 from model.loop import Report
-from model.machine import describe_commit, describe_machine
 from model.report import plain
 from model.settings import Settings, load_settings
 from model.task import Task, make_task, protocol_of
@@ -81,13 +80,7 @@ def benchmark(
         dataset = held_out.warm
     title = f"{called}-{Path(preset).stem}-{seed}"
     result: dict[str, Any] = {
-        "format": FORMAT,
-        "name": called,
-        "preset": Path(preset).stem,
-        "seed": seed,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": describe_commit(),
-        "machine": describe_machine(),
+        **heading(FORMAT, called, preset=Path(preset).stem, seed=seed),
         "data": _describe(dataset),
         "protocols": {},
     }

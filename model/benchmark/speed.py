@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -19,13 +18,13 @@ import polars as pl
 from model.assess import OURS
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.baselines.nets.train import EncoderTrainer
+from model.benchmark.heading import heading
 from model.benchmark.names import as_asked, find
 from model.benchmark.run import to_text
 from model.data.build import Dataset, with_events
 from model.data.errors import DataError
 from model.files import check_folder, write_whole
 from model.loop import Batch, Loop
-from model.machine import describe_commit, describe_machine
 from model.settings import Settings, load_settings
 from model.task import Task, make_task, protocol_of
 from model.train import Trainer
@@ -117,12 +116,7 @@ def measure_speed(
             where = f"{line['model']}, {line['precision']}, length {line['length']}, histories {line['histories']}"
             say(f"{where}: {line['targets_per_second']:,} targets a second")
     result = {
-        "format": FORMAT,
-        "name": called,
-        "preset": Path(preset).stem,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": describe_commit(),
-        "machine": describe_machine(),
+        **heading(FORMAT, called, preset=Path(preset).stem),
         "steps": steps,
         "measured": measured,
     }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from model.benchmark.heading import heading
 from model.benchmark.names import as_asked, find
 from model.benchmark.renewal import Cost, best_epoch, renew, train_anew, train_old
 from model.benchmark.run import to_text
@@ -35,7 +35,6 @@ from model.intervals import UserBootstrap
 from model.ledger import append, check_ledger
 from model.live import live_lists
 from model.loop import Report
-from model.machine import describe_commit, describe_machine
 from model.metrics import ndcg, recall
 from model.settings import load_settings
 from model.task import Task, event_text, protocol_of
@@ -100,14 +99,7 @@ def measure_update(
     asked = compare(dataset, retrained.task, asked_of(retrained.task, part), models)
     path = out / UPDATE / f"{called}-{Path(preset).stem}-{part}-{seed}.json"
     result = {
-        "format": FORMAT,
-        "name": called,
-        "preset": Path(preset).stem,
-        "part": part,
-        "seed": seed,
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": describe_commit(),
-        "machine": describe_machine(),
+        **heading(FORMAT, called, preset=Path(preset).stem, part=part, seed=seed),
         "data": {"name": dataset.manifest.name, "fingerprint": dataset.manifest.fingerprint},
         "protocol": protocol,
         "new": new,
