@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,13 +15,18 @@ from model.update.origin import Origin, OriginError
 
 ROWS = ("event_types", "polarity", "weight", "platforms", "attribute_names", "attribute_values")
 """What has rows of its own in the net, and what its memory counts events by; items have rows too, and theirs are found by id."""
+SAME_TEXT = 0.01
+"""How far a number of a text's vector, which is of unit length, may be off: another machine rounds otherwise."""
 
 
 @torch.no_grad()
-def begun(origin: Origin, task: Task) -> Longwave:
+def begun(origin: Origin, task: Task, text_encoder: str = "") -> Longwave:
     """A bundle's net for a task: its weights, with the task's items in the task's order.
 
     An item that the bundle does not know begins as in an update; one that the task does not know is left behind.
+
+    Args:
+        text_encoder: what has read the task's texts; its name counts where bundle and task have no title in common.
 
     Raises:
         OriginError: the data have other event types, platforms, attributes, texts or features than the bundle, or count events
@@ -38,6 +44,12 @@ def begun(origin: Origin, task: Task) -> Longwave:
     width = 0 if task.item_text is None else task.item_text.shape[1]
     if width != config.text_width:
         raise OriginError(f"{origin.folder}: has texts of {config.text_width} numbers, the data and the configuration of {width}")
+    if width and not _same_encoder(origin, task, text_encoder):
+        before = checkpoint.settings["data"]["text_encoder"]
+        raise OriginError(
+            f"{origin.folder}: its texts were read by {before!r}, and {text_encoder!r} makes other vectors of them: "
+            "the same encoder is needed to go on from its weights"
+        )
     if tuple(task.feature_names) != origin.features:
         raise OriginError(
             f"{origin.folder}: its item features are {list(origin.features)}, those of the data {task.feature_names}; "
@@ -61,6 +73,23 @@ def begun(origin: Origin, task: Task) -> Longwave:
     net = Longwave(dataclasses.replace(config, items=len(ids)))
     net.load_state_dict(weights)
     return net
+
+
+def _same_encoder(origin: Origin, task: Task, text_encoder: str) -> bool:
+    """Whether both read texts alike, by the vectors of titles that both have: a name says little of what is in its folder.
+
+    By most of them: after an update, an item has its newest title and the vector of the one that it was trained with.
+    """
+    seen, said = origin.checkpoint.item_text, task.item_text
+    assert seen is not None
+    assert said is not None
+    before = {title: row for row, title in enumerate(origin.titles) if title}
+    titles = task.items.get_column("title").to_list()
+    both = np.array([(before[title], row) for row, title in enumerate(titles) if title in before])
+    if not len(both):
+        return text_encoder in ("", origin.checkpoint.settings["data"]["text_encoder"])
+    apart = np.abs(seen.numpy()[both[:, 0]] - said[both[:, 1]]).max(1)
+    return bool(np.median(apart) < SAME_TEXT)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -121,7 +122,10 @@ def teach(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A folder that `train` wrote.")],
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
-    out: Annotated[Path | None, typer.Option(help="Where the report goes; default: `report` in the run's folder.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the report goes; default: `report` in the run's folder, with --platform `report-PLATFORM`."),
+    ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Ask only the first so many test queries; 0 asks all.")] = 0,
     platform: Annotated[str, typer.Option(help="Ask only what was answered on this platform.")] = "",
     ledger: Annotated[
@@ -148,7 +152,7 @@ def evaluate(
         report = assess(run, data, limit, platform, item_vectors, weights)
         if noted.exists():
             note(noted, "evaluate", report, f"{run}, platform {platform}" if platform else str(run))
-        folder = out or run / "report"
+        folder = out or run / (f"report-{quote(platform, safe='')}" if platform else "report")
         write_report(report, folder)
     console.print(to_markdown(report), markup=False, highlight=False, soft_wrap=True)
     console.print(f"-> {folder}", soft_wrap=True)

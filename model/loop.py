@@ -225,6 +225,7 @@ class Loop(ABC, Generic[Net, Kept]):
             or stored.data["fingerprint"] != self.task.data["fingerprint"]
         ):
             raise CheckpointError(f"{path}: of other data or settings; train into another folder, or give --overwrite")
+        self._check(stored, path)
         if not stored.training:
             self.finished = stored
             return False
@@ -240,6 +241,9 @@ class Loop(ABC, Generic[Net, Kept]):
         if self.average:
             self.average.load_state_dict(training["average"])
         return True
+
+    def _check(self, stored: Kept, path: Path) -> None:
+        """Raise CheckpointError if a run of the same data and settings is none to go on with after all."""
 
     def there(self, array: npt.NDArray[Any]) -> Tensor:
         """An array as a tensor on the run's device; on the CPU without a copy."""

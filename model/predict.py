@@ -19,7 +19,7 @@ from model.nets import Longwave, Readout, State
 from model.nets.integers import MAX_CHUNK
 from model.nets.readout import item_scores, repeat_additions
 from model.nets.repeats import seconds
-from model.nets.slots import Moment
+from model.nets.slots import Moment, RepeatState
 from model.popularity import popularity_of
 from model.replay import seen_items
 from model.rounding import as_stored
@@ -88,13 +88,14 @@ def repeats_at(
     memories: Memories,
     queries: Tensor,
     place: Tensor | None = None,
+    found: tuple[RepeatState, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What own repeats add to the scores of n queries: item rows (n, R) and amounts, 0 where there is no item.
 
-    With `place` (N), the vector of item i is `item_matrix[place[i]]`.
+    With `place` (N), the vector of item i is `item_matrix[place[i]]`. `found` is `memories.at(queries)`, if it is known already.
     """
     assert net.repeats is not None
-    slots, rows = memories.at(queries)
+    slots, rows = found or memories.at(queries)
     clock = memories.clock[queries]
     now = torch.maximum(as_of, clock) if net.config.query_time else clock
     moment = Moment(seconds(now)[:, None], memories.number[queries][:, None], memories.visit_number[queries][:, None])

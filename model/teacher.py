@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from model.task import Task
 
 FORMAT = 1
 MANIFEST, ROWS, SHARES = "teacher.json", "rows.npy", "shares.npy"
+BLOCK = 100_000
 
 
 class TeacherError(TrainerError, ValueError):
@@ -64,6 +66,15 @@ class Teacher:
             raise TeacherError(
                 f"{folder}: the teachers were asked other questions, or of other data: run `longwave-train teach` again"
             )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all that it says: teachers that were asked anew say something else, under the same name."""
+        digest = hashlib.sha256()
+        for array in (self.rows, self.shares):
+            for start in range(0, len(array), BLOCK):
+                digest.update(np.ascontiguousarray(array[start : start + BLOCK]).tobytes())
+        return digest.hexdigest()
 
     def at(self, queries: Tensor, weight: float) -> Soft:
         """The answers to some training questions (n), on their device."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.begin import begun
-from model.checkpoint import Checkpoint, load_checkpoint, names_of, save_checkpoint
+from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, names_of, save_checkpoint
 from model.content import FirstTimes, content_loss
 from model.data.sequences import Queries
 from model.data.splits import select
@@ -26,6 +26,7 @@ from model.memory import Memories, fold_memories
 from model.metrics import ndcg
 from model.nets import Longwave, Readout
 from model.nets.readout import RARE
+from model.nets.slots import RepeatState
 from model.popularity import popularity_of
 from model.precision import mixed
 from model.predict import Carried, block_of, logits, rank, read_out, repeats_at
@@ -80,7 +81,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
             ]
 
         def build() -> Longwave:
-            return Longwave(task.model_config(settings)) if origin is None else begun(origin, task)
+            return Longwave(task.model_config(settings)) if origin is None else begun(origin, task, settings.data.text_encoder)
 
         described = settings.as_dict()
         if origin is not None:
@@ -121,10 +122,10 @@ class Trainer(Loop[Longwave, Checkpoint]):
         net, inputs = self.net, self.inputs
         questions = self._questions(batch.query[batch.query >= 0])
         asked, rows = questions.asked, self.there(batch.rows)
-        candidates = None
+        candidates, remembered = None, None
         if self.sampler:
-            remembered = [] if self.memories is None else [self.memories.at(asked)[1].flatten()]
-            needed = torch.cat([inputs.item[rows].flatten(), *remembered])
+            remembered = None if self.memories is None else self.memories.at(asked)
+            needed = torch.cat([inputs.item[rows].flatten(), *([] if remembered is None else [remembered[1].flatten()])])
             candidates = self.sampler.draw(questions.target, needed, self.drawing)
         unseen = self._unseen()
         needed_rows = candidates.needed if candidates else None
@@ -138,7 +139,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         self.carried.leave(batch, state)
         if not len(asked):
             return None
-        return self._softmax(readout, questions, item_matrix, item_bias, candidates, unseen)
+        return self._softmax(readout, questions, item_matrix, item_bias, candidates, unseen, remembered)
 
     def _questions(self, asked: npt.NDArray[np.int64]) -> Questions:
         chosen = select(self.queries, asked)
@@ -159,10 +160,12 @@ class Trainer(Loop[Longwave, Checkpoint]):
         item_bias: Tensor,
         candidates: Candidates | None,
         unseen: Tensor | None,
+        remembered: tuple[RepeatState, Tensor] | None = None,
     ) -> Tensor:
         """The loss of a step over all items, or over the candidates (matrix and bias are then of the items that it needs).
 
-        Items that are taken for new ones, `unseen` (N), have neither popularity nor own repeats.
+        Items that are taken for new ones, `unseen` (N), have neither popularity nor own repeats. `remembered` is what the queries
+        find in their memories, if that is known already.
         """
         net, asked, as_of, owner, target = self.net, questions.asked, questions.as_of, questions.owner, questions.target
         smoothing = self.train.smoothing
@@ -178,7 +181,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         repeats = None
         if self.memories is not None:
             place = candidates.place if candidates else None
-            repeats = Additions(*repeats_at(net, readout, item_matrix, as_of, self.memories, asked, place))
+            repeats = Additions(*repeats_at(net, readout, item_matrix, as_of, self.memories, asked, place, remembered))
             if unseen is not None:
                 repeats = Additions(repeats.rows, torch.where(unseen[repeats.rows], 0.0, repeats.amount))
         if candidates:
@@ -226,7 +229,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
             self.net,
             self.described,
             self.task.seq.item_ids,
-            self.task.data,
+            self.task.data | ({"teacher": self.teacher.fingerprint} if self.teacher else {}),
             names_of(self.task.seq),
             None if self.task.item_text is None else torch.as_tensor(self.task.item_text),
             self.task.split.cut_ms,
@@ -234,6 +237,14 @@ class Trainer(Loop[Longwave, Checkpoint]):
             training,
             None if self.task.item_features is None else torch.as_tensor(self.task.item_features),
         )
+
+    def _check(self, stored: Checkpoint, path: Path) -> None:
+        # A run of before does not say what it was taught.
+        if self.teacher and stored.data.get("teacher", self.teacher.fingerprint) != self.teacher.fingerprint:
+            raise CheckpointError(
+                f"{path}: learned from another teaching than {self.train.teacher} has now (`longwave-train teach` ran again); "
+                "train into another folder, or give --overwrite"
+            )
 
     def _save(self, kept: Checkpoint, path: Path) -> None:
         save_checkpoint(kept, path)

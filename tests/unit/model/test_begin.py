@@ -169,3 +169,31 @@ def test_the_command_fine_tunes_and_evaluate_asks_per_platform(tiny_run, trained
     assert said.exit_code == 2
     assert "fax" in said.output
     assert not (tmp_path / "report").exists()
+
+
+def test_a_text_encoder_of_the_same_width_is_told_from_another_one_by_what_it_makes_of_titles(tiny_run, trained_bundle):
+    origin, settings = read_origin(trained_bundle), settings_of(tiny_run)
+    task = load_task(tiny_run.data, settings.data, origin.checkpoint.item_text.numpy())
+    elsewhere = "where the same encoder has been copied to"
+    begun(origin, task, elsewhere)
+    other = dataclasses.replace(task, item_text=np.roll(task.item_text, 1, axis=1))
+    with pytest.raises(OriginError, match=r"its texts were read by .*encoder', and 'mine' makes other vectors"):
+        begun(origin, other, "mine")
+    # A few titles that have changed since, as after an update, are no other encoder.
+    renamed = dataclasses.replace(origin, titles=["?", *origin.titles[1:5], *origin.titles[:1], *origin.titles[6:]])
+    begun(renamed, task, elsewhere)
+    strangers = dataclasses.replace(origin, titles=[f"x {title}" for title in origin.titles])
+    begun(strangers, task, str(tiny_run.encoder))
+    with pytest.raises(OriginError, match="'mine' makes"):
+        begun(strangers, task, "mine")
+
+
+def test_a_report_of_one_platform_leaves_the_general_one_alone(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run.run, tmp_path / "run")
+    (run / "report").mkdir()
+    (run / "report" / "report.json").write_text("the general one")
+    words = ["evaluate", run, "--data", tiny_run.data, "--platform", "web", "--limit", 5]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert (run / "report" / "report.json").read_text() == "the general one"
+    assert '"web"' in (run / "report-web" / "report.json").read_text()

@@ -9,6 +9,7 @@ from tiny_run import tiny_settings
 
 from model.data.synthetic import synthetic_world
 from model.losses import Additions, basket_softmax
+from model.memory import Memories
 from model.sampling import CandidateSampler
 from model.settings import DataSettings
 from model.task import make_task
@@ -84,6 +85,22 @@ def test_a_step_that_draws_every_item_learns_what_a_full_one_does(protocol, tmp_
         run.net.eval()  # no dropout
         losses[negatives] = [run._loss(batch).item() for batch in list(run.batches(np.random.default_rng(0)))[:3]]
     assert losses[100_000] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("negatives", [0, 4])
+def test_a_step_looks_into_its_memories_once_and_learns_what_two_looks_would_say(negatives, tmp_path, monkeypatch):
+    run = trainer(tmp_path, "basket", negatives)
+    run.net.eval()
+    batches = list(run.batches(np.random.default_rng(0)))[:3]
+    look, looks = Memories.at, []
+    monkeypatch.setattr(Memories, "at", lambda self, queries: looks.append(len(queries)) or look(self, queries))
+    once = [run._loss(batch).item() for batch in batches]
+    assert len(looks) == len(batches)
+    run.begin_epoch()  # draws the same again
+    softmax = run._softmax
+    monkeypatch.setattr(run, "_softmax", lambda *arguments: softmax(*arguments[:6]))
+    assert [run._loss(batch).item() for batch in batches] == once
+    assert len(looks) == (3 if negatives else 2) * len(batches)
 
 
 def test_a_step_learns_of_no_more_items_than_it_needs(tmp_path):

@@ -11,7 +11,7 @@ from tiny_run import tiny_settings
 from typer.testing import CliRunner
 
 from model import losses
-from model.checkpoint import load_checkpoint
+from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.cli import app
 from model.loop import CHECKPOINT
 from model.losses import Soft, basket_cross_entropy, basket_softmax
@@ -168,3 +168,31 @@ def test_a_teacher_beside_sampled_softmax_is_refused(tmp_path):
     (tmp_path / "mine.toml").write_text('[train]\nteacher = "said"\nnegatives = 10\n')
     with pytest.raises(ConfigError, match=r"train\.teacher must be"):
         load_settings(tmp_path / "mine.toml")
+
+
+def test_a_student_does_not_go_on_with_a_teacher_that_says_something_else_by_now(task, taught, tmp_path):
+    said = shutil.copytree(taught, tmp_path / "said")
+
+    def student():
+        settings = tiny_settings()
+        return Trainer(
+            task, dataclasses.replace(settings, train=dataclasses.replace(settings.train, teacher=str(said))), tmp_path
+        )
+
+    first = student()
+    first.epoch = 1
+    first._keep(first._kept(first._resumable()))
+    assert student().resume()
+    rows = np.load(said / "rows.npy")
+    np.save(said / "rows.npy", rows[:, ::-1])
+    with pytest.raises(CheckpointError, match=r"learned from another teaching than .*said has now"):
+        student().resume()
+    np.save(said / "rows.npy", rows)
+    assert student().resume()
+    # A run of before, which does not say what it was taught, goes on.
+    stored = load_checkpoint(tmp_path / CHECKPOINT)
+    save_checkpoint(
+        dataclasses.replace(stored, data={k: v for k, v in stored.data.items() if k != "teacher"}), tmp_path / CHECKPOINT
+    )
+    np.save(said / "rows.npy", rows[:, ::-1])
+    assert student().resume()
