@@ -185,9 +185,14 @@ class Catalogue:
         if row is None:
             row = self._append(item_id)
         in_bundle = row < self.bundle_rows
-        self.titles.put(row, self.titles.of_bundle(row) if title is None and in_bundle else title)
-        of_bundle = categories is None and in_bundle
-        self.categories.put(row, self.categories.of_bundle(row) if of_bundle else tuple(categories or ()))
+        if title is None and in_bundle:
+            self.titles.put_back(row)
+        else:
+            self.titles.put(row, title)
+        if categories is None and in_bundle:
+            self.categories.put_back(row)
+        else:
+            self.categories.put(row, tuple(categories or ()))
         self._opens_ms.put(row, opens_ms)
         self._closes_ms.put(row, closes_ms)
         self._born_ms.put(row, born_ms)

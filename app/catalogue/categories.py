@@ -58,9 +58,12 @@ class Categories:
         if before not in (-1, in_bundle):
             self._release(before)
 
-    def of_bundle(self, row: int) -> Names:
-        """What a row of the bundle had there."""
-        return self._packed[row]
+    def put_back(self, row: int) -> None:
+        """A row of the bundle has the categories that it had there."""
+        before, in_bundle = int(self._codes.rows[row]), int(self._packed.codes[row])
+        if before != in_bundle:
+            self._codes.put(row, in_bundle)
+            self._release(before)
 
     def present(self) -> Mask:
         """(N,) which items have a list, be it empty: all."""

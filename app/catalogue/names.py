@@ -24,6 +24,8 @@ _KEPT: Final = 32_768
 _ONE_BY_ONE: Final = 8  # titles that are looked for one after the other
 _BITS: Final = 0xFFFF  # of a code, by which most titles are seen not to be one of many
 _UNREAD: Final = object()
+_TAGS: Final = 0xFFFFFFFF  # what is left of it beside the numbers of all rows: bits of a hash,
+_TAG_FROM: Final = 31  # from this one on; those below say the place
 
 
 class Titles:
@@ -49,14 +51,14 @@ class Titles:
         try:
             return [recent[row] for row in rows]
         except KeyError:
-            return [self[row] for row in rows]
+            return [recent[row] if row in recent else self._read(row) for row in rows]
 
     def put(self, row: int, title: str | None) -> None:
         """Say the title of a row: one that is there, or the next one."""
         if row < len(self._packed) and title == self._packed[row]:
-            self._own.pop(row, None)
-        else:
-            self._own[row] = title
+            self.put_back(row)
+            return
+        self._own[row] = title
         self._recent.pop(row, None)
         self._count = max(self._count, row + 1)
         if self._codes is not None:
@@ -64,9 +66,13 @@ class Titles:
                 self._codes = np.append(self._codes, np.full(row + 1 + row // 8 - len(self._codes), NO_TITLE, np.int64))
             self._codes[row] = _code(title)
 
-    def of_bundle(self, row: int) -> str | None:
-        """What a row of the bundle was called there."""
-        return self._packed[row]
+    def put_back(self, row: int) -> None:
+        """A row of the bundle has the title that it had there."""
+        if row in self._own:
+            del self._own[row]
+            self._recent.pop(row, None)
+            if self._codes is not None:
+                self._codes[row] = _code(self._packed[row])
 
     def codes(self) -> Int64:
         """(N,) a number for each title, equal for equal ones; made when first asked for, and kept. Do not write into it.
@@ -129,7 +135,8 @@ class Ids:
         self._rows_of_more: dict[str, int] = {}
         self._recent: dict[int, str] = {}
         self._recent_rows: dict[str, int] = {}
-        table = _table(np.fromiter(map(hash, packed), np.int64, len(packed)))
+        self._bits = len(packed).bit_length()
+        table = _table(np.fromiter(map(hash, packed), np.int64, len(packed)), self._bits)
         self._last_slot = len(table) - 1
         self._table = memoryview(table)  # type: ignore[arg-type]  # numpy's arrays are buffers
 
@@ -148,7 +155,7 @@ class Ids:
         try:
             return [recent[row] for row in rows]
         except KeyError:
-            return [self[row] for row in rows]
+            return [recent[row] if row in recent else self._read(row) for row in rows]
 
     def append(self, item_id: str) -> None:
         """Give the next row to an id that is not there yet."""
@@ -169,29 +176,34 @@ class Ids:
         return item_id
 
     def _find(self, item_id: str) -> int | None:
-        slot, wanted = hash(item_id) & self._last_slot, item_id.encode("utf-8", "surrogatepass")
-        while number := self._table[slot]:
-            start, end = self._starts[number - 1], self._starts[number]
-            if end - start == len(wanted) and self._data[start:end] == wanted:
-                if len(self._recent_rows) >= _KEPT:
-                    self._recent_rows.clear()
-                self._recent_rows[item_id] = row = number - 1
-                return row
-            slot = (slot + 1) & self._last_slot
+        code, bits, table, last = hash(item_id), self._bits, self._table, self._last_slot
+        slot, tag = code & last, code >> _TAG_FROM & _TAGS >> bits
+        while entry := table[slot]:
+            if entry >> bits == tag:
+                row = (entry & (1 << bits) - 1) - 1
+                if self._data[self._starts[row] : self._starts[row + 1]] == item_id.encode("utf-8", "surrogatepass"):
+                    if len(self._recent_rows) >= _KEPT:
+                        self._recent_rows.clear()
+                    self._recent_rows[item_id] = row
+                    return row
+            slot = (slot + 1) & last
         return self._rows_of_more.get(item_id)
 
 
-def _table(hashes: Int64) -> UInt32:
-    """Rows by hash: a row, counted from 1, lies at its hash modulo the length, or at the next place that was free; 0 is free.
+def _table(hashes: Int64, bits: int) -> UInt32:
+    """Rows by hash. A row lies at its hash modulo the length, or at the next place that was free: its number, counted from 1, in
+    the lower bits, and as much more of its hash as there is room for in the higher ones, by which most others are told apart. 0
+    is free.
 
     At most half of the places are taken, so that a search ends after two or three.
     """
     table = np.zeros(max(8, 1 << (2 * len(hashes)).bit_length()), np.uint32)
     last = len(table) - 1
-    slots, numbers = hashes & last, np.arange(1, len(hashes) + 1, dtype=np.uint32)
-    while len(numbers):
+    slots = hashes & last
+    entries = (np.arange(1, len(hashes) + 1) | (hashes >> _TAG_FROM & _TAGS >> bits) << bits).astype(np.uint32)
+    while len(entries):
         free = table[slots] == 0
-        table[slots[free]] = numbers[free]  # of those that want the same place one gets it
-        waiting = table[slots] != numbers
-        slots, numbers = (slots[waiting] + 1) & last, numbers[waiting]
+        table[slots[free]] = entries[free]  # of those that want the same place one gets it
+        waiting = table[slots] != entries
+        slots, entries = (slots[waiting] + 1) & last, entries[waiting]
     return table
