@@ -54,7 +54,7 @@ def test_more_ids_and_titles_than_are_remembered_are_told_apart(monkeypatch):
         assert ids.of(rows) == [names[row] for row in rows]
         assert titles.of(rows) == [[*names[1:], None][row] for row in rows]
         assert [ids.row(names[row]) for row in rows] == list(rows)
-    assert len(ids._recent) <= 4 and len(ids._recent_rows) <= 4 and len(titles._recent) <= 4
+    assert max(len(ids._recent), len(ids._recent_rows), len(titles._recent)) <= 4
 
 
 def test_an_id_that_came_later_has_the_next_row():
@@ -156,7 +156,8 @@ def test_a_column_of_one_value_takes_no_memory_until_a_row_has_another():
     column = Mostly(-1, 1_000)
     column.put(3, -1)
     column.put(1_000, -1)
-    assert column.is_uniform and column.rows.tolist() == [-1] * 1_001
+    assert column.is_uniform
+    assert column.rows.tolist() == [-1] * 1_001
     assert column.rows.strides == (0,)
     column.put(5, 7)
     column.put(1_001, -1)
