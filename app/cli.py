@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,10 +57,11 @@ def serve(
     configure_logs(settings.log_level, settings.log_format)
     with ExitStack() as stack:
         try:
-            # What cannot work is better said once, here, than by each worker.
-            opened = read_bundle(settings.bundle_dir)
+            # What cannot work is better said once, here, than by each worker. The bundle is let go of: this process may be the
+            # worker, which reads it for itself.
+            graphs = _graphs(read_bundle(settings.bundle_dir))
             if settings.device == "cuda":
-                _demand_cuda(opened)
+                _demand_cuda(graphs)
             url = settings.redis_url
             if url is not None:
                 _check_address(url)
@@ -150,14 +152,19 @@ def _settings(**options: Any) -> Settings:
         _fail(str(error))
 
 
-def _demand_cuda(bundle: OpenedBundle) -> None:
+def _graphs(bundle: OpenedBundle) -> Mapping[str, Path]:
+    """The files of a bundle's graphs, by name."""
+    return {name: bundle.file(graph.file) for name, graph in bundle.manifest.graphs.items()}
+
+
+def _demand_cuda(graphs: Mapping[str, Path]) -> None:
     """Raise DeviceError if CUDA does not start. It is tried in a process of its own, whose end frees the card's memory."""
     from app.runtime.device import choose_device
 
-    graph = bundle.manifest.graphs.get("score")
+    graph = graphs.get("score")
     if graph is not None:
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as trial:
-            trial.submit(choose_device, "cuda", bundle.file(graph.file)).result()
+            trial.submit(choose_device, "cuda", graph).result()
 
 
 def _check_address(url: str) -> None:

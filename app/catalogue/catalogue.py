@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from app.catalogue.attributes import Attributes
+from app.catalogue.categories import Categories
+from app.catalogue.growing import Growing, Mostly
+from app.catalogue.names import Ids, Titles
 from app.errors import BundleError, ConflictError
+from app.packed import Groups, Texts, pack_groups, pack_texts
 
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
@@ -18,35 +22,12 @@ Bool = npt.NDArray[np.bool_]
 
 ALWAYS: Final = np.iinfo(np.int64).min
 NEVER: Final = np.iinfo(np.int64).max
-_SLACK: Final = 1_024  # rows at least that can be appended before everything is copied again
 
 
 def item_key(item_id: str) -> int:
     """The signed 64-bit key of an item id, the same in the trainer; never 0, which means "no item"."""
     key = int.from_bytes(hashlib.blake2b(item_id.encode(), digest_size=8).digest(), "little", signed=True)
     return key or 1
-
-
-class _Column:
-    """An array whose first axis grows; what it was made from is never written to."""
-
-    def __init__(self, array: npt.NDArray[Any]) -> None:
-        self._buffer = array
-        self._size = len(array)
-
-    @property
-    def rows(self) -> npt.NDArray[Any]:
-        return self._buffer[: self._size]
-
-    def put(self, row: int, value: Any) -> None:
-        """Write a row: one that is there, or the next one."""
-        if row >= len(self._buffer) or not self._buffer.flags.writeable:
-            room = max(row + 1, self._size + self._size // 8 + _SLACK)
-            buffer = np.empty((room, *self._buffer.shape[1:]), self._buffer.dtype)
-            buffer[: self._size] = self.rows
-            self._buffer = buffer
-        self._buffer[row] = value
-        self._size = max(self._size, row + 1)
 
 
 class Catalogue:
@@ -59,16 +40,16 @@ class Catalogue:
     Attributes:
         version: of the live items that are in here, kept in the header of every user state; 0 is the bundle alone.
         changes: grows with everything that changes here.
-        ids: N item ids by row; titles, categories likewise.
+        ids: N item ids by row; titles, categories likewise, those of the bundle packed.
         bundle_rows: so many items, the first ones, come from the bundle.
         attributes: what was said of items beside that.
     """
 
     def __init__(
         self,
-        ids: Sequence[str],
-        titles: Sequence[str | None],
-        categories: Sequence[Sequence[str]],
+        ids: Texts | Iterable[str],
+        titles: Texts | Iterable[str | None],
+        categories: Groups | Iterable[Sequence[str]],
         vectors: Float32,
         bias: Float32,
     ) -> None:
@@ -79,24 +60,21 @@ class Catalogue:
         """
         self.version = 0
         self.changes = 0
-        self.ids = list(ids)
-        self.titles = list(titles)
-        self.categories = [tuple(names) for names in categories]
+        packed = ids if isinstance(ids, Texts) else pack_texts(ids)
+        self.ids = Ids(packed)
+        self.titles = Titles(titles if isinstance(titles, Texts) else pack_texts(titles))
+        self.categories = Categories(categories if isinstance(categories, Groups) else pack_groups(categories))
         self.bundle_rows = n = len(self.ids)
-        self._bundle_titles = self.titles.copy()
-        self._bundle_categories = self.categories.copy()
-        self._vectors = _Column(vectors)
-        self._bias = _Column(bias)
-        self._keys = _Column(np.fromiter((item_key(item_id) for item_id in self.ids), np.int64, n))
-        self._known = _Column(np.ones(n, np.bool_))
-        self._opens_ms = _Column(np.full(n, ALWAYS, np.int64))
-        self._closes_ms = _Column(np.full(n, NEVER, np.int64))
-        self._rows = {item_id: row for row, item_id in enumerate(self.ids)}
+        self._vectors = Growing(vectors)
+        self._bias = Growing(bias)
+        self._keys = Growing(np.fromiter((item_key(item_id) for item_id in packed if item_id is not None), np.int64, n))
+        self._known = Growing(np.ones(n, np.bool_))
+        self._opens_ms, self._closes_ms = Mostly(ALWAYS, n), Mostly(NEVER, n)
         self._new: dict[int, int] = {}  # key -> row, not among the sorted ones yet
-        self._born_ms = _Column(np.full(n, -1, np.int64))
-        self._renewed = _Column(np.zeros(n, np.int64))  # `changes` after which each row has its vector
+        self._born_ms = Mostly(-1, n)
+        self._renewed = Mostly(0, n)  # `changes` after which each row has its vector
         self.attributes = Attributes(n)
-        self._arrivals = _Column(np.empty((0, 2), np.int64))  # version, and `unknown_bits` of the item
+        self._arrivals = Growing(np.empty((0, 2), np.int64))  # version, and `unknown_bits` of the item
         self._moments: list[tuple[int, int, tuple[Bool, Float32]]] = []  # from, until, what is open then
         order = np.argsort(self.keys, kind="stable")
         ascending = self.keys[order]
@@ -138,15 +116,15 @@ class Catalogue:
 
     def row(self, item_id: str) -> int | None:
         """Row of an item, or None if it is not in the catalogue."""
-        return self._rows.get(item_id)
+        return self.ids.row(item_id)
 
     def knows(self, item_id: str) -> bool:
         """Whether the model has a vector of the item."""
-        row = self._rows.get(item_id)
+        row = self.ids.row(item_id)
         return row is not None and bool(self._known.rows[row])
 
     def title(self, item_id: str | None) -> str | None:
-        row = self._rows.get(item_id) if item_id is not None else None
+        row = self.ids.row(item_id) if item_id is not None else None
         return None if row is None else self.titles[row]
 
     def rows_of_keys(self, keys: Int64) -> Int64:
@@ -175,9 +153,11 @@ class Catalogue:
         eligible = opened & self.known
         found = (opened, self.bias if eligible.all() else np.where(eligible, self.bias, np.float32(-np.inf)))
         # The same until anything else opens or closes.
-        of_opens, of_closes = ([edges[edges <= as_of_ms], edges[edges > as_of_ms]] for edges in (opens_ms, closes_ms))
-        since_ms = max(int(edges.max(initial=ALWAYS)) for edges in (of_opens[0], of_closes[0]))
-        until_ms = min(int(edges.min(initial=NEVER)) for edges in (of_opens[1], of_closes[1]))
+        since_ms, until_ms = ALWAYS, NEVER
+        for edges in (opens_ms, closes_ms):
+            past = edges <= as_of_ms
+            since_ms = max(since_ms, int(edges.max(initial=ALWAYS, where=past)))
+            until_ms = min(until_ms, int(edges.min(initial=NEVER, where=~past)))
         if len(self._moments) >= _MOST_MOMENTS:
             self._moments.clear()
         self._moments.append((since_ms, until_ms, found))
@@ -201,12 +181,18 @@ class Catalogue:
         Raises:
             ConflictError: it has the 64-bit key of another item.
         """
-        row = self._rows.get(item_id)
+        row = self.ids.row(item_id)
         if row is None:
             row = self._append(item_id)
         in_bundle = row < self.bundle_rows
-        self.titles[row] = self._bundle_titles[row] if title is None and in_bundle else title
-        self.categories[row] = self._bundle_categories[row] if categories is None and in_bundle else tuple(categories or ())
+        if title is None and in_bundle:
+            self.titles.put_back(row)
+        else:
+            self.titles.put(row, title)
+        if categories is None and in_bundle:
+            self.categories.put_back(row)
+        else:
+            self.categories.put(row, tuple(categories or ()))
         self._opens_ms.put(row, opens_ms)
         self._closes_ms.put(row, closes_ms)
         self._born_ms.put(row, born_ms)
@@ -278,8 +264,8 @@ class Catalogue:
         key = self.check(item_id)
         row = len(self)
         self.ids.append(item_id)
-        self.titles.append(None)
-        self.categories.append(())
+        self.titles.put(row, None)
+        self.categories.put(row, ())
         self._vectors.put(row, 0.0)
         self._bias.put(row, 0.0)
         self._keys.put(row, key)
@@ -290,7 +276,6 @@ class Catalogue:
         self._known.put(row, False)
         self.attributes.grow(row + 1)
         self._new[key] = row
-        self._rows[item_id] = row
         return row
 
 

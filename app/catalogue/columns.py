@@ -28,6 +28,16 @@ _HASH_FACTOR: Final = np.uint64(secrets.randbits(64) | 1)
 _T = TypeVar("_T", bound=np.generic)
 
 
+class CodesOfRows(Protocol):
+    """Codes of N items where one may have several."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """(m,) rows -> (m, G) codes; -1 is none."""
+        ...
+
+
 class Column(Protocol):
     """One attribute of N items, as filters read it. Every answer is a new (N,) array, which the caller may write into."""
 
@@ -42,7 +52,7 @@ class Column(Protocol):
         """Which items have one of these values, or in their list one of these entries."""
         ...
 
-    def groups(self) -> Codes | ListCodes:
+    def groups(self) -> Codes | CodesOfRows:
         """(N,) the items by what they have, each entry of a list for itself; as of now, whatever changes later."""
         ...
 
@@ -160,7 +170,7 @@ class Vocabulary:
         """A function from codes to whether each is one of these strings; -1, no string, never is."""
         wanted = [code for value in values if (code := self._codes.get(cast(str, value))) is not None]
         if len(wanted) <= _ONE_BY_ONE:
-            return lambda codes: _one_of(codes, wanted)
+            return lambda codes: one_of(codes, wanted)
         table = np.zeros(len(self) + 1, np.bool_)
         table[wanted] = True
         # Without a sign, -1 is beyond the end, and clipped to the last place, which is free. (Wrapping -1 around to it takes ten
@@ -242,7 +252,7 @@ class NumberColumn:
     def any_of(self, values: Sequence[Scalar]) -> Mask:
         numbers = self._numbers.used
         if len(values) <= _ONE_BY_ONE:
-            return _one_of(numbers, values)
+            return one_of(numbers, values)
         # One value for each hash, against which a row with this hash is compared. Values whose place another one took go next.
         mask = np.zeros(len(numbers), np.bool_)
         rest = np.unique(np.asarray(values, np.float64) + 0.0)
@@ -254,7 +264,7 @@ class NumberColumn:
                 block = numbers[start : start + _BLOCK]
                 mask[start : start + _BLOCK] |= table.take(_hashes(block), mode="wrap") == block
             rest = rest[table[hashes] != rest]
-        mask |= _one_of(numbers, rest.tolist())
+        mask |= one_of(numbers, rest.tolist())
         return mask
 
     def groups(self) -> Codes:
@@ -304,7 +314,7 @@ class BooleanColumn:
         return self._flags.used >= 0
 
     def any_of(self, values: Sequence[Scalar]) -> Mask:
-        return _one_of(self._flags.used, [int(cast(bool, value)) for value in dict.fromkeys(values)])
+        return one_of(self._flags.used, [int(cast(bool, value)) for value in dict.fromkeys(values)])
 
     def groups(self) -> Codes:
         return self._flags.used.copy()
@@ -342,7 +352,7 @@ class ListCodes:
         return codes
 
 
-def _one_of(array: npt.NDArray[Any], values: Sequence[Any]) -> Mask:
+def one_of(array: npt.NDArray[Any], values: Sequence[Any]) -> Mask:
     """Where a cell equals one of few values."""
     if not values:
         return np.zeros(len(array), np.bool_)

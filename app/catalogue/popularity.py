@@ -42,7 +42,8 @@ class LivePopularity:
         self._faded = self._counts.copy()  # (N, P) the same at the latest event of all, ready for `at`
         self._latest_ms = as_of_ms
         self._in_flight_s = in_flight_s
-        self._touched_s = np.full(len(catalogue), -np.inf)  # (N,) when each row was last added to, on time.monotonic()
+        # (N,) when each row was last added to, on time.monotonic(); 0 is never, and takes no memory.
+        self._touched_s = np.zeros(len(catalogue))
         self._shortest_first = np.argsort(self._half_lives_ms, kind="stable").tolist()
         self._added: list[Increment] = []  # not counted yet
         self._added_s = -math.inf
@@ -93,7 +94,8 @@ class LivePopularity:
         rows = np.asarray([row for row, _, _ in known])
         times = np.asarray([ms for _, ms, _ in known], np.int64)
         counts = np.asarray([counts for _, _, counts in known], np.float64)
-        ours = self._touched_s[rows] >= began_s - self._in_flight_s
+        touched_s = self._touched_s[rows]
+        ours = (touched_s > 0) & (touched_s >= began_s - self._in_flight_s)
         mixed = rows[ours]
         after = np.maximum(times[ours], self._times_ms[mixed])
         kept = self._counts[mixed] * self._factor(after - self._times_ms[mixed])
@@ -112,7 +114,9 @@ class LivePopularity:
         second_ms = as_of_ms - as_of_ms % 1000
         if self._at is None or self._at[0] != second_ms:
             elapsed_ms = np.asarray([max(second_ms - self._latest_ms, 0)])
-            self._at = (second_ms, (self._faded * self._factor(elapsed_ms)).astype(np.float32))
+            table = np.empty(self._faded.shape, np.float32)  # what comes between is not stored: it would be twice as large
+            np.multiply(self._faded, self._factor(elapsed_ms), out=table, casting="same_kind")
+            self._at = (second_ms, table)
         return self._at[1]
 
     @property
@@ -128,7 +132,7 @@ class LivePopularity:
             nothing = np.zeros((new, len(self.half_lives_s)))
             self._counts, self._faded = np.concatenate([self._counts, nothing]), np.concatenate([self._faded, nothing])
             self._times_ms = np.concatenate([self._times_ms, np.full(new, self._latest_ms, np.int64)])
-            self._touched_s = np.concatenate([self._touched_s, np.full(new, -np.inf)])
+            self._touched_s = np.concatenate([self._touched_s, np.zeros(new)])
             self._at = None
 
     def top(

@@ -91,13 +91,8 @@ def _has(models: Sequence[ServedModel], item_id: str) -> bool:
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
     """The items of a bundle. Raises BundleError if two share an id or a key."""
-    return Catalogue(
-        [item.id for item in bundle.items],
-        [item.title for item in bundle.items],
-        [item.categories for item in bundle.items],
-        bundle.vectors,
-        bundle.bias,
-    )
+    items = bundle.items
+    return Catalogue(items.ids, items.titles, items.categories, bundle.vectors, bundle.bias)
 
 
 def text_of(runtime: Runtime, settings: Settings) -> TextEncoder | None:

@@ -167,7 +167,7 @@ class ContextPopularity:
         changes, mask = self._masks.pop(category, (-1, np.empty(0, np.bool_)))
         if changes != self._catalogue.changes or len(mask) != len(self._catalogue):
             changes = self._catalogue.changes
-            mask = np.fromiter((category in names for names in self._catalogue.categories), np.bool_, len(self._catalogue))
+            mask = self._catalogue.categories.any_of([category])
         self._masks[category] = changes, mask
         if len(self._masks) > _MOST_MASKS:
             del self._masks[next(iter(self._masks))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.catalogue.catalogue import Bool
+from app.catalogue.names import Ids
 from app.recommend.answer import Explored, ExploredItem, ItemDebug, RuleGaveWay
 from app.recommend.explore import Drawn
 from app.recommend.selection import GaveWay, Why
@@ -38,7 +39,7 @@ def gave_way(rule: GaveWay) -> RuleGaveWay:
     return RuleGaveWay(rule.rule, rule.reason, rule.item_id, rule.position, rule.caps, rule.missing)
 
 
-def explored(seed: int, drawn: Sequence[Drawn], ids: Sequence[str]) -> Explored:
+def explored(seed: int, drawn: Sequence[Drawn], ids: Ids) -> Explored:
     """For the answer: what was drawn by chance, in the order of the list."""
     in_order = sorted(drawn, key=lambda one: one.position)
     return Explored(seed, [ExploredItem(ids[one.row], one.position, one.propensity) for one in in_order])

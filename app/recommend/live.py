@@ -21,6 +21,7 @@ import numpy as np
 import structlog
 
 from app.catalogue.catalogue import ALWAYS, NEVER, Catalogue, Float32
+from app.catalogue.columns import Cells
 from app.errors import LongwaveError, StorageError
 from app.recommend.dense import Dense, rows
 from app.recommend.refreshing import keep_fresh
@@ -77,7 +78,7 @@ class LiveItems:
         self._wanted: dict[int, _Wanted] = {}  # by row, in the order in which they came
         self._digests: dict[int, bytes] = {}  # of what the vectors of rows were made from
         self._generation = store.generation
-        self._said: set[int] = set()  # rows of which anything was said
+        self._said = Cells(len(catalogue), False, np.bool_)  # (N,) rows of which anything was said
         self._reading = asyncio.Lock()
         self._wake = asyncio.Event()
 
@@ -161,8 +162,8 @@ class LiveItems:
         if mark.epoch != self._mark.epoch:
             self._catalogue.forget_attributes()  # and their types: this store has its own
         self._catalogue.attributes.declare(await self._store.kinds())
-        for row in [row for row in self._said if self._catalogue.ids[row] not in said]:
-            self._said.discard(row)
+        for row in [row for row in np.flatnonzero(self._said.used).tolist() if self._catalogue.ids[row] not in said]:
+            self._said.used[row] = False
             self._wanted.pop(row, None)
             self._catalogue.as_in_bundle(row)
         ordered = sorted(said.values(), key=lambda one: one.version)
@@ -215,7 +216,7 @@ class LiveItems:
         item, row = said.item or said.was, self._catalogue.row(said.item_id)
         if item is None:
             if row is not None:
-                self._said.add(row)
+                self._said.used[row] = True
                 self._catalogue.close(row)
             return
         opens_ms = ALWAYS if item.available_from is None else item.available_from
@@ -225,7 +226,8 @@ class LiveItems:
         in_bundle = row is not None and row < self._catalogue.bundle_rows
         born_ms = item.available_from if item.available_from is not None else -1 if in_bundle else said.since_ms
         row = self._catalogue.put(said.item_id, item.title, item.categories, opens_ms, closes_ms, born_ms)
-        self._said.add(row)
+        self._said.grow(max(len(self._said), row + 1))
+        self._said.used[row] = True
         self._catalogue.attributes.set(row, item.attributes)
         if row >= self._catalogue.bundle_rows:
             self._want(row, said.version, said.item_id, item)

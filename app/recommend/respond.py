@@ -55,15 +55,14 @@ class Responder:
             drawn: what stands in it by chance.
             explained: what brought each item, if the model knows.
         """
-        ids, titles = self._catalogue.ids, self._catalogue.titles
+        ids, titles = self._catalogue.ids.of(rows), self._catalogue.titles.of(rows)
         scenario, version = (query.scenario.name, query.scenario.version) if query.scenario is not None else (None, 0)
         list_id = self._list_id(query, scenario, version, reflects is None)
         if query.explain is None:
-            items = [RecommendedItem(ids[row], score, titles[row]) for row, score in zip(rows, scores, strict=True)]
+            items = [RecommendedItem(*one) for one in zip(ids, scores, titles, strict=True)]
         else:
             whys = self._explainer.of_nobody(rows, pinned_in(selection)) if explained is None else explained
-            found = zip(rows, scores, whys, strict=True)
-            items = [RecommendedItem(ids[row], score, titles[row], why) for row, score, why in found]
+            items = [RecommendedItem(*one) for one in zip(ids, scores, titles, whys, strict=True)]
         return Recommendations(
             recommendation_id=list_id,
             user_id=query.user_id or None,
@@ -78,7 +77,7 @@ class Responder:
             scenario=UNSET if query.scenario is None else query.scenario,
             experiment=UNSET if query.experiment is None else query.experiment,
             gave_way=UNSET if selection is None or not selection.gave_way else [gave_way(one) for one in selection.gave_way],
-            explored=UNSET if query.rules.explore is None else explored(query.seed, drawn, ids),
+            explored=UNSET if query.rules.explore is None else explored(query.seed, drawn, self._catalogue.ids),
             debug=UNSET if selection is None or out is None or not query.debug else self._why(query, selection, out),
         )
 

@@ -146,10 +146,10 @@ class TrendingItems:
 
     def _within(self, rows: Int64, category: str | None, second_ms: int) -> Iterator[int]:
         """Places of the rows that are available, those of a category if one is given."""
-        places = np.flatnonzero(self._catalogue.open_at(second_ms)[rows]).tolist()
-        if category is None:
-            return iter(places)
-        return (place for place in places if category in self._catalogue.categories[rows[place]])
+        asked = self._catalogue.open_at(second_ms)
+        if category is not None:
+            asked = asked & self._catalogue.categories.any_of([category])[: len(asked)]
+        return iter(np.flatnonzero(asked[rows]).tolist())
 
     def _span(self, window: WindowName, second_ms: int) -> tuple[int, int]:
         """The first and the last bucket of a window."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from app.errors import BundleError
+from app.packed import GroupPacking, Groups, TextPacking, Texts
 from app.runtime.manifest import FORMAT_VERSION, Manifest
 
 MANIFEST = "manifest.json"
@@ -30,6 +31,27 @@ class ItemRecord(msgspec.Struct, frozen=True):
     categories: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The lines of items.jsonl, packed: N ids, titles and lists of categories by row."""
+
+    ids: Texts
+    titles: Texts
+    categories: Groups
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> ItemRecord:
+        """The record of a row from 0 to N - 1."""
+        item_id = self.ids[row]
+        assert item_id is not None
+        return ItemRecord(item_id, self.titles[row], self.categories[row])
+
+    def __iter__(self) -> Iterator[ItemRecord]:
+        return map(self.__getitem__, range(len(self)))
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A verified bundle of N items.
@@ -40,7 +62,7 @@ class Bundle:
             each worker has its own.
         bias: (N,) float32.
         popularity: (N, P) float64 decayed counts at `manifest.popularity.as_of_ms`.
-        items: N records. labels: (N, C) float32, None where nothing says what items are about.
+        items: N of them. labels: (N, C) float32, None where nothing says what items are about.
     """
 
     path: Path
@@ -48,7 +70,7 @@ class Bundle:
     vectors: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
     popularity: npt.NDArray[np.float64]
-    items: Sequence[ItemRecord]
+    items: Items
     labels: npt.NDArray[np.float32] | None
 
     def file(self, name: str) -> Path:
@@ -169,15 +191,21 @@ def _array(path: Path, name: str, dtype: type, shape: tuple[int, ...]) -> npt.ND
     return np.asarray(array)
 
 
-def _items(path: Path, name: str, count: int) -> list[ItemRecord]:
+def _items(path: Path, name: str, count: int) -> Items:
     file = path / name
-    decoder = msgspec.json.Decoder(ItemRecord)
-    items: list[ItemRecord] = []
-    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-        try:
-            items.append(decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise BundleError(f"{file}: line {number}: {error}") from None
-    if len(items) != count:
-        raise BundleError(f"{file}: {len(items)} lines, but the manifest's items.count is {count}")
-    return items
+    decode = msgspec.json.Decoder(ItemRecord).decode
+    ids, titles, categories = TextPacking(), TextPacking(), GroupPacking()
+    number = 0
+    try:
+        with file.open("rb") as lines:
+            for line in lines:
+                number += 1
+                item = decode(line)
+                ids.add(item.id)
+                titles.add(item.title)
+                categories.add(item.categories)
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise BundleError(f"{file}: line {number}: {error}") from None
+    if number != count:
+        raise BundleError(f"{file}: {number} lines, but the manifest's items.count is {count}")
+    return Items(ids.packed(), titles.packed(), categories.packed())

@@ -56,7 +56,7 @@ def test_what_was_archived_is_learned_from_without_the_erased(
     assert bundle.manifest.event_types == old.manifest.event_types
     assert bundle.manifest.seen_items == old.manifest.seen_items
     # An archive has no titles.
-    assert [(item.id, item.title, item.categories) for item in bundle.items[: len(old.items)]] == [
+    assert [(item.id, item.title, item.categories) for item in list(bundle.items)[: len(old.items)]] == [
         (item.id, item.title, item.categories) for item in old.items
     ]
     erased = most_active(read_dataset(tiny_run.data).events)

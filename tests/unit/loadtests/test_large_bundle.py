@@ -22,7 +22,7 @@ def large(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_drawn_bundle_is_read_and_its_graphs_give_what_they_gave(large: Path, tiny_bundle: Path) -> None:
     bundle = read_bundle(large)
     assert bundle.manifest.items.count == len(bundle.items) == 2_000
-    assert bundle.items[-1].id == item_id(1_999)
+    assert bundle.items[1_999].id == item_id(1_999)
     assert bundle.manifest.model_id != read_bundle(tiny_bundle).manifest.model_id
     assert replay_golden(open_runtime(bundle, "cpu", 1)) > 0
 
