@@ -162,7 +162,8 @@ async def test_new_items_of_one_title_are_told_apart_by_their_pictures(start, pi
         catalogue = (await worker.hall.current()).catalogue
         trained = np.asarray(catalogue.vectors[: catalogue.bundle_rows])
         cosine = unit(made) @ unit(trained).T
-        like = np.array([[int(name[1:]) % STYLES == style for name in catalogue.ids[: len(trained)]] for style in range(STYLES)])
+        ids = catalogue.ids.of(range(len(trained)))
+        like = np.array([[int(name[1:]) % STYLES == style for name in ids] for style in range(STYLES)])
         for style in range(STYLES):  # nearer to every trained item of its style than to any other on average, by far
             assert cosine[style][like[style]].mean() > cosine[style][~like[style]].mean() + 0.5
         events = [
