@@ -31,7 +31,7 @@ class Categories:
         self._code_of = {names: code for code, names in enumerate(self._lists)}
         # By rows that are not as in the bundle; the lists of that stay.
         self._uses = [1] * len(self._lists)
-        self._column = ListColumn(len(self._lists))
+        self._column = ListColumn(len(self._lists), np.int32)
         self._free: list[int] = []
         for code, names in enumerate(self._lists):
             self._column.put(code, names)

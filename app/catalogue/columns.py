@@ -329,7 +329,7 @@ class ListCodes:
         slots: (N,) each, the first entries. starts: (N,) where those behind them begin in `more`.
     """
 
-    lengths: npt.NDArray[np.int8]
+    lengths: npt.NDArray[np.int8] | npt.NDArray[np.int32]
     slots: Sequence[npt.NDArray[np.int32]]
     starts: npt.NDArray[np.int32] | None
     more: npt.NDArray[np.int32]

@@ -23,8 +23,9 @@ class ListColumn:
 
     kind: ClassVar[Literal["list"]] = "list"
 
-    def __init__(self, count: int) -> None:
-        self._lengths = Cells(count, -1, np.int8)  # -1: no value, which is not the empty list
+    def __init__(self, count: int, lengths: type[np.int8 | np.int32] = np.int8) -> None:
+        """`lengths` says how long a list may be: attributes have at most 64 entries, a bundle's categories have no bound."""
+        self._lengths: Cells[Any] = Cells(count, -1, lengths)  # -1: no value, which is not the empty list
         self._slots: list[Cells[np.int32]] = []  # codes, -1 behind the end of a list
         self._starts: Cells[np.int32] | None = None  # of each row's entries from the fifth on, in the next two
         self._entry_rows = Cells(0, -1, np.int32)

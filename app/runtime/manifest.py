@@ -196,7 +196,7 @@ class Manifest(_Strict):
     @model_validator(mode="after")
     def _item_graph_takes_them(self) -> Manifest:
         taken = (
-            next((one.shape[-1] for one in self.graphs["item"].inputs if one.name == "features"), 0)
+            next((one.shape[-1] for one in self.graphs["item"].inputs if one.name == "features" and one.shape), 0)
             if "item" in self.graphs
             else 0
         )

@@ -133,6 +133,19 @@ def test_categories_answer_filters_and_caps_as_one_list_for_each_item_would():
         assert len(set(code_of.values())) == len(code_of)
 
 
+@pytest.mark.parametrize("count", [127, 128, 40_000])
+def test_a_bundles_item_may_have_any_number_of_categories(count):
+    names = tuple(f"c{number}" for number in range(count))
+    categories = Categories(pack_groups([names, ("c0", "x")]))
+    assert categories[0] == names
+    assert categories.any_of([names[-1]]).tolist() == [True, False]
+    assert categories.any_of(["x"]).tolist() == [False, True]
+    assert np.count_nonzero(categories.groups()(np.arange(2))[0] >= 0) == count
+    categories.put(0, ())
+    categories.put_back(0)
+    assert categories[0] == names
+
+
 def test_what_a_cap_knows_of_categories_stays_as_it_was():
     categories = Categories(pack_groups([("a",), ("b",)]))
     codes = categories.groups()

@@ -181,6 +181,18 @@ def test_a_value_that_the_service_could_not_work_with_is_refused_by_field(bundle
         read_manifest(bundle_copy)
 
 
+def test_item_features_without_a_dimension_are_refused(bundle_copy):
+    graphs = json.loads((bundle_copy / "manifest.json").read_text())["graphs"]
+    features = {"name": "features", "dtype": "float32", "shape": []}
+    item = graphs["score"] | {"inputs": [features]}
+    edit_manifest(bundle_copy, graphs=graphs | {"item": item}, item_vectors=[{"name": "image", "width": 3}])
+    with pytest.raises(BundleError, match=r"item\.onnx takes 0 features; item_features and item_vectors are 3"):
+        read_manifest(bundle_copy)
+    edit_manifest(bundle_copy, item_vectors=[])
+    with pytest.raises(BundleError, match=r"score\.onnx: its inputs are"):
+        open_runtime(read_bundle(bundle_copy), "cpu", 1)
+
+
 def test_a_state_that_is_not_what_a_step_returns_is_refused(bundle_copy):
     state = json.loads((bundle_copy / "manifest.json").read_text())["state"]
     for wrong, message in (
