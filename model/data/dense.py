@@ -13,7 +13,7 @@ import numpy.typing as npt
 import polars as pl
 
 from model.data.errors import DataError, first_line
-from model.data.schema import MOST_VECTOR_NUMBERS, MOST_VECTORS, VECTOR_PREFIX
+from model.data.schema import MOST_VECTOR_NAME, MOST_VECTOR_NUMBERS, MOST_VECTORS, VECTOR_PREFIX
 
 
 def with_vectors(items: pl.DataFrame, where: str) -> tuple[pl.DataFrame, dict[str, int]]:
@@ -34,6 +34,8 @@ def with_vectors(items: pl.DataFrame, where: str) -> tuple[pl.DataFrame, dict[st
     widths: dict[str, int] = {}
     for column in columns:
         here = f"{where}: column {column!r}"
+        if not 1 <= len(column) - len(VECTOR_PREFIX) <= MOST_VECTOR_NAME:
+            raise DataError(f"{here}: its name has 1 to {MOST_VECTOR_NAME} characters behind {VECTOR_PREFIX}")
         try:
             cells = items.get_column(column).cast(pl.List(pl.Float32))
         except pl.exceptions.PolarsError as error:

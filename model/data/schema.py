@@ -24,6 +24,7 @@ ITEM_COLUMNS: dict[str, pl.DataType] = {"item_id": pl.String(), "title": pl.Stri
 FEATURE_PREFIX = "feature_"
 VECTOR_PREFIX = "vector_"
 MOST_VECTORS = 8
+MOST_VECTOR_NAME = 128  # characters, as a bundle's manifest takes them
 MOST_VECTOR_NUMBERS = 4_096
 
 MISSING_POLICY = (

@@ -29,7 +29,14 @@ from model.data.build import Dataset
 from model.data.clean import Cleaning
 from model.data.errors import DataError, NoEventsError, first_line
 from model.data.importers.table import Mapping, Options, build
-from model.data.schema import EVENT_COLUMNS, FEATURE_PREFIX, ITEM_COLUMNS, VECTOR_PREFIX
+from model.data.schema import (
+    EVENT_COLUMNS,
+    FEATURE_PREFIX,
+    ITEM_COLUMNS,
+    MOST_VECTOR_NAME,
+    MOST_VECTORS,
+    VECTOR_PREFIX,
+)
 
 MANIFESTS = "_manifests"
 ITEMS = "items.jsonl"
@@ -195,10 +202,16 @@ def _items(path: Path) -> tuple[pl.DataFrame | None, list[str]]:
 def _vectors(said: list[dict[str, str]]) -> tuple[list[pl.Series], list[str]]:
     """A column for each name of vectors, which the service stores as base64 of float32; and which vectors were left out.
 
-    A service takes any length under a name that its model does not know: of a name the length counts that most items have.
+    A service takes any name, and any length under one that its model does not know: the names count that most items have, and of
+    a name the length that most items have.
     """
     columns, notes = [], []
-    for name in sorted({name for vectors in said for name in vectors}):
+    items_of = Counter(name for vectors in said for name in vectors)
+    named = [name for name in sorted(items_of, key=lambda name: (-items_of[name], name)) if len(name) <= MOST_VECTOR_NAME]
+    for name in sorted(items_of.keys() - named[:MOST_VECTORS]):
+        why = f"at most {MOST_VECTORS} are taken" if name in named else f"a name has at most {MOST_VECTOR_NAME} characters"
+        notes.append(f"the vectors {name!r} of {items_of[name]} items are left out: {why}")
+    for name in sorted(named[:MOST_VECTORS]):
         packed = [None if name not in vectors else base64.b64decode(vectors[name], validate=True) for vectors in said]
         lengths = Counter(len(cell) for cell in packed if cell is not None)
         ((most, count),) = lengths.most_common(1)

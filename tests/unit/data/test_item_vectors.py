@@ -146,3 +146,21 @@ def test_of_what_a_service_stored_the_length_that_most_items_have_counts_and_the
     (column,), notes = _vectors([{"image": packed(1, 2)}, {}, {"image": packed(3)}, {"image": packed(4, 5)}])
     assert (column.name, column.to_list()) == ("vector_image", [[1, 2], None, None, [4, 5]])
     assert notes == ["1 items have a vector 'image' of other than 2 numbers, which is left out"]
+
+
+def test_of_more_names_than_a_data_set_takes_those_count_that_most_items_have():
+    cell = base64.b64encode(np.array([1], "<f4").tobytes()).decode()
+    said = [{f"v{n}": cell for n in range(8)}] * 2 + [{"a": cell, "x" * 129: cell}, {"x" * 129: cell}]
+    columns, notes = _vectors(said)
+    assert [column.name for column in columns] == [f"vector_v{n}" for n in range(8)]
+    assert columns[0].to_list() == [[1], [1], None, None]
+    assert notes == [
+        "the vectors 'a' of 1 items are left out: at most 8 are taken",
+        f"the vectors {'x' * 129!r} of 2 items are left out: a name has at most 128 characters",
+    ]
+
+
+@pytest.mark.parametrize("name", ["vector_", "vector_" + "x" * 129])
+def test_a_name_of_vectors_that_no_bundle_takes_is_refused_before_anything_is_trained(world, name):
+    with pytest.raises(DataError, match="its name has 1 to 128 characters behind vector_"):
+        with_column(world, [[1.0]], name)
