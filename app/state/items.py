@@ -27,6 +27,7 @@ MOST_ITEMS: Final = 10_000_000
 MOST_NAMES: Final = 256
 """Of attributes, of all items together."""
 _PART: Final = 200
+_NUMBER_BYTES: Final = 4
 _VECTORS_TTL_S: Final = 30 * 86_400
 
 
@@ -224,10 +225,18 @@ def read_said(item_id: str, value: bytes) -> Said:
     try:
         version, since_ms, said = value.split(b" ", 2)
         if said.startswith(b"-"):
-            return Said(item_id, int(version), None, int(since_ms), _decode(said[1:]) if said != b"-" else None)
-        return Said(item_id, int(version), _decode(said), int(since_ms))
-    except (ValueError, msgspec.DecodeError) as error:
+            return Said(item_id, int(version), None, int(since_ms), _item(said[1:]) if said != b"-" else None)
+        return Said(item_id, int(version), _item(said), int(since_ms))
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise DamagedError(f"what is stored of item {item_id!r} is damaged: {error}; say it again") from None
+
+
+def _item(said: bytes) -> Item:
+    item = _decode(said)
+    for name, vector in item.vectors.items():
+        if len(vector) % _NUMBER_BYTES:
+            raise ValueError(f"the vector {name!r} ends within a number")
+    return item
 
 
 def _sound(name: bytes, value: bytes) -> list[Said]:
