@@ -163,7 +163,7 @@ class ItemStore:
         # An item may have been changed again since: then it is read once more, with that change.
         said: list[Said] = []
         for at, name, value in zip(versions, names, values[0], strict=True):
-            found_now = _sound(name, value) if value is not None else []
+            found_now = sound(name, value) if value is not None else []
             said.append(replace(found_now[0], version=at) if found_now else Said(name.decode("utf-8", "surrogatepass"), at, None))
         return said
 
@@ -172,7 +172,7 @@ class ItemStore:
         cursor: int | bytes = 0
         while True:
             ((cursor, found),) = await self._store.all([("HSCAN", self._items, cursor, "COUNT", _PART)])
-            yield [said for name, value in zip(found[::2], found[1::2], strict=True) if name for said in _sound(name, value)]
+            yield [said for name, value in zip(found[::2], found[1::2], strict=True) if name for said in sound(name, value)]
             if int(cursor) == 0:
                 return
 
@@ -239,7 +239,7 @@ def _item(said: bytes) -> Item:
     return item
 
 
-def _sound(name: bytes, value: bytes) -> list[Said]:
+def sound(name: bytes, value: bytes) -> list[Said]:
     """An item, or nothing if it is damaged, which is logged: the others are not held up by it."""
     try:
         return [read_said(name.decode("utf-8", "surrogatepass"), value)]
