@@ -126,5 +126,5 @@ def _scenario(found: Stored) -> Scenario:
     """Raises DamagedError if what is stored has no rules."""
     try:
         return Scenario(found.name, found.version, msgspec.json.decode(found.body, type=dict[str, Any]))
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DamagedError(f"what is stored of scenario {found.name!r} is damaged; store it again") from None

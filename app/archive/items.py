@@ -17,7 +17,7 @@ from redis.exceptions import RedisError
 
 from app.errors import ArchiveError, StorageError
 from app.state import keys
-from app.state.items import MOST_ITEMS, Change, Item, Said, change_arguments, read_said, touched_keys
+from app.state.items import MOST_ITEMS, Change, Item, Said, change_arguments, sound, touched_keys
 from app.state.scripts import script
 
 FILE: Final = "items.jsonl"
@@ -79,12 +79,17 @@ class ItemsFile:
 
     def _records(self) -> Iterator[ItemRecord]:
         said: dict[str, Said] = {}
+        damaged: set[str] = set()
         for name, value in self._client.hscan_iter(self._key, count=_PART):
             if name:
-                one = read_said(name.decode("utf-8", "surrogatepass"), value)
-                said[one.item_id] = one
+                found = sound(name, value)
+                said |= {one.item_id: one for one in found}
+                if not found:
+                    damaged.add(name.decode("utf-8", "surrogatepass"))
         for one in said.values():
             yield ItemRecord(one.item_id, one.item or one.was or Item(), one.since_ms, one.item is None)
+        if damaged := damaged - said.keys():  # what was written of them last is more than nothing
+            yield from (record for record in read_items(self._folder) if record.id in damaged)
 
 
 def read_items(folder: Path) -> list[ItemRecord]:

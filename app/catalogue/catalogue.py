@@ -263,7 +263,6 @@ class Catalogue:
     def _append(self, item_id: str) -> int:
         key = self.check(item_id)
         row = len(self)
-        self.ids.append(item_id)
         self.titles.put(row, None)
         self.categories.put(row, ())
         self._vectors.put(row, 0.0)
@@ -276,6 +275,7 @@ class Catalogue:
         self._known.put(row, False)
         self.attributes.grow(row + 1)
         self._new[key] = row
+        self.ids.append(item_id)  # last: a thread that folds finds the row from here on, and reads all of the above
         return row
 
 

@@ -159,8 +159,8 @@ class Ids:
 
     def append(self, item_id: str) -> None:
         """Give the next row to an id that is not there yet."""
-        self._rows_of_more[item_id] = len(self)
         self._more.append(item_id)
+        self._rows_of_more[item_id] = len(self) - 1  # last: threads may look for it
 
     def row(self, item_id: str) -> int | None:
         row = self._recent_rows.get(item_id)

@@ -27,6 +27,7 @@ MOST_ITEMS: Final = 10_000_000
 MOST_NAMES: Final = 256
 """Of attributes, of all items together."""
 _PART: Final = 200
+_NUMBER_BYTES: Final = 4
 _VECTORS_TTL_S: Final = 30 * 86_400
 
 
@@ -162,7 +163,7 @@ class ItemStore:
         # An item may have been changed again since: then it is read once more, with that change.
         said: list[Said] = []
         for at, name, value in zip(versions, names, values[0], strict=True):
-            found_now = _sound(name, value) if value is not None else []
+            found_now = sound(name, value) if value is not None else []
             said.append(replace(found_now[0], version=at) if found_now else Said(name.decode("utf-8", "surrogatepass"), at, None))
         return said
 
@@ -171,7 +172,7 @@ class ItemStore:
         cursor: int | bytes = 0
         while True:
             ((cursor, found),) = await self._store.all([("HSCAN", self._items, cursor, "COUNT", _PART)])
-            yield [said for name, value in zip(found[::2], found[1::2], strict=True) if name for said in _sound(name, value)]
+            yield [said for name, value in zip(found[::2], found[1::2], strict=True) if name for said in sound(name, value)]
             if int(cursor) == 0:
                 return
 
@@ -224,13 +225,21 @@ def read_said(item_id: str, value: bytes) -> Said:
     try:
         version, since_ms, said = value.split(b" ", 2)
         if said.startswith(b"-"):
-            return Said(item_id, int(version), None, int(since_ms), _decode(said[1:]) if said != b"-" else None)
-        return Said(item_id, int(version), _decode(said), int(since_ms))
-    except (ValueError, msgspec.DecodeError) as error:
+            return Said(item_id, int(version), None, int(since_ms), _item(said[1:]) if said != b"-" else None)
+        return Said(item_id, int(version), _item(said), int(since_ms))
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise DamagedError(f"what is stored of item {item_id!r} is damaged: {error}; say it again") from None
 
 
-def _sound(name: bytes, value: bytes) -> list[Said]:
+def _item(said: bytes) -> Item:
+    item = _decode(said)
+    for name, vector in item.vectors.items():
+        if len(vector) % _NUMBER_BYTES:
+            raise ValueError(f"the vector {name!r} ends within a number")
+    return item
+
+
+def sound(name: bytes, value: bytes) -> list[Said]:
     """An item, or nothing if it is damaged, which is logged: the others are not held up by it."""
     try:
         return [read_said(name.decode("utf-8", "surrogatepass"), value)]

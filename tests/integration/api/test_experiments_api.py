@@ -439,7 +439,7 @@ async def test_what_is_damaged_is_named_beside_the_others_and_can_be_taken_away(
         damage = (
             {"bad": "nonsense", "later": '3 {"bandit":{}}', "no json": "3 {"}
             if kind == "experiment"
-            else {"bad": "", "list": "3 []"}
+            else {"bad": "", "deep": '3 {"a":' + "[" * 20_000, "list": "3 []", "no text": b'3 {"filters":["\xff"]}'}
         )
         raw.hset(keys.named_key("default", kind), mapping={keys.encode_id(name): value for name, value in damage.items()})
         with capture_logs() as logs:

@@ -107,6 +107,20 @@ async def test_the_file_is_written_when_something_was_said_and_only_then(archive
     assert len(read_items(archived.folder)) == 5
 
 
+async def test_a_damaged_item_stays_as_it_was_written_last_and_holds_up_no_archiver(
+    archived: Archive, raw: redis.Redis, redis_url: str, make_archiver: MakeArchiver
+):
+    before = {record.id: record for record in read_items(archived.folder)}
+    raw.hset("lw:default:items", mapping={"lamp": "4 1 {", "never written": "nonsense"})
+    store = RedisStore(redis_url)
+    await ItemStore(store, "default").change([Change("new", Item(title="New"))], {}, 3_000)
+    await store.close()
+    make_archiver(items=ItemsFile(raw, archived.folder, "default")).once()
+    after = {record.id: record for record in read_items(archived.folder)}
+    assert after.keys() == before.keys() | {"new"}
+    assert after["lamp"] == before["lamp"]
+
+
 def test_a_damaged_file_is_named_and_nothing_is_restored(archived: Archive, raw: redis.Redis, tmp_path: Path):
     (archived.folder / FILE).write_text(json.dumps({"id": "x"}) + "\n")
     raw.flushall()

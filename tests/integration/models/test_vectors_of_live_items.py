@@ -145,6 +145,20 @@ async def test_items_with_vectors_outlive_a_restart(start, models):
         assert catalogue.knows("gone")  # what users did with it stays understood
 
 
+@pytest.mark.parametrize("damage", [b'{"x":' + b"[" * 20_000, b'{"title":"\xff"}', b'{"vectors":{"image":"AAA="}}', b"{"])
+async def test_an_item_that_is_damaged_in_the_store_holds_up_no_other(start, models, raw, damage):
+    folder, ids = models
+    async with start(folder, ids["three"]) as worker:
+        for item_id in ("bad", "good"):
+            await put(worker, item_id, vectors={"image": IMAGE})
+    raw.hset(keys.items_key("default"), "bad", b"1 1 " + damage)
+    async with start(folder, ids["three"], catalogue_poll_ms=20) as worker:
+        assert (await worker.get("/v1/items/bad")).status_code == 503
+        await until(is_known(worker, "good"))
+        await put(worker, "bad", vectors={"image": IMAGE})
+        await until(is_known(worker, "bad"))
+
+
 async def test_the_models_say_which_vectors_they_read(one, models):
     _, ids = models
     found = {model["model_id"]: model["vectors"] for model in (await one.models())["models"]}

@@ -5,6 +5,7 @@ import pytest
 
 import app.catalogue.catalogue as module
 from app.catalogue.catalogue import ALWAYS, NEVER, Catalogue, unknown_bits
+from app.catalogue.growing import Growing
 from app.catalogue.popularity import LivePopularity
 from app.errors import ConflictError
 
@@ -140,3 +141,21 @@ def test_popularity_makes_room_and_leaves_out_what_is_not_available(catalogue):
     popularity.add([("new", 10.0, 0)], 0.0)
     assert popularity.top(3, 0) == ([row, 3, 2], [10.0, 3.0, 2.0])
     assert popularity.top(9, 0, among=[4, 1]) == ([1], [1.0])
+
+
+def test_a_thread_finds_a_new_item_only_once_everything_of_it_is_there(catalogue, monkeypatch):
+    put, looked = Growing.put, []
+
+    def put_while_a_thread_looks(self, row, value):
+        found = catalogue.row("new")
+        looked.append(found)
+        if found is not None:
+            columns = (catalogue.vectors, catalogue.bias, catalogue.keys, catalogue.known, catalogue.born_ms, catalogue.ids)
+            assert found < min(map(len, columns))
+        put(self, row, value)
+
+    monkeypatch.setattr(Growing, "put", put_while_a_thread_looks)
+    row = catalogue.put("new", "New", ("b",))
+    assert looked[0] is None
+    assert (row, catalogue.row("new"), catalogue.ids[row]) == (N, N, "new")
+    assert (catalogue.titles[row], catalogue.categories[row]) == ("New", ("b",))
