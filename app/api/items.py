@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
 from msgspec import Meta
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.api.body import MOST_ERRORS, checked, read_json
 from app.api.openapi import answers, model_body
@@ -40,7 +40,25 @@ _EXAMPLE: Final = {
 
 Title = Annotated[str, Field(max_length=512)]
 Vector = Annotated[list[Number], Field(min_length=1, max_length=4_096)]
-Value = bool | int | float | Annotated[str, Field(max_length=256)] | Annotated[list[Id], Field(max_length=64)]
+
+
+class _OneError:
+    """Has one error for a value that is none of a union, where pydantic has one for each member of it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        assert schema["type"] == "union"
+        schema["custom_error_type"] = "attribute"
+        schema["custom_error_message"] = (
+            "must be true, false, a number, a string of up to 256 characters, or a list of up to 64 strings of 1 to 256"
+        )
+        return schema
+
+
+Value = Annotated[
+    bool | int | float | Annotated[str, Field(max_length=256)] | Annotated[list[Id], Field(max_length=64)], _OneError
+]
 
 
 def _check_item_id(item_id: str) -> str:
