@@ -37,6 +37,10 @@ cli.command()(experiment)
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)]
 StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]
 
+# After so long without a sign of life a worker is killed and another one started. uvicorn's own 5 s are less than a worker may
+# take to import what it needs on a busy machine, and then none ever starts.
+_WORKER_SILENT_S = 60
+
 
 @cli.command()
 def serve(
@@ -95,6 +99,7 @@ def serve(
             server_header=False,
             proxy_headers=False,  # nothing here asks who the client is
             timeout_graceful_shutdown=10,
+            timeout_worker_healthcheck=_WORKER_SILENT_S,
         )
 
 

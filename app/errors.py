@@ -38,8 +38,10 @@ class FilterError(InvalidRequestError):
     type = "invalid-filter"
     title = "Invalid filter"
 
-    def __init__(self, position: int, found: str, expected: str) -> None:
-        super().__init__(f"The filter, at character {position}: found {found}, expected {expected}.")
+    def __init__(self, position: int, found: str, expected: str, field: str = "") -> None:
+        """`field` is where the filter stands in the request, if that is known."""
+        message = f"The filter, at character {position}: found {found}, expected {expected}."
+        super().__init__(f"{field}: {message}" if field else message, [{"field": field, "message": message}] if field else None)
         self.position = position
         self.found = found
         self.expected = expected

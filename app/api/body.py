@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from app.api.connection import UNCOUNTED_BODY_BYTES, Bounds
-from app.errors import ClientGoneError, InvalidRequestError, TooLargeError
+from app.errors import ClientGoneError, FilterError, InvalidRequestError, TooLargeError
+from app.recommend.ruleset import UNREADABLE
 
 MOST_ERRORS: Final = 100
 """In one problem document."""
@@ -56,12 +57,19 @@ async def read_model(request: Request, model: type[Read], max_bytes: int, bounds
 
 
 def checked(body: object, model: type[Read]) -> Read:
-    """A parsed body as `model`. Raises InvalidRequestError with each field that is not what it should be."""
+    """A parsed body as `model`. Raises InvalidRequestError with each field that is not what it should be, FilterError if the
+    first of them is a filter that cannot be read.
+    """
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
+        found = error.errors(include_url=False, include_input=False)[:MOST_ERRORS]
         errors = [{"field": ".".join(map(str, one["loc"])), "message": one["msg"]} for one in found]
+        if found[0]["type"] == UNREADABLE:
+            said = found[0]["ctx"]
+            unreadable = FilterError(said["position"], said["found"], said["expected"], errors[0]["field"])
+            unreadable.errors = errors
+            raise unreadable from None
         raise InvalidRequestError(": ".join(word for word in errors[0].values() if word), errors) from None
 
 

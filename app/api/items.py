@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 from collections.abc import Container, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 from fastapi import APIRouter, Path, Request, Response
 from msgspec import Meta
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from app.api.body import MOST_ERRORS, checked, read_json
 from app.api.openapi import answers, model_body
@@ -40,7 +40,22 @@ _EXAMPLE: Final = {
 
 Title = Annotated[str, Field(max_length=512)]
 Vector = Annotated[list[Number], Field(min_length=1, max_length=4_096)]
-Value = bool | int | float | Annotated[str, Field(max_length=256)] | Annotated[list[Id], Field(max_length=64)]
+
+
+class _OneError:
+    """Has one error for a value that is none of a union, where pydantic has one for each member of it."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema = handler(source)
+        assert schema["type"] == "union"
+        said = "must be true, false, a number, a string of up to 256 characters, or a list of up to 64 strings of 1 to 256"
+        return cast(CoreSchema, {**schema, "custom_error_type": "attribute", "custom_error_message": said})
+
+
+Value = Annotated[
+    bool | int | float | Annotated[str, Field(max_length=256)] | Annotated[list[Id], Field(max_length=64)], _OneError
+]
 
 
 def _check_item_id(item_id: str) -> str:

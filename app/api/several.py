@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.api.body import read_model
 from app.api.lists import checked_events
 from app.api.openapi import answers, model_body
-from app.api.parameters import Moment, new_seed, now_ms
+from app.api.parameters import ACCOUNTS, Moment, new_seed, now_ms
 from app.api.service import TENANT, Service, hook_of, json_response, models_of, service_of, under
 from app.api.trial import either, for_a_user, posed_together
 from app.errors import NotFoundError, StorageError
@@ -45,6 +45,7 @@ class OneList(BaseModel):
     scenario: Annotated[Id | None, Field(description="Rules that are stored under a name.")] = None
     rules: RuleSet | None = None
     parameters: Annotated[dict[str, Any], Field(max_length=100, description="Beside those of all lists, and before them.")] = {}
+    seed: Annotated[int | None, Field(ge=0, lt=2**53, description="Of exploration.")] = None
     debug: Annotated[list[Id], Field(max_length=100)] = []
 
 
@@ -67,6 +68,7 @@ class ListsRequest(BaseModel):
     exclude: Annotated[list[Id], Field(max_length=1_000, description="In none of the lists.")] = []
     parameters: Annotated[dict[str, Any], Field(max_length=100, description="For `$name` in filters of all lists.")] = {}
     context: Annotated[dict[str, Any], Field(max_length=100, description="For `context.name` in filters.")] = {}
+    explain: Annotated[bool | Literal["exact"], Field(description="What brought each item, of all lists.")] = False
 
     @model_validator(mode="before")
     @classmethod
@@ -101,7 +103,8 @@ class ListsRequest(BaseModel):
                 parameters=self.parameters | one.parameters,
                 context=self.context,
                 debug=one.debug,
-                seed=new_seed(),
+                seed=new_seed() if one.seed is None else one.seed,
+                explain=ACCOUNTS[self.explain],
             )
             for one in self.lists
         ]

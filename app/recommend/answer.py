@@ -98,10 +98,11 @@ class Explanation(msgspec.Struct, frozen=True):
     """What brought an item."""
 
     why: Annotated[
-        Literal["events", "earlier", "popular", "pinned"],
+        Literal["events", "together", "earlier", "popular", "pinned"],
         Meta(
-            description="`events`: these ones. `earlier`: what the user did before the events that were looked at. `popular`: "
-            "nothing that the user did. `pinned`: a rule."
+            description="`events`: these ones. `together` (of `explain=exact`): none of the events that were looked at by "
+            "itself, but all of them. `earlier`: what the user did before those. `popular`: nothing that the user did. "
+            "`pinned`: a rule."
         ),
     ]
     text: Annotated[str, Meta(description="A sentence to be shown, without its full stop.", examples=["Because you bought X"])]

@@ -23,7 +23,7 @@ from app.recommend.quick import Quick
 from app.recommend.refold import Refold
 from app.recommend.score import Read
 from app.recommend.some import SomeScores
-from app.recommend.words import EARLIER, PINNED, POPULAR, Reason, sentence
+from app.recommend.words import EARLIER, PINNED, POPULAR, TOGETHER, Reason, sentence
 from app.runtime.manifest import Manifest
 from app.runtime.session import Array
 from app.state.codec import new_epoch
@@ -136,7 +136,9 @@ class Explainer:
             self._asked -= 1
         told_of = _Told(refolded.events, self._catalogue)
         named = [told_of.past(best) for best in _largest(refolded.drops, _LEAST_DROP)]
-        return self._explanations(rows, pinned, named, refolded.more, self._shares(read, rows, query.as_of_ms))
+        # Of two events each of which would do, neither is missed alone; but without both the item would not be here.
+        together = (refolded.together >= _LEAST_DROP).tolist()
+        return self._explanations(rows, pinned, named, refolded.more, self._shares(read, rows, query.as_of_ms), together)
 
     # The events.
 
@@ -171,10 +173,14 @@ class Explainer:
         named: Sequence[list[PastEvent]],
         before: bool,
         interests: Sequence[list[Interest]],
+        together: Sequence[bool] | None = None,
     ) -> list[Explanation]:
+        """`named` are the events that brought each item; `together` says whether all that were looked at did."""
         explained = []
-        for row, events, matched in zip(rows, named, interests, strict=True):
-            if row in pinned or not events:
+        for place, (row, events, matched) in enumerate(zip(rows, named, interests, strict=True)):
+            if row not in pinned and not events and together is not None and together[place]:
+                explained.append(Explanation("together", TOGETHER, [], matched))
+            elif row in pinned or not events:
                 explained.append(_without_events(row in pinned, before, matched))
             else:
                 text = self._sentence(events, self._catalogue.ids[row]) or EARLIER

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import numpy as np
+
 from app.fold import Fold, Unfolded
 from app.fold.tensors import EventTensors
 from app.recommend.some import SomeItems, SomeScores
@@ -22,15 +24,17 @@ LAST: Final = 20
 @dataclass(frozen=True, slots=True)
 class Refolded:
     """drops (n, E): by how much the score of each of n items falls without each of E `events`, oldest first; below 0 where the
-    event speaks against the item. `more`: whether there are events before these."""
+    event speaks against the item. together (n,): by how much it falls without all of them. `more`: whether there are events
+    before these."""
 
     events: Sequence[StoredEvent]
     drops: Array
+    together: Array
     more: bool
 
 
 class Refold:
-    """Folds a history with all events, and without each of the last `LAST` that the model knows."""
+    """Folds a history with all events, without each of the last `LAST` that the model knows, and without all of these."""
 
     def __init__(self, fold: Fold, tensors: EventTensors, scores: SomeScores) -> None:
         self._fold = fold
@@ -46,5 +50,6 @@ class Refold:
         start = history.start + first
         tails = [events[first:], *([*events[first:place], *events[place + 1 :]] for place in candidates)]
         states = self._fold([Unfolded(history.epoch, history.attributes, before, tail, start) for tail in tails])
-        scores = self._scores([blob for _, blob in states], items)
-        return Refolded([events[place] for place in candidates], (scores[:1] - scores[1:]).T, start > 0)
+        whole, *without, none = self._scores([*(blob for _, blob in states), before], items)
+        drops = np.asarray([whole - one for one in without], np.float32).reshape(len(candidates), len(whole))
+        return Refolded([events[place] for place in candidates], drops.T, whole - none, start > 0)

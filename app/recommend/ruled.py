@@ -12,7 +12,7 @@ import numpy as np
 from app.catalogue.catalogue import Bool, Catalogue, Float32
 from app.catalogue.fields import ItemFields
 from app.catalogue.popularity import LivePopularity
-from app.errors import InvalidRequestError
+from app.errors import FilterError, InvalidRequestError
 from app.recommend.explore import Exploration, places_of
 from app.recommend.filters import Masks
 from app.recommend.rules import (
@@ -32,6 +32,7 @@ from app.recommend.ruleset import ExploreRule, RuleSet, parse
 from app.state.shown import Showing
 
 _LARGEST_SCORE: Final = float(np.finfo(np.float32).max)
+_QUOTED: Final = 200  # characters of a filter
 _MOST_GROUPS: Final = 16  # attributes under caps whose groups are held: up to 21 bytes an item each
 
 
@@ -96,10 +97,10 @@ class RuleBook:
             self._check_types(had.types or ())
         eligible = None
         for text in asked.filters:
-            mask = self._mask(text, given)
+            mask = self._mask(text, given, "rules.filters")
             eligible = mask if eligible is None else eligible & mask
         leanings = Leanings(
-            [Boost(self._mask(boost.filter, given), boost.factor) for boost in asked.boosts],
+            [Boost(self._mask(boost.filter, given, "rules.boosts"), boost.factor) for boost in asked.boosts],
             freshness=asked.freshness or 0.0,
             popularity=asked.popularity or 0.0,
             rotation=asked.rotation or 0.0,
@@ -153,14 +154,20 @@ class RuleBook:
             self._prominent = (table, prominence_of(table[:, longest]))
         return self._prominent[1]
 
-    def _mask(self, text: str, given: Given) -> Bool:
-        return self._masks.of(parse(text).bind(given.parameters, given.user, given.context))
+    def _mask(self, text: str, given: Given, field: str) -> Bool:
+        try:
+            return self._masks.of(parse(text).bind(given.parameters, given.user, given.context))
+        except FilterError as error:
+            # Which one it is, its text says: it may be the scenario's, and have no place in the request.
+            short = text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
+            error.errors = [{"field": field, "message": f"{error.detail} The filter is: {short}"}]
+            raise
 
     def _check_types(self, types: Sequence[str]) -> None:
         for name in types:
             if name not in self._event_types:
                 message = f"there is no event type {name!r}; the model knows {', '.join(self._event_types)}"
-                raise InvalidRequestError(f"exclude_had: {message}", [{"field": "exclude_had", "message": message}])
+                raise InvalidRequestError(f"exclude_had: {message}", [{"field": "rules.exclude_had", "message": message}])
 
     def _shown(self, showings: Sequence[Showing], as_of_ms: int) -> list[Shown]:
         """The showings of items that are known, as far as they were before that moment."""
@@ -172,7 +179,7 @@ class RuleBook:
         if attribute not in self._fields.kinds():
             names = ", ".join(sorted(self._fields.kinds())[:20])
             message = f"no item has an attribute {attribute!r}; there are {names}"
-            raise InvalidRequestError(f"caps: {message}", [{"field": "caps", "message": message}])
+            raise InvalidRequestError(f"caps: {message}", [{"field": "rules.caps", "message": message}])
         held, changes = self._held.pop(attribute, None), self._catalogue.changes
         if held is None or held[0] != changes:
             column = self._fields.column(attribute)

@@ -19,6 +19,9 @@ Id = Annotated[str, Field(min_length=1, max_length=256)]
 
 _MOST_TEXT: Final = 16_384  # characters of all filters: some 20 ms to read
 
+UNREADABLE: Final = "filter"
+"""The type of pydantic's error for a filter that cannot be read; its context has what a FilterError says."""
+
 parse = lru_cache(512)(filters.parse)  # up to 100 KB each
 """`filters.parse`, remembered: the same few filters come again and again."""
 
@@ -27,7 +30,8 @@ def _readable(text: str) -> str:
     try:
         parse(text)
     except FilterError as error:
-        raise PydanticCustomError("filter", "{detail}", {"detail": error.detail}) from None
+        said = {"detail": error.detail, "position": error.position, "found": error.found, "expected": error.expected}
+        raise PydanticCustomError(UNREADABLE, "{detail}", said) from None
     return text
 
 

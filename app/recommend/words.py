@@ -36,6 +36,7 @@ VERBS: Final = {
 POPULAR: Final = "Popular now"
 PINNED: Final = "Pinned"
 EARLIER: Final = "Because of what you did before"
+TOGETHER: Final = "Because of what you did lately"
 
 _AGAIN: Final = "it"
 _HAD: Final = "had"

@@ -239,6 +239,7 @@ async def test_without_storage_nothing_is_begun_and_where_it_goes_away_lists_say
 )
 async def test_a_bad_request_is_told_which_field_before_anything_is_made(client, body, field):
     response = await client.post(PATH, json=body)
-    assert (response.status_code, response.json()["type"]) == (422, "urn:longwave:problem:invalid-request")
+    kind = "filter" if "filters" in field else "request"
+    assert (response.status_code, response.json()["type"]) == (422, f"urn:longwave:problem:invalid-{kind}")
     assert [error["field"] for error in response.json()["errors"]] == [field]
     assert (await client.post(PATH, json={"user_ids": ["u"], "scenario": "none"})).status_code == 404

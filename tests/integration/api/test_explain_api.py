@@ -41,7 +41,7 @@ async def test_a_list_is_the_same_with_explanations_and_each_names_events_of_the
     named = 0
     for item in explained["items"]:
         why = item["explanation"]
-        assert why["why"] in ("events", "earlier")
+        assert why["why"] in ("events", "earlier", "together")
         weights = [one["weight"] for one in why["events"]]
         assert weights == sorted(weights, reverse=True)
         assert all(weight > 0 for weight in weights)
@@ -142,6 +142,20 @@ async def test_what_an_item_owes_to_events_that_are_not_looked_at_is_said_to_be_
     assert set(whys(await client.ask("u", explain="exact"))) == {"earlier"}
     await client.tell(*history("v", LAST))
     assert set(whys(await client.ask("v", explain="exact"))) == {"popular"}
+
+
+async def test_what_the_last_events_brought_together_is_not_said_to_be_popular(client, monkeypatch):
+    told = history("u", LAST + 10)
+    await client.tell(*told)
+    kept = [{name: value for name, value in one.items() if name != "user_id"} for one in told[:10]]
+    before = {item["item_id"]: item["score"] for item in (await post(client, events=kept, k=60))["items"]}
+    monkeypatch.setattr("app.recommend.explain._LEAST_DROP", 0.1)
+    for item in (await client.ask("u", explain="exact", k=60))["items"]:
+        brought = item["score"] - before[item["item_id"]]
+        if not item["explanation"]["events"] and abs(brought - 0.1) > 0.002:
+            assert item["explanation"]["why"] == ("together" if brought > 0.1 else "earlier")
+            assert item["explanation"]["text"] == f"Because of what you did {'lately' if brought > 0.1 else 'before'}"
+    assert {"together", "earlier", "events"} == set(whys(await client.ask("u", explain="exact", k=60)))
 
 
 @pytest.mark.parametrize("explain", ACCOUNTS)

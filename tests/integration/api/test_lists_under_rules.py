@@ -134,6 +134,29 @@ async def test_a_request_and_its_scenario_are_bounded_together(shop):
     assert (await shop.put("/v1/scenarios/wide", json=wider)).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("rules", "field", "says"),
+    [
+        ({"filters": ["new = true", "price <"]}, "rules.filters.1", "at character 8"),
+        ({"boosts": [{"filter": "price >", "factor": 2}]}, "rules.boosts.0.filter", "at character 8"),
+        ({"filters": ["new = true", "prise < 3"]}, "rules.filters", "The filter is: prise < 3"),
+        ({"boosts": [{"filter": "price = $top", "factor": 2}]}, "rules.boosts", "The filter is: price = $top"),
+    ],
+)
+async def test_a_filter_that_cannot_be_used_is_of_one_type_and_says_where_it_stands(shop, rules, field, says):
+    for where, named in (({"rules": rules}, field), ({"scenario": "bad"}, field.removeprefix("rules."))):
+        if "scenario" in where:
+            stored = await shop.put("/v1/scenarios/bad", json=rules)
+            problem = stored.json() if stored.status_code == 422 else await ask(shop, 422, **where)
+            named = named if stored.status_code == 422 else field
+        else:
+            problem = await ask(shop, 422, **where)
+        assert problem["type"] == "urn:longwave:problem:invalid-filter"
+        ((of, message),) = [(one["field"], one["message"]) for one in problem["errors"]]
+        assert of == named
+        assert says in message
+
+
 async def test_a_bad_filter_in_an_address_is_a_422_and_hurts_nobody_else(shop):
     answers = await asyncio.gather(
         shop.get("/v1/users/u/recommendations", params={"filter": "price <"}),

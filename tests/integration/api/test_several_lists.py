@@ -46,6 +46,33 @@ def nobodys(events):
     return [{name: value for name, value in one.items() if name != "user_id"} for one in events]
 
 
+@pytest.mark.parametrize("whose", [{}, {"user_id": "nobody"}, {"events": nobodys(history("u", 20))}])
+@pytest.mark.parametrize("explain", [True, "exact"])
+async def test_all_lists_can_be_explained_as_each_alone(shop, whose, explain):
+    answer = await ask(shop, {"k": 5}, {"k": 5}, explain=explain, **whose)
+    gone = []
+    for one in answer["lists"]:
+        single = {"user_id": None} | whose if "events" in whose else whose
+        expected = await alone(shop, k=5, explain=explain, exclude=gone, **single)
+        assert [item["explanation"]["why"] for item in one["items"]] == [item["explanation"]["why"] for item in expected["items"]]
+        assert [item["explanation"]["text"] for item in one["items"]] == [
+            item["explanation"]["text"] for item in expected["items"]
+        ]
+        gone += ids(one)
+    plain = await ask(shop, {"k": 5}, {"k": 5}, **whose)
+    assert all("explanation" not in item for one in plain["lists"] for item in one["items"])
+
+
+async def test_a_list_draws_the_same_again_with_its_seed(shop):
+    explored = {"k": 10, "rules": {"explore": {"share": 0.5, "used_at_most": 1e9}}}
+    first = await ask(shop, explored, explored | {"seed": 5})
+    seeds = [one["explored"]["seed"] for one in first["lists"]]
+    assert seeds[1] == 5
+    again = await ask(shop, explored | {"seed": seeds[0]}, explored | {"seed": 5})
+    assert [one["explored"] for one in again["lists"]] == [one["explored"] for one in first["lists"]]
+    assert all(len(one["explored"]["items"]) == 5 for one in first["lists"])
+
+
 @pytest.mark.parametrize("whose", [{}, {"user_id": "nobody"}, {"events": nobodys(history("u", 20))}, {"events": []}])
 async def test_each_list_is_the_one_alone_without_the_items_of_those_before_it(shop, whose):
     wanted = [{"k": 7}, {"k": 9, "rules": EVEN}, {"k": 5, "rules": {"caps": [{"attribute": "group", "most": 1}]}}, {"k": 60}]
@@ -164,7 +191,7 @@ async def test_where_storage_goes_away_all_lists_are_the_fallback_and_none_repea
         ({"lists": [{"name": "a"}, {"name": "a"}]}, ""),
         ({"lists": [{"name": "a", "user_id": "u"}]}, "lists.0.user_id"),
         ({"lists": [{"name": "a", "rules": {"filters": ["even ="]}}]}, "lists.0.rules.filters.0"),
-        ({"lists": [{"name": "a"}, {"name": "b", "rules": {"caps": [{"attribute": "x", "most": 1}]}}]}, "lists.1.caps"),
+        ({"lists": [{"name": "a"}, {"name": "b", "rules": {"caps": [{"attribute": "x", "most": 1}]}}]}, "lists.1.rules.caps"),
         ({"lists": [{"name": "a"}], "events": []}, ""),
         ({"lists": [{"name": "a"}], "k": 3}, "k"),
     ],
@@ -172,7 +199,8 @@ async def test_where_storage_goes_away_all_lists_are_the_fallback_and_none_repea
 async def test_a_bad_question_is_told_which_field(shop, body, field):
     response = await shop.post("/v1/recommendations/lists", json={"user_id": "u"} | body)
     problem = json.loads(response.content)
-    assert (response.status_code, problem["type"]) == (422, "urn:longwave:problem:invalid-request")
+    kind = "filter" if "filters" in field else "request"
+    assert (response.status_code, problem["type"]) == (422, f"urn:longwave:problem:invalid-{kind}")
     assert [error["field"] for error in problem["errors"]] == [field]
 
 

@@ -157,6 +157,18 @@ def within(seconds, holds):
         time.sleep(0.05)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers under /proc")
+def test_a_worker_that_is_silent_for_some_seconds_is_not_killed(tiny_bundle, tmp_path):
+    """As on a machine that is busy with something else."""
+    with serving(tiny_bundle, tmp_path / "data", "--workers", "2") as (_, process):
+        workers = children_of(process.pid, b"spawn_main")
+        os.kill(workers[0], signal.SIGSTOP)
+        time.sleep(8)
+        os.kill(workers[0], signal.SIGCONT)
+        time.sleep(1)
+        assert children_of(process.pid, b"spawn_main") == workers
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_workers_end_with_a_killed_parent_and_free_the_port(tiny_bundle, tmp_path):
     with serving(tiny_bundle, tmp_path / "data", "--workers", "2") as (url, process):

@@ -96,6 +96,10 @@ def test_a_drop_is_the_difference_of_two_histories_that_are_folded_by_hand(model
             continue  # nobody asks the scorer for a user without events
         by_hand = model.scores_of_all(events, as_of, country="France") - model.scores_of_all(without, as_of, country="France")
         np.testing.assert_allclose(found.drops[:, place], by_hand[ranked.rows], atol=1e-4)
+    if n > LAST:
+        before = model.scores_of_all(events[:-LAST], as_of, country="France")
+        by_hand = model.scores_of_all(events, as_of, country="France") - before
+        np.testing.assert_allclose(found.together, by_hand[ranked.rows], atol=1e-4)
     assert np.abs(found.drops).max() > 0.01
 
 
