@@ -6,11 +6,12 @@ import fcntl
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
 if TYPE_CHECKING:
     from tiny_run import TinyRun
@@ -25,6 +26,13 @@ for name in [name for name in os.environ if name.startswith("LONGWAVE_")]:
     del os.environ[name]
 # Nor may a test note its looks at test parts in the developer's ledger.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="longwave-state-")
+
+
+@pytest.fixture(autouse=True)
+def logs_go_nowhere_else() -> Iterator[None]:
+    """A command that a test calls sends this process's logs to where its own output goes, which is closed behind it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

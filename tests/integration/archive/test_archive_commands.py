@@ -5,12 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
-import structlog
 from log_world import LogWorld, add
 from typer.testing import CliRunner
 
@@ -24,12 +22,10 @@ from app.state.events import StoredEvent
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path) -> Iterator[None]:
+def environment(monkeypatch: pytest.MonkeyPatch, redis_url: str, tmp_path: Path) -> None:
     monkeypatch.setenv("LONGWAVE_REDIS_URL", redis_url)
     monkeypatch.setenv("LONGWAVE_ARCHIVE_DIR", str(tmp_path / "archive"))
     monkeypatch.setenv("LONGWAVE_LOG_LEVEL", "error")
-    yield
-    structlog.reset_defaults()  # a command sends the logs to where its own output goes
 
 
 def run(*words: str) -> tuple[int, str]:
