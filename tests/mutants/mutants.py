@@ -570,7 +570,7 @@ REPEATABLE = [
         file="app/recommend/segments.py",
         original="            waiting = waiting[(scores[:, -1] > _NOTHING) & (scores[:, k - 1] == scores[:, -1])]",
         replacement="            waiting = waiting[:0]",
-        killed_by="tests/unit/app/test_segments.py::test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
+        killed_by="tests/unit/app/test_segments.py::test_of_items_of_one_score_the_first_rows_are_listed_whichever_the_device_chose",
     ),
     Mutant(
         name="twice on a device",
@@ -579,7 +579,7 @@ REPEATABLE = [
         file="app/recommend/segments.py",
         original="                bias[delta.rows[first:last] - segment.first] = _NOTHING",
         replacement="                pass",
-        killed_by="tests/unit/app/test_segments.py::test_segments_give_what_brute_force_gives_whatever_happened_to_the_catalogue",
+        killed_by="tests/unit/app/test_segments.py::test_an_item_that_got_another_vector_is_listed_once",
     ),
     Mutant(
         name="popularity of a neighbour",

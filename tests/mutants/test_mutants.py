@@ -138,6 +138,14 @@ def test_every_invariant_has_a_mutant_and_no_two_have_one_name():
     assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
 
 
+def test_no_kill_is_left_to_drawn_examples():
+    for mutant in MUTANTS:
+        file, _, test = mutant.killed_by.partition("::")
+        text = (ROOT / file).read_text(encoding="utf-8")
+        before = text[: text.index(f"def {test.partition('[')[0].rpartition('::')[2]}(")]
+        assert "@given" not in before.rpartition("\n\n\n")[2], f"mutant {mutant.name!r}: {test} may draw only what passes"
+
+
 @pytest.mark.parametrize("folder", FOLDERS)  # one by one: each has a conftest of that name
 def test_unchanged_the_copy_passes_the_tests_that_kill_mutants(copy: Copy, folder: str):
     # A test that is gone, or that fails in a copy whatever is in it, would otherwise pass for a kill.

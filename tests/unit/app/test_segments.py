@@ -195,6 +195,21 @@ def rng():
     return np.random.default_rng(0)
 
 
+def test_of_items_of_one_score_the_first_rows_are_listed_whichever_the_device_chose():
+    catalogue = Catalogue([f"i{n}" for n in range(64)], [None] * 64, [()] * 64, np.zeros((64, WIDTH), np.float32), np.zeros(64))
+    scan = DeviceScan(NumpyDevice(4), catalogue, catalogue.bias_at(MOMENT), 32, partial(Segments, block=4, delta_most=10**6))
+    interest = asked(np.random.default_rng(0), 1, 64, 0)
+    (found,) = scan.best(interest, 5, scan.at(catalogue.bias_at(MOMENT)), np.full((64, HALVES), ONE), [Limits()])
+    assert found.rows.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_an_item_that_got_another_vector_is_listed_once(rng):
+    catalogue, graphs, scan = laid_out(rng, 40, 16)
+    catalogue.teach(20, whole(rng, 50, WIDTH), 0.0, 1)
+    catalogue.settle(1)
+    ask(scan, graphs, scan.at(catalogue.bias_at(MOMENT)), rng, m=40)
+
+
 def test_a_change_puts_its_rows_and_one_bias_on_the_device_and_not_the_matrix(rng):
     catalogue, graphs, scan = laid_out(rng, 4_000, 1_000)
     ask(scan, graphs, scan.at(catalogue.bias_at(MOMENT)), rng)
