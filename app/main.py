@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 
 from app.api import (
@@ -41,6 +41,7 @@ from app.api import (
 from app.api.connection import Bounds, ended
 from app.api.hot import Application, HotRoute
 from app.api.measure import Measure
+from app.api.parameters import only_known
 from app.api.service import Hook, Models
 from app.errors import BundleError, DeviceError, LayoutError, StorageAddressError
 from app.models.activate import Activation
@@ -119,9 +120,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         identities.router,
         users.router,
         models.router,
-        health.router,
     ):
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(only_known)])
+    app.include_router(health.router)  # asked by others' tools, which may add parameters of their own
     return app
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Hashable
+from pathlib import Path
 from time import perf_counter
 from typing import Generic, TypeVar
 
@@ -161,20 +162,20 @@ class Metrics:
             "1 for each model that answers here: the active one, and those that stand beside it for experiments.",
             ["model_id", "data", "device"],
             registry=r,
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         )
         self._active = Gauge(
             "longwave_model_active",
             "1 for the model that serves, 0 for those that did; of several at once while the workers change.",
             ["model_id"],
             registry=r,
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         )
         self.generation = Gauge(
             "longwave_model_generation",
             "Generation of the active model that the workers follow; grows with each change.",
             registry=r,
-            multiprocess_mode="max",
+            multiprocess_mode="livemax",
         )
         self.catalogue_version = Gauge(
             "longwave_catalogue_version",
@@ -253,6 +254,19 @@ class Metrics:
         """The text format of Prometheus; over all workers where they share a folder."""
         if MULTIPROCESS_DIR not in os.environ:
             return generate_latest(self._registry)
+        _forget_dead_workers(Path(os.environ[MULTIPROCESS_DIR]))
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def _forget_dead_workers(folder: Path) -> None:
+    """Take what dead workers said of their moment out of the folder; what they counted stays."""
+    for file in folder.glob("gauge_live*_*.db"):
+        worker = int(file.stem.rpartition("_")[2])
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            file.unlink(missing_ok=True)  # `multiprocess.mark_process_dead` fails where another worker does the same
+        except PermissionError:
+            pass  # the number was given out anew, to somebody else

@@ -89,7 +89,9 @@ class UserArm(msgspec.Struct, frozen=True):
     stopped: bool
 
 
-@router.get("/v1/experiments", summary="All experiments", responses=answers(ExperimentList, 503), operation_id="get_experiments")
+@router.get(
+    "/v1/experiments", summary="All experiments", responses=answers(ExperimentList, 422, 503), operation_id="get_experiments"
+)
 async def get_experiments(request: Request) -> Response:
     """The latest version of each, also of those that are stopped."""
     found, damaged = await models_of(request).experiments.every()

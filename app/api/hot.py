@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.api import problems
+from app.api.parameters import refuse_unknown
 from app.telemetry import Metrics
 
 Endpoint = Callable[..., Awaitable[Response]]
@@ -52,6 +53,7 @@ class HotRoute:
         known = {field.name for fields in (route.dependant.path_params, route.dependant.query_params) for field in fields}
         if known != self._parameters.keys():
             raise ValueError(f"{self.template}: cannot read {sorted(known ^ self._parameters.keys())} here")
+        self._query = [name for name, parameter in self._parameters.items() if parameter.place == "query"]
 
     def match(self, path: str) -> str | None:
         """The value of the path's parameter ("" without one), or None if the path is another one."""
@@ -66,7 +68,10 @@ class HotRoute:
         given: dict[str, Any] = {self.name: path_value} if self.name else {}
         if query:
             pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-            given = dict(pairs) | given
+            given = dict(pairs)
+            refuse_unknown(given, self._query)
+            if self.name:
+                given[self.name] = path_value
             for name, parameter in self._parameters.items():
                 if parameter.many and name in given:
                     given[name] = [value for key, value in pairs if key == name]

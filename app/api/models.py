@@ -68,7 +68,7 @@ class Activated(msgspec.Struct, frozen=True):
     status: Literal["active", "activating"]
 
 
-@router.get("/v1/models", summary="The models", responses=answers(Models, 503), operation_id="get_models")
+@router.get("/v1/models", summary="The models", responses=answers(Models, 422, 503), operation_id="get_models")
 async def get_models(request: Request) -> Response:
     """Every bundle that this worker can see, the active one and one that is being activated with its progress, and how the last
     activation ended."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import secrets
+from collections.abc import Collection, Iterable
 from time import time_ns
 from typing import Annotated, Final, Literal
 
-from fastapi import Path, Query
+from fastapi import Path, Query, Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, PlainValidator
 from pydantic_core import PydanticCustomError
 
@@ -23,6 +25,20 @@ def now_ms() -> int:
 
 # Seeds must differ, not be secret.
 _random = random.Random(secrets.token_bytes(32))
+
+
+def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
+    """Raise RequestValidationError for query parameters that a route does not have: a misspelt filter must not be no filter."""
+    of_route = f"this route has {', '.join(known)}" if known else "this route has none"
+    unknown = [name for name in dict.fromkeys(given) if name not in known]
+    if unknown:
+        message = f"is not a parameter: {of_route}"
+        raise RequestValidationError([{"type": "unknown", "loc": ("query", name), "msg": message} for name in unknown])
+
+
+def only_known(request: Request) -> None:
+    """A dependency of every route under /v1 that FastAPI answers."""
+    refuse_unknown(request.query_params, [field.alias for field in request.scope["route"].dependant.query_params])
 
 
 def new_seed() -> int:

@@ -50,7 +50,7 @@ class ScenarioGone(msgspec.Struct, frozen=True):
     name: str
 
 
-@router.get("/v1/scenarios", summary="All scenarios", responses=answers(ScenarioList, 503), operation_id="get_scenarios")
+@router.get("/v1/scenarios", summary="All scenarios", responses=answers(ScenarioList, 422, 503), operation_id="get_scenarios")
 async def get_scenarios(request: Request) -> Response:
     """The latest version of each."""
     stored, damaged = await (await service_of(request)).scenarios.store.readable()
