@@ -35,14 +35,23 @@ class CrashingRedis:
     Args:
         folder: for the file, the log and the library; must exist.
         fsync: `always` loses nothing that was acknowledged, `everysec` up to about a second of it.
+        binary: the server; None: the redis-server at hand.
         settings: more lines of the configuration.
 
     Raises:
         CannotCutError: there is no C compiler, or the server takes no preloaded library.
     """
 
-    def __init__(self, folder: Path, *, fsync: Literal["always", "everysec"] = "always", **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        fsync: Literal["always", "everysec"] = "always",
+        binary: Path | None = None,
+        **settings: object,
+    ) -> None:
         self._folder = folder
+        self._binary = binary
         self._records = folder / "synced"
         self._records.mkdir()
         self._library = _compile(folder)
@@ -73,7 +82,7 @@ class CrashingRedis:
         """Start the server and return when it answers and has loaded its file. It ends with the thread that calls this."""
         self._socket.unlink(missing_ok=True)
         environment = {"LD_PRELOAD": str(self._library), "SYNCED_FOLDER": str(self._records)}
-        self._server = server = spawn(self._configuration, environment)
+        self._server = server = spawn(self._configuration, environment, self._binary)
         with self.client() as asking:
 
             def answers() -> bool:

