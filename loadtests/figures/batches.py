@@ -22,6 +22,7 @@ from loadtests.stand import Part, Setup, Stand, stand
 from loadtests.states import TENANT, behind
 
 _EVENTS: Final = 120_000
+_EVENTS_COMMITTED_AT_ONCE: Final = 10_000
 _BATCH: Final = 500
 _USERS: Final = 20_000
 _EXPONENT: Final = 1.05
@@ -101,6 +102,7 @@ def measure(setup: Setup) -> Part:
         "folded_s": folded_s,
         "committed_s": committed_s,
         "append_only_bytes_per_event": written / upload.stored,
+        "append_only_bytes_per_event_if_every_fold_were_committed": _bytes_if_every_fold_were_committed(setup),
         "states_behind_at_the_end": len(late),
         "folds_counted": after.get(FOLDED, 0.0) - before.get(FOLDED, 0.0),
         "unfolded_users_known": UNFOLDED_USERS in after,
@@ -115,6 +117,19 @@ def measure(setup: Setup) -> Part:
     }
     beside = {"get_rps_over_many_users": reads.answers / reads.seconds}
     return Part({"batch_events_per_second": rate}, {"batch_events_per_second": made_of}, beside)
+
+
+def _bytes_if_every_fold_were_committed(setup: Setup) -> float:
+    """What an event adds to the append-only file without waiting for more events of its user: a state each time."""
+    users = [f"shopper-{number}" for number in range(_USERS)]
+    traffic = setup.traffic(users, exponent=_EXPONENT, seed=7)
+    with stand(setup, commit_events=1) as running:
+        _upload(running, deque(traffic.batches(1, _BATCH)))
+        settle(running.service)
+        written = _append_only_bytes(running.redis)
+        upload = _upload(running, deque(traffic.batches(setup.times(_EVENTS_COMMITTED_AT_ONCE, 2 * _BATCH) // _BATCH, _BATCH)))
+        settle(running.service)
+        return (_append_only_bytes(running.redis) - written) / upload.stored
 
 
 def _upload(running: Stand, requests: deque[bytes]) -> Upload:

@@ -62,6 +62,9 @@ def measure(setup: Setup) -> Part:
             _warm_up(server, other)
             rebuilds = {user: _first_read(server, user, lengths[user]) for user in [*short, *long]}
     swap_ratio = percentile([ms for ms, _ in during[0]], 50) / percentile([ms for ms, _ in during[1]], 50)
+    before = [ms for round_ in rounds for side in round_ for ms, _ in side]
+    swapping = [ms for side in during for ms, _ in side]
+    slower = {f"p{q}": percentile(swapping, q) / percentile(before, q) for q in (50, 99)}
     made_of = _made_of(rounds) | {
         "long_events": length,
         "short_events": SHORT,
@@ -69,11 +72,13 @@ def measure(setup: Setup) -> Part:
         "rebuild_short_ms": [rebuilds[user] for user in short],
         "ratio_during_swap": swap_ratio,
         "samples_during_swap": len(during[0]),
+        "slower_during_swap": slower,
     }
     beside = {
         "history_rebuild_long_ms": median([rebuilds[user] for user in long]),
         "history_rebuild_short_ms": median([rebuilds[user] for user in short]),
         "history_ratio_during_swap": swap_ratio,
+        "get_during_swap_ratio": slower,
     }
     return Part({"history_ratio": made_of["ratio_rounds"]["median"]}, {"history_ratio": made_of}, beside)
 

@@ -173,16 +173,20 @@ def _lines(comparison: Comparison) -> list[str]:
 
 
 def _called(comparison: Comparison, model: str) -> str:
-    """The model's name, with a warning where it is an opponent that was not well trained."""
+    """The model's name, with its seeds if others have more, and a warning where it is an opponent that was not well trained."""
     metric, least = WELL_TRAINED.get((comparison.name, comparison.protocol), {}).get(model, (comparison.headline, 0.0))
     reached = comparison.mean(model, metric)
-    if reached is None or model not in ARCHITECTURES:
-        return model
-    if reached < least:
-        return f"{model} (below {least:.3f}: does not count)"
-    # A net that has learned anything from sequences beats what is read from none.
-    popular = comparison.mean("recent popularity", metric)
-    return f"{model} (below recent popularity: does not count)" if popular is not None and reached < popular else model
+    notes = []
+    if len(have := comparison.having(model)) < len(comparison.seeds):
+        notes.append(f"seed{'s' * (len(have) > 1)} {', '.join(str(result['seed']) for result, _ in have)}")
+    if reached is not None and model in ARCHITECTURES:
+        # A net that has learned anything from sequences beats what is read from none.
+        popular = comparison.mean("recent popularity", metric)
+        if reached < least:
+            notes.append(f"below {least:.3f}: does not count")
+        elif popular is not None and reached < popular:
+            notes.append("below recent popularity: does not count")
+    return f"{model} ({'; '.join(notes)})" if notes else model
 
 
 def _facts(comparison: Comparison, report: dict[str, Any]) -> str:

@@ -104,6 +104,16 @@ def test_what_is_compared_with_nothing_has_no_ratio(folder):
     assert section([comparison], "figures", []).count("(–, p 0.50)") == 2
 
 
+def test_a_model_that_some_seeds_lack_says_which_have_it(folder, report):
+    some = json.loads(json.dumps(report))
+    some["models"]["sasrec"] = some["models"]["recent popularity"]
+    write(folder, some, 2)
+    (comparison,) = read_results(folder / "results")
+    text = section([comparison], "figures", [])
+    assert "| sasrec (seed 2) |" in text
+    assert "| popularity |" in text
+
+
 def test_results_of_other_data_are_never_averaged_with_these(folder, report):
     write(folder, report, 2, data={"fingerprint": "e" * 64})
     assert [comparison.seeds for comparison in read_results(folder / "results")] == [[2], [0, 1]]
