@@ -25,7 +25,9 @@ def speed_lines(result: dict[str, Any]) -> list[str]:
             one, ours = found[model, precision, length], found[OURS, precision, length]
             ratio = "" if model == OURS else f" (ours {ours['targets_per_second'] / one['targets_per_second']:.2f}x)"
             cells.append(f"{one['targets_per_second']:,}{ratio}")
-        rows.append([f"**{model}**" if model == OURS else model, f"{one['parameters']:,}", precision, *cells])
+        sizes = dict.fromkeys(found[model, precision, length]["parameters"] for length in lengths)  # positions count
+        parameters = ", ".join(f"{size:,}" for size in sizes)
+        rows.append([f"**{model}**" if model == OURS else model, parameters, precision, *cells])
     return [
         f"### {result['name']}, training speed, preset {result['preset']}",
         "",

@@ -140,7 +140,7 @@ def integer_graph():
     return ort.InferenceSession(proto, providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("preset", ["small", "demo"])
+@pytest.mark.parametrize("preset", ["cold", "demo", "planted", "small", "sparse"])
 def test_a_stored_state_of_a_preset_takes_at_most_16_kib(preset):
     net = Longwave(
         ModelConfig(items=10, event_types=3, platforms=2, type_weights=(1.0, 1.0, -1.0), **load_settings(preset).model)
