@@ -2,8 +2,8 @@
 
     python -m loadtests.soak --bundle .demo/bundles/current            # 30 minutes; --minutes 2 for a look
 
-What users have in Redis is at its bound before the clock starts (bounded sequences, all states stored), so that nothing has a
-reason to grow: memory that does is lost.
+What users have in Redis is at its bound before the clock starts (bounded sequences, all states stored), and the archiver takes the log
+away, so that nothing has a reason to grow: memory that does is lost.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LIMIT: Final = 0.05
 
 _USERS: Final = 1_000
 _SEQUENCE: Final = 100  # events kept of each, and had by each before the clock starts
-_LOG: Final = 100  # entries kept of each partition's log
+_ARCHIVED_S: Final = 10.0  # that is how long an event stays in the log, before the archiver takes it
 _CACHE_MB: Final = 8  # so that states leave a worker's memory too: half of the users fit
 _BATCH: Final = _SEQUENCE  # the window of event ids is no larger, and must hold a request
 _READS: Final = 2  # for each write
@@ -107,8 +107,10 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
             "max_sequence": _SEQUENCE,
             "dedupe_window": _SEQUENCE,
             "max_batch_events": _BATCH,
-            "log_max_length": _LOG,
             "state_cache_mb": _CACHE_MB,
+            "archive": "inside",
+            "archive_dir": folder / "archive",
+            "archive_interval_s": _ARCHIVED_S,
         }
         core = [setup.cores.service]
         server = stack.enter_context(serving(setup.bundle.folder, store.url, core, folder / "service.log", **settings))
@@ -171,7 +173,12 @@ def _fill(server: Server, traffic: Traffic, users: Sequence[str]) -> None:
 def _names(server: Server) -> dict[str, int]:
     """The processes of the service by what they are."""
     first, *others = family(server.pid)
-    return {"service": first} | {f"child {number}": pid for number, pid in enumerate(others, start=1)}
+    names = {"service": first}
+    for pid in others:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        kind = "archiver" if b"archive" in command else "worker" if b"spawn_main" in command else "helper"
+        names[f"{kind} {sum(name.startswith(kind) for name in names) + 1}"] = pid
+    return names
 
 
 def _every(loop: Loop, period_s: float, action: Callable[[], None]) -> None:
