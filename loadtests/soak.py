@@ -2,8 +2,8 @@
 
     python -m loadtests.soak --bundle .demo/bundles/current            # 30 minutes; --minutes 2 for a look
 
-What users have in Redis is at its bound before the clock starts (bounded sequences, all states stored), and the archiver takes the log
-away, so that nothing has a reason to grow: memory that does is lost.
+What users have in Redis is at its bound before the clock starts (bounded sequences, all states stored), and the archiver takes
+the log, so that nothing has a reason to grow: memory that does is lost.
 """
 
 from __future__ import annotations
