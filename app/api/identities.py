@@ -27,7 +27,13 @@ class Erasure(msgspec.Struct, frozen=True):
     """The receipt of an erasure."""
 
     user_id: str
-    erased_at: Annotated[datetime, Meta(description="Events that happened before are refused from now on.")]
+    erased_at: Annotated[
+        datetime,
+        Meta(
+            description="Events of up to this time are refused from now on: that of the request, or later, where the user had an event "
+            "that was dated later, or was erased up to a later time before."
+        ),
+    ]
     events: Annotated[int, Meta(description="Events that the user had had; 0 if nothing was known of them any more.")]
     identities: Annotated[int, Meta(description="Identities that were erased: this one and those that were merged with it.")]
     archive_clean_by: Annotated[datetime, Meta(description="When the archive's files, too, hold nothing of the user any more.")]
@@ -58,7 +64,7 @@ async def delete_user(request: Request, user_id: KnownUserId) -> Response:
     for identity in erased.identities:
         service.users.forget(TENANT, identity)
     within_ms = hook_of(request).settings.archive_erase_within_s * 1000
-    receipt = Erasure(user_id, moment(at_ms), erased.events, len(erased.identities), moment(at_ms + within_ms))
+    receipt = Erasure(user_id, moment(erased.refused_to), erased.events, len(erased.identities), moment(at_ms + within_ms))
     return json_response(receipt)
 
 

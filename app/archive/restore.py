@@ -187,7 +187,9 @@ def _write_tombstones(writer: _Writer, manifest: Manifest, ttl_s: float, now_ms:
     latest: dict[str, tuple[int, int]] = {}
     for number, tenant, hashed, arrived_ms, gone_ms in gone:
         key = gone_key(number, from_text(tenant), hashed)
-        latest[key] = max(latest.get(key, (0, 0)), (arrived_ms, gone_ms))
+        arrived_before_ms, gone_before_ms = latest.get(key, (0, 0))
+        # An earlier erasure may reach further: of a user with an event that was dated in the future.
+        latest[key] = max(arrived_before_ms, arrived_ms), max(gone_before_ms, gone_ms)
     written = 0
     for key, (arrived_ms, gone_ms) in latest.items():
         left_ms = int(arrived_ms + ttl_s * 1000 - now_ms)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -52,10 +52,12 @@ NewEvent = tuple[bytes, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What an erasure removed: how many events, of which identities, the user's own last."""
+    """What an erasure removed: how many events, of which identities, the user's own last. `refused_to` is the time (unix ms) up to
+    which events are refused under the name that was asked for."""
 
     events: int
     identities: Sequence[str]
+    refused_to: int
 
 
 class OvertakenError(StorageError):
@@ -221,20 +223,25 @@ class Identities:
         models = await self._store.models()
         events: dict[str, int] = {}
         for _ in range(_MOST_ROUNDS):
-            if await self._erase(tenant, user_id, now_ms, models, events):
-                return Erased(sum(events.values()), list(events))
+            refused_to = await self._erase(tenant, user_id, now_ms, models, events)
+            if refused_to is not None:
+                return Erased(sum(events.values()), list(events), refused_to)
             await asyncio.sleep(_PAUSE_S)
         raise StorageError(f"others keep being merged with {user_id!r}; try again")
 
-    async def _erase(self, tenant: str, user_id: str, now_ms: int, models: Iterable[str], events: dict[str, int]) -> bool:
-        """Erase who has the events of a user, and all who lead there; whether that was all. `events` gets what each has had."""
+    async def _erase(
+        self, tenant: str, user_id: str, now_ms: int, models: Mapping[str, str], events: dict[str, int]
+    ) -> int | None:
+        """Erase who has the events of a user, and all who lead there; up to which time the user's are refused then, or None if that
+        was not all. `events` gets what each has had."""
         holder = await self.resolve(tenant, user_id, damaged=True)
-        try:
-            (pairs,) = await self._store.all([("HGETALL", keys.user_keys(tenant, holder).meta)])
-        except DamagedError:
-            pairs = []
-        fields = zip(pairs[::2], pairs[1::2], strict=True)
-        merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields if field.startswith(SOURCE.encode())}
+        pairs = await self._sound(("HGETALL", keys.user_keys(tenant, holder).meta)) or []
+        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields.items() if field.startswith(SOURCE.encode())}
+        # Under whichever name an event was told: only who has them all knows the latest, or its tombstone, after an erasure that was
+        # cut off.
+        gone = await self._sound(("GET", keys.user_keys(tenant, holder).gone))
+        upto = max(now_ms, int(fields.get(b"l", 0)), int(gone or 0))
         order = [one for one in dict.fromkeys([*merges, holder]) if one != user_id] + [user_id]
         for _ in range(_MOST_ROUNDS):
             for one in order:
@@ -243,21 +250,38 @@ class Identities:
                 names = (user.gone, user.log, user.meta, user.seq, user.ids, user.shown, *states)
                 by = b"" if one in (holder, user_id) else merges[one]
                 known = (part for source, merge in merges.items() for part in (_encode(source), merge))
-                arguments = (_encode(tenant), _encode(one), now_ms, self._tombstone_ttl_ms, by, _encode(holder), *known)
-                ((appended, come),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
+                arguments = (_encode(tenant), _encode(one), upto, self._tombstone_ttl_ms, by, _encode(holder), *known)
+                ((appended, come, refused_to),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
                 if appended == _GONE_ON:
-                    return False
+                    return None
                 if come:  # merged into this one since: first those
                     others = dict(zip(map(_decode, come[::2]), come[1::2], strict=True))
                     merges |= others
+                    upto = max(upto, refused_to)
                     order = [*others, *order]
                     break
                 if appended >= 0:
                     events[one] = events.get(one, 0) + appended
+                    await self._drop_states(tenant, one, models)
                 order = order[1:]
             if not order:
-                return True
-        return False
+                return int(refused_to)
+        return None
+
+    async def _drop_states(self, tenant: str, user_id: str, models: Container[str]) -> None:
+        """Delete the states of a user who is erased under models that were registered after `models` were read. With the user's
+        epoch gone, no more of them come."""
+        late = [keys.state_key(tenant, model, user_id) for model in await self._store.models() if model not in models]
+        if late:
+            await self._store.run(script("delete"), [(late, ())], durable=True)
+
+    async def _sound(self, command: Command) -> Any:
+        """The reply; None where the key is of another type than ours."""
+        try:
+            (reply,) = await self._store.all([command])
+        except DamagedError:
+            return None
+        return reply
 
     async def _alias(self, tenant: str, user_id: str, what: str, *arguments: str) -> tuple[str, str, str]:
         """Take a step of alias.lua; returns where the user leads, how far that is done, and where it leads or is about to."""

@@ -66,6 +66,7 @@ class Rewrite:
             OvertakenError: with an `origin`, the user was erased, or merged into another one.
             StorageError: the user kept changing; nothing was done.
         """
+        refused_to = float("-inf")
         for _ in range(_MOST_TRIES):
             user = keys.user_keys(tenant, user_id)
             before: list[Command] = [
@@ -78,12 +79,14 @@ class Rewrite:
             if origin and (moved[0] is not None or gone != erased):
                 # If merged: whether the third one was erased since the events were read, nobody could tell here.
                 raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
+            # What happened before its user was erased stays away, also under the name of who has its events now; but what comes
+            # with another user was that one's.
+            refused_to = refused_to if gone is None else max(refused_to, int(gone))
             if moved[0] is not None:
                 user_id = await self._store.merged_into(tenant, user_id, [-1, *moved])
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            # What happened before its user was erased stays away; but what comes with another user was that one's.
-            kept_new = [event for event in new if origin or gone is None or event[1] > int(gone)]
+            kept_new = [event for event in new if origin or event[1] > refused_to]
             if epoch is None and not kept_new and not origin:
                 return 0  # no user, and nothing that would make one
             there = [(event, decode_event(event).time_ms) for event in packed]

@@ -1,6 +1,8 @@
 """Export, erase and join over HTTP."""
 
 import json
+import time
+from datetime import datetime
 
 import pytest
 from conftest import event, history, same_list
@@ -71,6 +73,18 @@ async def test_an_erased_user_is_unknown_at_once_and_late_retries_are_rejected(c
     )
     assert (await call(client, "DELETE", "/v1/users/u"))[1]["events"] == 0
     assert (await call(client, "DELETE", "/v1/users/never-seen"))[0] == 200
+
+
+async def test_an_erasure_that_is_repeated_says_up_to_when_events_are_refused(client):
+    ahead = {**event("u", 1), "timestamp": (ms := time.time_ns() // 1_000_000 + 1_800_000)}  # a clock that is ahead
+    assert (await client.post("/v1/events", json=ahead)).status_code == 200
+    _, first = await call(client, "DELETE", "/v1/users/u")
+    _, again = await call(client, "DELETE", "/v1/users/u")
+    upto = [datetime.fromisoformat(receipt["erased_at"]).timestamp() * 1000 for receipt in (first, again)]
+    assert [round(at - ms) for at in upto] == [0, 1]
+    assert (await client.post("/v1/events", json=ahead)).status_code == 422
+    assert (await client.get("/v1/users/u")).status_code == 404
+    assert (again["events"], again["archive_clean_by"] >= first["archive_clean_by"]) == (0, True)
 
 
 async def test_a_worker_that_held_an_erased_users_state_does_not_answer_from_it(start):

@@ -199,6 +199,21 @@ def test_a_tombstone_lives_as_long_as_it_would_have(archive: Archive, make_archi
     assert 39_000 < raw.pttl(key) <= 40_000
 
 
+@pytest.mark.parametrize("carried_out", [0, 1, 2])  # of two erasures, how many the archive's files have seen
+def test_the_tombstone_of_an_earlier_erasure_that_reaches_further_is_restored(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, carried_out: int
+):
+    world = LogWorld()
+    for number, at_ms in enumerate([1_700_000_009_000, 1_700_000_000_500]):  # of an event that was dated in the future; by a retry
+        add(raw, world.erase("a", at_ms=at_ms))
+        make_archiver().once(erase_now=number < carried_out)
+    assert (len(archive.latest().removed), len(archive.latest().removals)) == (carried_out, 2 - carried_out)
+    raw.flushall()
+    assert restored(archive, raw).tombstones == 1
+    key = gone_key(int(keys.partition("default", "a"), 16), "default", user_hash("a"))
+    assert raw.get(key) == b"1700000009000"
+
+
 def test_a_reader_is_not_disturbed_by_commits_meanwhile(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
     world = LogWorld()
     for n in range(300):

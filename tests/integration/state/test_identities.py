@@ -37,11 +37,11 @@ async def times(store: RedisStore, user: str) -> list[int]:
     return [event.time_ms for event in loaded.tail]
 
 
-async def commit_all(store: RedisStore, user: str) -> str:
-    (loaded,) = await store.load("default", "m", [user])
+async def commit_all(store: RedisStore, user: str, model: str = "m") -> str:
+    (loaded,) = await store.load("default", model, [user])
     assert loaded.meta is not None
     header = Header(loaded.meta.epoch, loaded.tail_start, loaded.meta.appended, 0)
-    (result,) = await store.commit_many("default", "m", [(loaded.user_id, CODEC.pack(header, {}))])
+    (result,) = await store.commit_many("default", model, [(loaded.user_id, CODEC.pack(header, {}))])
     return result
 
 
@@ -86,6 +86,41 @@ async def test_events_dated_after_their_erasure_do_not_come_back_by_a_retry(stor
     await append(store, "alice", 5_000, ids=True)  # a clock that is ahead
     await store.erase("default", "alice", 1_000)
     assert await append(store, "alice", 5_000, ids=True) == "g"
+
+
+@pytest.mark.parametrize("now_ms", [999, 1_000, 1_001, 5_000])  # of a host whose clock is behind, too
+async def test_an_erasure_that_is_repeated_refuses_no_less(store: RedisStore, now_ms: int):
+    await append(store, "alice", 5_000, ids=True)
+    assert (await store.erase("default", "alice", 1_000)).refused_to == 5_000
+    assert (await store.erase("default", "alice", now_ms)).refused_to == 5_001  # another one than before
+    assert await append(store, "alice", 5_000, 5_001, 5_002, ids=True) == "gg1"
+
+
+@pytest.mark.parametrize("named", ["alice", "cookie"])
+@pytest.mark.parametrize("steps", range(4))
+async def test_events_dated_after_their_erasure_do_not_come_back_under_any_of_their_names(store, redis_url, named: str, steps: int):
+    await append(store, "cookie", 5_000)
+    await append(store, "alice", 1)
+    await store.merge("default", "alice", "cookie")
+    dying = Dies(redis_url)
+    await dying.open()
+    dying.left = steps
+    with contextlib.suppress(KeyboardInterrupt):
+        await dying.erase("default", named, 1_000)
+    await dying.close()
+    assert (await store.erase("default", named, 1_001)).refused_to >= 5_000
+    assert await append(store, "cookie", 5_000) == "g"
+    assert await append(store, "alice", 5_000) == "g"
+
+
+async def test_a_tombstone_of_another_type_is_as_good_as_none(store: RedisStore, raw: redis.Redis):
+    await append(store, "alice", 1)
+    await append(store, "cookie", 2)
+    await store.merge("default", "alice", "cookie")
+    raw.rpush(keys.user_keys("default", "alice").gone, "what is this")
+    erased = await store.erase("default", "alice", 1_000)
+    assert (sorted(erased.identities), erased.refused_to) == (["alice", "cookie"], 1_000)
+    assert await append(store, "alice", 1_000, 1_001) == "g1"
 
 
 async def test_a_fold_in_flight_does_not_bring_an_erased_user_back(store: RedisStore, raw: redis.Redis):
@@ -236,6 +271,54 @@ async def test_a_merge_that_an_erasure_overtakes_marks_nobody_who_comes_later(st
             break
     assert came_back > 0
     assert steps > 8
+
+
+@pytest.fixture
+def registered_late(store: RedisStore, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Once a store has read which models there are, a worker registers one more, and its backfill stores the states of some users
+    under it; what came of those."""
+
+    def after(reading: RedisStore, *users: str) -> list[str]:
+        results: list[str] = []
+
+        async def read() -> dict[str, str]:
+            found = await RedisStore.models(reading)
+            monkeypatch.undo()
+            await store.register_model("late", "{}")
+            for user in users:
+                epoch = raw.hget(keys.user_keys("default", user).meta, "e")
+                assert isinstance(epoch, bytes)
+                header = Header(epoch, 0, 1, 0)
+                results.extend(await store.commit_many("default", "late", [(user, CODEC.pack(header, {}))]))
+            return found
+
+        monkeypatch.setattr(reading, "models", read)
+        return results
+
+    return after
+
+
+@pytest.mark.parametrize("named", ["alice", "cookie"])
+async def test_an_erasure_takes_states_under_a_model_that_is_registered_meanwhile(store, stopping, raw, registered_late, named: str):
+    # Wherever it was cut off: who asks again takes what it has left.
+    for steps in range(100):
+        for name in (keys.MODELS_KEY, *raw.scan_iter("lw:{*")):
+            raw.delete(name)
+        await append(store, "alice", 10)
+        await append(store, "cookie", 5)
+        await store.merge("default", "alice", "cookie")
+        dying, stops = stopping
+        stored = registered_late(dying, "alice")
+        stops.left = steps
+        with contextlib.suppress(KeyboardInterrupt):
+            await dying.erase("default", named, 1_000)
+        if stops.left < 0:
+            await store.erase("default", named, 1_001)
+        assert left_of(raw, "alice", "cookie") == []
+        if stops.left >= 0:
+            break
+    assert stored == ["stored"]
+    assert steps > 5
 
 
 # Merging.
@@ -513,6 +596,16 @@ async def test_an_import_of_what_was_erased_makes_nobody(store: RedisStore):
     assert loaded.meta is None
 
 
+async def test_an_import_of_what_was_erased_does_not_come_back_by_a_merge(store: RedisStore):
+    await append(store, "cookie", 50)
+    await store.erase("default", "cookie", 100)
+    await append(store, "alice", 10)
+    await store.merge("default", "alice", "cookie")
+    assert await store.write_history("default", "cookie", [event(50), event(150)], [None, None], "import") == 1
+    assert await store.write_history("default", "alice", [event(60)], [None], "import") == 1
+    assert await times(store, "alice") == [10, 60, 150]
+
+
 async def test_attributes_of_both_are_joined_and_the_targets_win(store: RedisStore):
     await append(store, "alice", 1)
     await store.set_attributes("default", "alice", {"country": "UK"})
@@ -589,8 +682,22 @@ async def test_nobody_comes_back_who_was_merged_on_and_erased_while_another_fini
     assert together > 30
 
 
-async def test_what_was_read_for_a_merge_is_not_written_after_the_target_was_erased(store: RedisStore, monkeypatch):
+async def test_a_merge_takes_states_under_a_model_that_is_registered_meanwhile(store: RedisStore, raw, registered_late):
     await append(store, "alice", 1)
+    await append(store, "cookie", 2)
+    results = registered_late(store, "cookie")
+    await store.merge("default", "alice", "cookie")
+    assert results == ["refused"]  # none can come in the moment when the source goes
+    assert left_of(raw, "cookie") == [keys.user_keys("default", "cookie").meta]
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+async def test_what_was_read_for_a_merge_is_not_written_after_the_target_was_erased(store: RedisStore, monkeypatch, ahead: bool):
+    if ahead:  # the tombstone reaches further than the one that follows would by itself
+        await append(store, "alice", 5_000)
+        await store.erase("default", "alice", 50)
+    else:
+        await append(store, "alice", 1)
     await append(store, "cookie", 2)
     rewrite = store.rewrite
 
