@@ -1,7 +1,8 @@
 """Whatever happens in whatever order, a user is what was acknowledged, and a state is the fold of it.
 
 Two workers on one Redis do at random what workers do and what happens to them, while a plain model in memory says what must be
-true. The fold is a hash of attributes and events in order, so a state proves which events it has seen, once each.
+true. The fold is a hash of attributes and events in order, so a state proves which events it has seen, once each. In the end the
+event log must say what has happened to each user, in order, and nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from app.archive.record import ATTRIBUTES, ERASED, EVENT, HISTORY, MOVED, SEQUENCE, parse
 from app.errors import ConflictError
 from app.fold import Commits, StateCache, Unfolded, Users
 from app.ingest.advance import Advance
@@ -119,6 +121,7 @@ class World(RuleBasedStateMachine):
             raw.flushall()
         self.store = RedisStore(self.url, max_sequence=MAX_SEQUENCE, dedupe_window=WINDOW)
         self.people = {user: Person() for user in USERS}
+        self.told: dict[str, list[tuple[object, ...]]] = {user: [] for user in USERS}  # what the log must say of each
         self.model_id = MODELS[0]
         self.number = 0
 
@@ -167,6 +170,7 @@ class World(RuleBasedStateMachine):
             else:
                 flags += "1"
                 fresh.append(event)
+                self.told[name].append((EVENT, event, event_id, person.total + len(fresh)))
                 if event_id is not None:
                     person.ids.append(event_id)
         person.events += fresh
@@ -250,12 +254,15 @@ class World(RuleBasedStateMachine):
     @rule(user=st.sampled_from(USERS), at=st.integers(0, 100))
     def erase(self, user: str, at: int) -> None:
         name = self.holder(user)
-        every = {name, *self.people[name].sources}
+        every = {user, name, *self.people[name].sources}
         erased = self.run(self.store.erase("t", user, at))
-        assert set(erased.identities) == every | {user}
-        for one in every | {user}:
-            # An event dated after its erasure must not come back either.
-            self.people[one] = Person(erased_at=max(at, self.people[one].latest))
+        assert set(erased.identities) == every
+        # An event dated after its erasure must not come back either, under any name, also if the erasure is repeated.
+        upto = max(at, self.people[name].latest, self.people[name].erased_at)
+        for one in every:
+            self.people[one] = Person(erased_at=max(upto, self.people[one].erased_at + 1))
+            self.told[one].append((ERASED, self.people[one].erased_at))
+        assert erased.refused_to == self.people[user].erased_at
 
     @rule(user=st.sampled_from(USERS), source=st.sampled_from(USERS))
     def merge(self, user: str, source: str) -> None:
@@ -267,6 +274,7 @@ class World(RuleBasedStateMachine):
         if of == to or of != source:
             return
         target, gone = self.people[to], self.people[source]
+        self.told[source].append((MOVED, to, gone.stored))
         if not gone.total and not gone.attributes:  # nothing is known of this one
             target.sources |= {source, *gone.sources}
             self.people[source] = Person(to=to, erased_at=gone.erased_at)
@@ -276,6 +284,9 @@ class World(RuleBasedStateMachine):
         new = gone.events[len(gone.events) - gone.stored :]
         there = target.events[len(target.events) - target.stored :]
         total = target.total + len(new)
+        attributes = gone.attributes | target.attributes
+        self.told[to].append((SEQUENCE, source, len(new), attributes if gone.attributes else None))
+        self.told[to] += [(HISTORY, event) for event in new]
         together = sorted([*there, *new], key=lambda event: event.time_ms)
         kept = together[max(0, len(together) - MAX_SEQUENCE) :]
         latest = [ids[-WINDOW:][::-1] for ids in (gone.ids, target.ids)]
@@ -287,7 +298,7 @@ class World(RuleBasedStateMachine):
             offset=total - len(kept),
             stored=len(kept),
             ids=ids,
-            attributes=gone.attributes | target.attributes,
+            attributes=attributes,
             erased_at=target.erased_at,
             sources=target.sources | gone.sources | {source},
             latest=max([target.latest, *(event.time_ms for event in new)]),
@@ -317,20 +328,55 @@ class World(RuleBasedStateMachine):
     @rule(user=st.sampled_from(USERS), country=st.sampled_from(["UK", "France"]))
     def set_attributes(self, user: str, country: str) -> None:
         self.run(self.store.set_attributes("t", user, {"country": country}))
-        self.people[self.holder(user)].attributes = {"country": country}
+        name = self.holder(user)
+        if self.people[name].attributes != {"country": country}:
+            self.told[name].append((ATTRIBUTES, {"country": country}))
+        self.people[name].attributes = {"country": country}
+
+    def the_log_says_what_happened(self, user: str) -> None:
+        key, pp = keys.user_keys("t", user), keys.partition("t", user)
+        with redis.Redis.from_url(self.url) as raw:
+            records = [parse(int(pp, 16), *entry) for entry in raw.xrange(key.log)]
+            epoch = raw.hget(key.meta, "e") or b""
+        said: list[tuple[object, ...]] = []
+        current = b""
+        for record in records:
+            if record.user_id != user:
+                continue
+            if record.kind == EVENT:
+                said.append((EVENT, record.event, record.event_id, record.n))
+                assert record.epoch == (current or record.epoch)
+            elif record.kind == HISTORY:
+                said.append((HISTORY, record.event))
+                assert record.epoch == current
+            elif record.kind == SEQUENCE:
+                said.append((SEQUENCE, record.other, record.count, record.attributes))
+                assert record.epoch != current
+            elif record.kind == ATTRIBUTES:
+                said.append((ATTRIBUTES, record.attributes))
+                assert record.epoch != current
+            elif record.kind == ERASED:
+                said.append((ERASED, record.gone_ms))
+            else:
+                said.append((record.kind, record.other, record.count))
+            current = record.epoch  # none after an erasure or a move
+        assert said == self.told[user]
+        assert current == epoch
 
     def teardown(self) -> None:
-        for user in USERS:
-            self.read(user, 0)
-            self.read(user, 1)
-
         async def close() -> None:
             for worker in self.workers:
                 worker.die()
             await self.store.close()
 
-        self.run(close())
-        self.runner.close()
+        try:
+            for user in USERS:
+                self.read(user, 0)
+                self.read(user, 1)
+                self.the_log_says_what_happened(user)
+        finally:
+            self.run(close())
+            self.runner.close()
 
 
 def test_users_stay_what_was_acknowledged_whatever_happens(redis_server: EmbeddedRedis) -> None:
