@@ -30,8 +30,8 @@ class Erasure(msgspec.Struct, frozen=True):
     erased_at: Annotated[
         datetime,
         Meta(
-            description="Events of up to this time are refused from now on: that of the request, or later, where the user had an event "
-            "that was dated later, or was erased up to a later time before."
+            description="Events of up to this time are refused from now on: that of the request, or later, where the user "
+            "had an event that was dated later, was shown a list later, or was erased up to a later time before."
         ),
     ]
     events: Annotated[int, Meta(description="Events that the user had had; 0 if nothing was known of them any more.")]

@@ -27,7 +27,8 @@ class Rebuilt:
     """Users by what became of them.
 
     `stored`: committed. `current`: what was there is as good. `differs`: the archive lacks events of the user, or has them in
-    another order than the sequence (merged after older events had left it), or the user changed meanwhile.
+    another order than the sequence (merged after events had left it that are dated later than some in it), or the user changed
+    meanwhile.
     """
 
     stored: int = 0

@@ -22,7 +22,7 @@ from app.state import keys
 from app.state.events import decode_event
 from app.state.ring import ring_ids
 from app.state.scripts import Script, script
-from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS
+from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
 from app.state.transport import Command
 
 SOURCE: Final = "m:"
@@ -52,8 +52,8 @@ NewEvent = tuple[bytes, int, str]
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """What an erasure removed: how many events, of which identities, the user's own last. `refused_to` is the time (unix ms) up to
-    which events are refused under the name that was asked for."""
+    """What an erasure removed: how many events, of which identities, the user's own last. `refused_to` is the time (unix ms) up
+    to which events are refused under the name that was asked for."""
 
     events: int
     identities: Sequence[str]
@@ -232,16 +232,14 @@ class Identities:
     async def _erase(
         self, tenant: str, user_id: str, now_ms: int, models: Mapping[str, str], events: dict[str, int]
     ) -> int | None:
-        """Erase who has the events of a user, and all who lead there; up to which time the user's are refused then, or None if that
-        was not all. `events` gets what each has had."""
+        """Erase who has the events of a user, and all who lead there; up to which time the user's are refused then, or None if
+        that was not all. `events` gets what each has had."""
         holder = await self.resolve(tenant, user_id, damaged=True)
         pairs = await self._sound(("HGETALL", keys.user_keys(tenant, holder).meta)) or []
         fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
         merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields.items() if field.startswith(SOURCE.encode())}
-        # Under whichever name an event was told: only who has them all knows the latest, or its tombstone, after an erasure that was
-        # cut off.
-        gone = await self._sound(("GET", keys.user_keys(tenant, holder).gone))
-        upto = max(now_ms, int(fields.get(b"l", 0)), int(gone or 0))
+        # Under whichever name something was told: only who has it all knows the latest.
+        upto = max(now_ms, await self._latest_ms(tenant, holder, fields.get(b"l"), now_ms))
         order = [one for one in dict.fromkeys([*merges, holder]) if one != user_id] + [user_id]
         for _ in range(_MOST_ROUNDS):
             for one in order:
@@ -267,6 +265,15 @@ class Identities:
             if not order:
                 return int(refused_to)
         return None
+
+    async def _latest_ms(self, tenant: str, holder: str, last: bytes | None, now_ms: int) -> int:
+        """Up to when events of a user, of whom the last is dated `last`, and showings reach, as far as that is in the future; or
+        their tombstone, after an erasure that was cut off."""
+        user = keys.user_keys(tenant, holder)
+        gone, shown = await self._sound(("GET", user.gone)), await self._sound(("GET", user.shown))
+        # Of a showing the second is known: one of this second is not in the future.
+        ahead_ms = [1000 * one.at_s + 999 for one in read_shown(shown or b"") if 1000 * one.at_s > now_ms]
+        return max([0, *ahead_ms, *(int(time) for time in (gone, last) if time and time.isdigit())])
 
     async def _drop_states(self, tenant: str, user_id: str, models: Container[str]) -> None:
         """Delete the states of a user who is erased under models that were registered after `models` were read. With the user's

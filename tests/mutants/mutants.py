@@ -119,7 +119,7 @@ NOTHING_LOST_NOTHING_TWICE = [
         invariant="I2",
         broken="An event that was dated after the erasure of its user comes back under the name of a merged identity.",
         file="app/state/identities.py",
-        original="upto = max(now_ms, int(fields.get(b\"l\", 0)), int(gone or 0))",
+        original='upto = max(now_ms, await self._latest_ms(tenant, holder, fields.get(b"l"), now_ms))',
         replacement="upto = now_ms",
         killed_by=IDENTITIES + "test_events_dated_after_their_erasure_do_not_come_back_under_any_of_their_names[3-alice]",
     ),

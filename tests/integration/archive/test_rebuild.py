@@ -113,3 +113,22 @@ async def test_a_user_who_is_not_as_archived_is_left_alone(store, fold, archive,
     result = await rebuild(histories(archive), store, fold, "m")
     assert (result.stored, result.differs) == (0, 2)
     assert list(raw.scan_iter("lw:*:state:*")) == []
+
+
+async def test_who_was_merged_is_rebuilt_but_where_what_had_left_before_is_dated_later(store, fold, archive, make_archiver):
+    first = events(60, 1)
+    ahead = StoredEvent("purchase", 1_400_000_000_000, "item-001", quantity=1.0)  # dated later than all, told first
+    await told(store, USERS[0], first)
+    await told(store, USERS[1], [ahead, *first])
+    for user, cookie in ((USERS[0], "cookie 0"), (USERS[1], "cookie 1")):
+        await told(store, cookie, events(70, 2))  # of which the first 20 have left, too
+        await store.merge("default", user, cookie)
+    make_archiver().once()
+    result = await rebuild(histories(archive), store, fold, "m")
+    assert (result.stored, result.differs) == (1, 1)
+    together = sorted([*first, *events(70, 2)[20:]], key=lambda one: one.time_ms)
+    state = await worker(store, fold)[0].current("default", USERS[0])
+    assert (state.header.base, state.header.applied) == (0, 110)
+    assert_folds(fold, state.blob, {}, together)
+    state = await worker(store, fold)[0].current("default", USERS[1])
+    assert (state.header.base, state.header.applied) == (111 - MAX_SEQUENCE, 111)

@@ -204,7 +204,9 @@ def test_the_tombstone_of_an_earlier_erasure_that_reaches_further_is_restored(
     archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, carried_out: int
 ):
     world = LogWorld()
-    for number, at_ms in enumerate([1_700_000_009_000, 1_700_000_000_500]):  # of an event that was dated in the future; by a retry
+    for number, at_ms in enumerate(
+        [1_700_000_009_000, 1_700_000_000_500]
+    ):  # of an event that was dated in the future; by a retry
         add(raw, world.erase("a", at_ms=at_ms))
         make_archiver().once(erase_now=number < carried_out)
     assert (len(archive.latest().removed), len(archive.latest().removals)) == (carried_out, 2 - carried_out)

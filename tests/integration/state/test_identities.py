@@ -98,7 +98,9 @@ async def test_an_erasure_that_is_repeated_refuses_no_less(store: RedisStore, no
 
 @pytest.mark.parametrize("named", ["alice", "cookie"])
 @pytest.mark.parametrize("steps", range(4))
-async def test_events_dated_after_their_erasure_do_not_come_back_under_any_of_their_names(store, redis_url, named: str, steps: int):
+async def test_events_dated_after_their_erasure_do_not_come_back_under_any_of_their_names(
+    store, redis_url, named: str, steps: int
+):
     await append(store, "cookie", 5_000)
     await append(store, "alice", 1)
     await store.merge("default", "alice", "cookie")
@@ -299,7 +301,9 @@ def registered_late(store: RedisStore, raw: redis.Redis, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("named", ["alice", "cookie"])
-async def test_an_erasure_takes_states_under_a_model_that_is_registered_meanwhile(store, stopping, raw, registered_late, named: str):
+async def test_an_erasure_takes_states_under_a_model_that_is_registered_meanwhile(
+    store, stopping, raw, registered_late, named: str
+):
     # Wherever it was cut off: who asks again takes what it has left.
     for steps in range(100):
         for name in (keys.MODELS_KEY, *raw.scan_iter("lw:{*")):

@@ -98,6 +98,20 @@ async def test_an_erasure_forgets_what_was_shown_and_refuses_what_comes_late(
         assert await impressions.add([seen(user, "one", ms=NOW - 5), seen(user, "two", ms=NOW + 5)]) == ["g", "1"]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_list_that_was_shown_in_the_future_of_an_erasure_does_not_come_back(
+    store: RedisStore, impressions: ImpressionStore, raw: redis.Redis, times: int
+):
+    ahead = seen("cookie", "one", ms=NOW + 90_500)  # a clock that is ahead
+    await impressions.add([ahead])
+    await store.merge("default", "u", "cookie")
+    for time_ in range(times):
+        erased = await store.erase("default", "u", NOW + time_)
+        assert NOW + 90_500 <= erased.refused_to < NOW + 92_000
+    assert await impressions.add([ahead]) == ["g"]
+    assert keys_of(raw, "u") == keys_of(raw, "cookie") == []
+
+
 async def test_a_merge_brings_what_was_shown_along_and_repeats_stay_repeats(
     store: RedisStore, impressions: ImpressionStore, raw: redis.Redis
 ):
