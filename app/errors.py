@@ -78,7 +78,7 @@ class TooLargeError(LongwaveError):
 
 
 class UnavailableError(LongwaveError):
-    """The service cannot answer now (storage away, not ready); nothing was half-done and the client may retry."""
+    """The service cannot answer now (storage away, not ready); the client may retry. What a write has done is said below."""
 
     status = 503
     type = "unavailable"
@@ -94,7 +94,8 @@ class NotReadyError(UnavailableError):
 
 
 class StorageError(UnavailableError):
-    """Redis did not answer, or not in time."""
+    """Redis did not answer, or not in time. A write may have been done nevertheless, of each user's events all or none: sent
+    again with the same event ids (or Idempotency-Key) it stores nothing twice."""
 
     type = "storage-unavailable"
     title = "Storage unavailable"
@@ -107,13 +108,18 @@ class OverloadedError(UnavailableError):
     title = "Overloaded"
 
 
+class LateError(OverloadedError, StorageError):
+    """It waited for its turn too long; nothing was done. Also a StorageError: lists then come from the fallback."""
+
+
 class DamagedError(StorageError):
     """What is stored of one user is not what it should be; `detail` names the user and the key. Nothing was done, and nobody else
     is concerned. Waiting will not help, an erasure of the user will."""
 
 
 class StorageRefusedError(StorageError):
-    """Redis answered, and refused to write: it is full, read-only, or without its replicas. Nothing was done."""
+    """Redis answered, and refused to write: it is full, read-only, or without its replicas. What it refused was not done; of
+    several users' events it may have taken some."""
 
 
 class StorageChangedError(StorageError):

@@ -217,7 +217,11 @@ class Settings(BaseSettings):
         description="Events of a worker that may wait for the background fold; beyond it writes wait.",
     )
     write_wait_ms: int = Field(
-        5_000, ge=0, le=600_000, description="How long a write waits while the fold is too far behind; then it gets 503."
+        5_000,
+        ge=0,
+        le=600_000,
+        description="How long a write waits while the fold is too far behind, and how long for those before it to be stored (no "
+        "less than one call to Redis may take); then it gets 503.",
     )
     host: str = Field("127.0.0.1", description="Address to listen on. There are no API keys yet: keep it on loopback.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 takes a free one.")

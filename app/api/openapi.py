@@ -23,7 +23,8 @@ _MEANING = {
     409: "The request does not fit what is there; `detail` says why.",
     413: "The body has too many bytes or too many events.",
     422: "The request is at fault; `errors` names each field.",
-    503: "The service or its storage cannot answer now; nothing was half-done. Repeat after `Retry-After` seconds.",
+    503: "The service or its storage cannot answer now. Repeat after `Retry-After` seconds; a write where storage did not answer "
+    "(`storage-unavailable`) may have been done, so repeat it with the same event ids or `Idempotency-Key`.",
 }
 _EXAMPLE = {
     "event_id": "536365-85123A",

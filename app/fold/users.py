@@ -14,7 +14,7 @@ from app.errors import StorageChangedError
 from app.fold.cache import CachedState, StateCache
 from app.fold.commits import Commits
 from app.fold.fold import Fold, Unfolded
-from app.runtime.batcher import Batcher
+from app.runtime.batcher import FOREVER, Batcher, Patience
 from app.state.codec import Header, peek
 from app.state.store import Held, Loaded, StateStore, UserMeta
 from app.telemetry import Metrics
@@ -79,7 +79,14 @@ class Users:
     """
 
     def __init__(
-        self, store: StateStore, fold: Fold, cache: StateCache, commits: Commits, model_id: str, metrics: Metrics
+        self,
+        store: StateStore,
+        fold: Fold,
+        cache: StateCache,
+        commits: Commits,
+        model_id: str,
+        metrics: Metrics,
+        patience: Patience = FOREVER,
     ) -> None:
         self._store = store
         self._fold = fold
@@ -87,7 +94,7 @@ class Users:
         self._commits = commits
         self._model_id = model_id
         self._metrics = metrics
-        self._batcher = Batcher(self.batch, most=_BATCH_USERS, running=_ROUND_TRIPS, waiting=_MOST_WAITING)
+        self._batcher = Batcher(self.batch, most=_BATCH_USERS, running=_ROUND_TRIPS, waiting=_MOST_WAITING, patience=patience)
         self._renewed_s: dict[tuple[str, str], float] = {}  # when users with many bits were folded anew, on time.monotonic()
         self._long: dict[tuple[str, str], asyncio.Task[CachedState | None]] = {}
 
@@ -97,7 +104,7 @@ class Users:
         A stored state that cannot be continued (damaged, another format) is ignored and the user folded from the sequence.
 
         Raises:
-            StorageError: the store did not answer.
+            StorageError: the store did not answer, or not soon enough (LateError).
             OverloadedError: too many requests are waiting.
         """
         asked = Asked(tenant, user_id)

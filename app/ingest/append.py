@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.ingest.validate import ValidEvent
-from app.runtime.batcher import PACE_S, Batcher
+from app.runtime.batcher import FOREVER, PACE_S, Batcher, Patience
 from app.state.events import StoredEvent
 from app.state.store import STORED, Append, Appended, StateStore
 
 Increment = tuple[str, float, int]
 """What an event adds to the popularity of its item: (item_id, weight, unix ms)."""
 
+_Request = tuple[str, list[Append], int]
+"""Tenant, what to append of each user, and how many events that is."""
+
 _BATCH = 64
+# Of a round trip, however many requests it is for: it must end within its timeout on a busy machine, too, or everybody hears that
+# nothing is stored when all is. 1,000 users with an event each take 0.12 s, 1,000 events of one user 0.02 s.
+_EVENTS = 1_000
 # One after the other: what a worker stores of a user it then knows to be in that order, and can fold without asking the store.
 _ROUND_TRIPS = 1
 _MOST_WAITING = 2_048
@@ -49,19 +55,28 @@ class Appender:
     Requests that overlap in time have no order among them; those that follow one another's acknowledgement do.
     """
 
-    def __init__(self, store: StateStore) -> None:
+    def __init__(self, store: StateStore, patience: Patience = FOREVER) -> None:
         self._store = store
         self._batcher = Batcher(
-            self._append, most=_BATCH, running=_ROUND_TRIPS, waiting=_MOST_WAITING, repeats=False, pace_s=PACE_S, enough=_ENOUGH
+            self._append,
+            most=_BATCH,
+            running=_ROUND_TRIPS,
+            waiting=_MOST_WAITING,
+            repeats=False,
+            pace_s=PACE_S,
+            enough=_ENOUGH,
+            weigh=_events_of,
+            heaviest=_EVENTS,
+            patience=patience,
         )
 
     async def __call__(self, tenant: str, events: Sequence[ValidEvent]) -> Stored:
-        """Store the events of one request; one round trip for all users.
+        """Store the events of one request; one round trip for all users, unless there are more events than one may take.
 
         Raises:
             StorageError: Redis did not answer. Each user's events are then stored together or not at all; with event ids the same
                 request can be sent again.
-            OverloadedError: too many requests are waiting; nothing was stored.
+            OverloadedError: too many requests are waiting, or this one has waited too long; nothing was stored.
         """
         places: dict[str, list[int]] = {}
         for place, event in enumerate(events):
@@ -73,7 +88,7 @@ class Appender:
         flags = [STORED] * len(events)
         totals: dict[str, int] = {}
         users = []
-        for batch, appended in zip(batches, await self._batcher((tenant, batches)), strict=True):
+        for batch, appended in zip(batches, await self._batcher((tenant, batches, len(events))), strict=True):
             totals[batch.user_id] = appended.total
             fresh = batch.events
             if appended.flags.count(STORED) < len(fresh):
@@ -84,16 +99,32 @@ class Appender:
                 users.append(UserEvents(appended, fresh))
         return Stored(flags, totals, users)
 
-    async def _append(self, asked: list[tuple[str, list[Append]]]) -> list[list[Appended] | Exception]:
+    async def _append(self, asked: list[_Request]) -> list[list[Appended] | Exception]:
         answers: list[list[Appended] | Exception] = [[] for _ in asked]
-        for tenant in dict.fromkeys(tenant for tenant, _ in asked):
-            places = [place for place, (of, _) in enumerate(asked) if of == tenant]
-            found = iter(await self._store.append(tenant, [batch for place in places for batch in asked[place][1]]))
+        for tenant in dict.fromkeys(tenant for tenant, _, _ in asked):
+            places = [place for place, (of, _, _) in enumerate(asked) if of == tenant]
+            found = await self._store_all(tenant, [batch for place in places for batch in asked[place][1]])
             for place in places:
                 of_request = [next(found) for _ in asked[place][1]]
                 failed = next((one for one in of_request if isinstance(one, Exception)), None)
                 answers[place] = failed or [one for one in of_request if isinstance(one, Appended)]
         return answers
+
+    async def _store_all(self, tenant: str, batches: list[Append]) -> Iterator[Appended | Exception]:
+        """In one round trip, or where one request has more events than it may take, in several."""
+        found: list[Appended | Exception] = []
+        begin = events = 0
+        for end, batch in enumerate(batches):
+            events += len(batch.events)
+            if events > _EVENTS and end > begin:
+                found += await self._store.append(tenant, batches[begin:end])
+                begin, events = end, len(batch.events)
+        found += await self._store.append(tenant, batches[begin:])
+        return iter(found)
+
+
+def _events_of(request: _Request) -> int:
+    return request[2]
 
 
 def popularity_increments(users: Sequence[UserEvents], weights: Mapping[str, float]) -> list[Increment]:

@@ -13,6 +13,7 @@ import msgspec
 from app.errors import TooLargeError
 from app.ingest.append import Appender, Increment, UserEvents, popularity_increments
 from app.ingest.validate import FieldError, ValidEvent, validate
+from app.runtime.batcher import FOREVER, Patience
 from app.runtime.manifest import EventType
 from app.state.store import DUPLICATE, ERASED, STORED, StateStore
 
@@ -64,6 +65,7 @@ class Ingest:
         room: holds requests back while the fold is too far behind.
         max_future_s: how far ahead of arrival an event's time may be, for clocks that are wrong.
         max_events: per request.
+        patience: how long a request waits for those before it to be stored.
     """
 
     def __init__(
@@ -75,8 +77,9 @@ class Ingest:
         room: Room = _always,
         max_future_s: float = DEFAULT_MAX_FUTURE_S,
         max_events: int = DEFAULT_MAX_EVENTS,
+        patience: Patience = FOREVER,
     ) -> None:
-        self._append = Appender(store)
+        self._append = Appender(store, patience)
         self._types = frozenset(t.name for t in event_types)
         self._weights = {t.name: t.weight for t in event_types if t.polarity == "positive"}
         self._on_stored = on_stored

@@ -34,6 +34,7 @@ from app.recommend.score import Scorer
 from app.recommend.similar import SimilarItems
 from app.recommend.some import SomeScores
 from app.recommend.trending import TrendingItems
+from app.runtime.batcher import Patience
 from app.runtime.bundle import Bundle
 from app.runtime.session import Runtime
 from app.runtime.text import TextEncoder
@@ -87,6 +88,15 @@ def _labels(origin: ListOrigin) -> Origin:
 def _has(models: Sequence[ServedModel], item_id: str) -> bool:
     """Whether an item is in the catalogue of one of these."""
     return any(model.service.catalogue.row(item_id) is not None for model in models)
+
+
+def _patience(settings: Settings) -> tuple[Patience, Patience]:
+    """How long reads and writes wait for their turn. A read has the fallback, which is better than waiting; a write has none."""
+    read_s = write_s = settings.redis_timeout_ms / 1000
+    if settings.redis_wait_replicas or settings.redis_wait_fsync:
+        write_s += settings.redis_wait_ms / 1000
+    reads = Patience(wait_s=2 * read_s, away_s=read_s)
+    return reads, Patience(wait_s=max(settings.write_wait_ms / 1000, write_s), away_s=write_s)
 
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
@@ -143,7 +153,8 @@ class ServedModel:
         self._commits = commits = Commits(
             store, cache, self.model_id, metrics, every=settings.commit_events, delay_s=settings.commit_delay_ms / 1000
         )
-        known = Users(store, fold, cache, commits, self.model_id, metrics)
+        reads, writes = _patience(settings)
+        known = Users(store, fold, cache, commits, self.model_id, metrics, reads)
         self._advance = advance = Advance(
             known,
             fold,
@@ -206,6 +217,7 @@ class ServedModel:
                 room=room,
                 max_future_s=settings.max_future_s,
                 max_events=settings.max_batch_events,
+                patience=writes,
             ),
             impressions=Impressions(
                 impressions,
@@ -225,6 +237,7 @@ class ServedModel:
                 explainer,
                 self._contexts,
                 metrics,
+                reads,
             ),
             users=known,
             portraits=Portraits(runtime, catalogue, popularity, fold),

@@ -74,7 +74,7 @@ class ExperimentArm(msgspec.Struct, frozen=True):
     arm: Annotated[str, Meta(description="`holdout` for who is held out.")]
 
 
-Reason = Literal["unknown_user", "storage_unavailable", "holdout"]
+Reason = Literal["unknown_user", "storage_unavailable", "overloaded", "holdout"]
 
 
 class PastEvent(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 
 from app.catalogue.popularity import LivePopularity
-from app.errors import StorageError
+from app.errors import LateError, StorageError
 from app.recommend.answer import Query, Reason, Recommendations
 from app.recommend.contexts import ContextPopularity, lifted
 from app.recommend.listing import Lister
@@ -76,11 +76,12 @@ class Fallback:
         return answer if lift is None else msgspec.structs.replace(answer, fallback_context=dict(lift.used))
 
     def degraded(self, query: Query, stages: Stages, error: StorageError) -> Recommendations:
-        """The answer where storage is away, which `error` says, without trying it.
+        """The answer where storage is away, or answers too slowly for all who ask, which `error` says, without trying it.
 
         Raises `error` where a filter reads the user's attributes, which nobody can tell now: a list without them could show what
         must not be shown. (Where a boost reads them, they are missing.)
         """
         if any(map(reads_user, query.rules.filters)):
             raise error
-        return self(query, "holdout" if query.held_out else "storage_unavailable", stages, {}, away=True)
+        reason: Reason = "overloaded" if isinstance(error, LateError) else "storage_unavailable"
+        return self(query, "holdout" if query.held_out else reason, stages, {}, away=True)

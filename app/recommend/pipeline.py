@@ -31,7 +31,7 @@ from app.recommend.ruleset import HadRule
 from app.recommend.score import Scorer
 from app.recommend.seen import ALL, NO_MODEL, SeenItems
 from app.recommend.several import without_repeats
-from app.runtime.batcher import PACE_S, Batcher
+from app.runtime.batcher import PACE_S, Batcher, Patience
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
 from app.state.events import StoredEvent
@@ -80,8 +80,10 @@ class Recommender:
         explainer: Explainer,
         contexts: ContextPopularity,
         metrics: Metrics,
+        patience: Patience,
     ) -> None:
-        """`shown` says what a user was shown of late."""
+        """`shown` says what a user was shown of late; `patience` is how long a question waits before it is answered from
+        popularity."""
         self._seen = SeenItems(store, catalogue)
         self._had: Sequence[HadRule] = ALL if bundle.manifest.seen_items == "exclude" else ()
         self._catalogue = catalogue
@@ -96,11 +98,13 @@ class Recommender:
         self._users = users
         self._shown = shown
         self._explainer = explainer
-        self._batcher = Batcher(self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S)
+        self._batcher = Batcher(
+            self._answer, most=_BATCH, running=_RUNNING, waiting=_MOST_WAITING, pace_s=PACE_S, patience=patience
+        )
 
     async def recommend(self, query: Query, stages: Stages) -> Recommendations:
-        """The k best items for the user, from the model if the user has events and the store answers, and is not held out of an
-        experiment, else from popularity.
+        """The k best items for the user, from the model if the user has events and the store answers soon, and is not held out of
+        an experiment, else from popularity.
 
         Raises OverloadedError if too many requests are waiting.
         """
@@ -118,7 +122,7 @@ class Recommender:
                 return self._fallback(query, "unknown_user", stages, attributes)
             return await self._answered(query, answer, stages)
         except StorageError as error:
-            log.warning("storage is away, answering from popularity", error=error.detail)
+            log.warning("no answer from storage, answering from popularity", error=error.detail)
             return self.degraded(query, stages, error)
 
     async def recommend_several(self, queries: Sequence[Query], stages: Stages) -> list[Recommendations]:
@@ -144,7 +148,7 @@ class Recommender:
 
             return await without_repeats(queries, make)
         except StorageError as error:
-            log.warning("storage is away, answering from popularity", error=error.detail)
+            log.warning("no answer from storage, answering from popularity", error=error.detail)
             return await self.degraded_several(queries, stages, error)
 
     async def recommend_from(self, events: Sequence[StoredEvent], query: Query, stages: Stages) -> Recommendations:

@@ -5,15 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from math import inf
 from typing import Final, Generic, TypeVar
 
-from app.errors import LongwaveError, OverloadedError
+from app.errors import LateError, LongwaveError, OverloadedError, StorageError
 
 PACE_S: Final = 0.002
 """What the requests of a busy service wait for company: two milliseconds that they hardly notice, for a fifth of its core."""
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long questions wait for their turn.
+
+    Attributes:
+        wait_s: who has waited longer when the turn comes is refused. Longer than one batch may take, or who comes just after one
+            began never has a turn.
+        away_s: storage that has failed a batch after so long, and has answered no other meanwhile, is away, and those who wait
+            need not find out one batch after the other. A connection that was lost fails sooner, and nobody but its batch.
+    """
+
+    wait_s: float = inf
+    away_s: float = inf
+
+
+FOREVER: Final = Patience()
 
 
 class Batcher(Generic[Question, Answer]):
@@ -35,6 +55,8 @@ class Batcher(Generic[Question, Answer]):
         pace_s: what came while a batch was running goes no sooner than so long after that one began: a batch costs much the same
             for one question as for a few.
         enough: so many waiting questions are not kept waiting by `pace_s`; a full batch if not said.
+        weigh: what a question costs. A batch weighs at most `heaviest`, or is one question.
+        patience: how long questions wait.
     """
 
     def __init__(
@@ -47,6 +69,9 @@ class Batcher(Generic[Question, Answer]):
         repeats: bool = True,
         pace_s: float = 0.0,
         enough: int | None = None,
+        weigh: Callable[[Question], int] | None = None,
+        heaviest: int = 0,
+        patience: Patience = FOREVER,
     ) -> None:
         self._run = run
         self._most = most
@@ -55,9 +80,14 @@ class Batcher(Generic[Question, Answer]):
         self._repeats = repeats
         self._pace_s = pace_s
         self._enough = enough or most
-        self._began_s = 0.0  # when the last batch began, by the clock of the loop
+        self._weigh = weigh
+        self._heaviest = heaviest
+        self._patience = patience
+        # By the clock of the loop. It is read when something happens anyway: a timer for each question would cost more than that.
+        self._began_s = 0.0  # when the last batch began
+        self._answered_s = -inf  # when one was answered
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
+        self._waiting: deque[tuple[Question, asyncio.Future[Answer], float]] = deque()  # and since when
         self._scheduled = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,12 +96,14 @@ class Batcher(Generic[Question, Answer]):
 
         Raises:
             OverloadedError: too many are waiting already.
+            LateError: this one has waited too long; `run` has not seen it.
+            StorageError: storage is away, as those before have found out; `run` has not seen it.
         """
         if len(self._waiting) >= self._bound:
             raise OverloadedError(f"{self._bound} requests are waiting already")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
-        self._waiting.append((question, future))
+        self._waiting.append((question, future, loop.time()))
         if not self._scheduled and self._free:
             self._schedule(loop)
         elif self._timer is not None and len(self._waiting) >= self._enough:
@@ -91,16 +123,34 @@ class Batcher(Generic[Question, Answer]):
         self._scheduled, self._timer = False, None
         self._began_s = asyncio.get_running_loop().time()
         while self._waiting and self._free:
-            batch: list[tuple[Question, asyncio.Future[Answer]]] = []
-            while self._waiting and len(batch) < self._most:
-                question, future = self._waiting.popleft()
-                if not future.done():  # whoever asked may have hung up
-                    batch.append((question, future))
-            if batch:
+            if batch := self._next():
                 self._free -= 1
                 task = asyncio.create_task(self._answer(batch))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+    def _next(self) -> list[tuple[Question, asyncio.Future[Answer]]]:
+        """Those whose turn it is, in the order in which they came."""
+        batch: list[tuple[Question, asyncio.Future[Answer]]] = []
+        oldest_s = self._began_s - self._patience.wait_s
+        weight = 0
+        while self._waiting and len(batch) < self._most:
+            question, future, since_s = self._waiting[0]
+            if future.done():  # whoever asked may have hung up
+                self._waiting.popleft()
+                continue
+            if since_s < oldest_s:
+                self._waiting.popleft()
+                waited_s = self._began_s - since_s
+                future.set_exception(LateError(f"waited {waited_s:.1f} s for a turn, too long; nothing was done"))
+                continue
+            if self._weigh is not None:
+                weight += self._weigh(question)
+                if batch and weight > self._heaviest:
+                    break
+            self._waiting.popleft()
+            batch.append((question, future))
+        return batch
 
     async def _answer(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
         try:
@@ -115,7 +165,10 @@ class Batcher(Generic[Question, Answer]):
             if self._waiting and not self._scheduled:
                 self._schedule(asyncio.get_running_loop())
 
-    async def _ask(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:
+    async def _ask(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> StorageError | None:
+        """Answer a batch; returns an error that says that storage is away."""
+        clock = asyncio.get_running_loop().time
+        began_s = clock()
         try:
             answers = await self._run([question for question, _ in batch])
         except Exception as error:
@@ -123,13 +176,28 @@ class Batcher(Generic[Question, Answer]):
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
-            else:
-                for one in batch:
-                    await self._ask([one])
-            return
+                slow = clock() - began_s >= self._patience.away_s and self._answered_s < began_s
+                if not slow or not isinstance(error, StorageError):
+                    return None
+                self._give_up([future for _, future, _ in self._waiting], error)
+                self._waiting.clear()
+                return error
+            for place, one in enumerate(batch):
+                if (away := await self._ask([one])) is not None:
+                    self._give_up([future for _, future in batch[place + 1 :]], away)
+                    return away
+            return None
+        self._answered_s = clock()
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():
                 if isinstance(answer, Exception):
                     future.set_exception(answer)
                 else:
                     future.set_result(answer)
+        return None
+
+    def _give_up(self, futures: list[asyncio.Future[Answer]], away: StorageError) -> None:
+        """Tell those who wait what others have found out."""
+        for future in futures:
+            if not future.done():
+                future.set_exception(StorageError(f"{away.detail} to those before; nothing of this was sent to it"))

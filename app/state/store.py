@@ -103,7 +103,7 @@ class StateStore(Protocol):
     generation: grows whenever another server answers than before. It may have lost events that were acknowledged, so what a
         worker remembers of users from before says nothing any more.
 
-    Every method raises `StorageError` when Redis does not answer; nothing is half-done then."""
+    Every method raises `StorageError` when Redis does not answer. A write may have been done then; of no user it is half-done."""
 
     @property
     def generation(self) -> int: ...

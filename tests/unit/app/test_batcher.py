@@ -1,11 +1,12 @@
 """Questions that wait together are answered together, each with its own answer."""
 
 import asyncio
+import time
 
 import pytest
 
-from app.errors import OverloadedError, StorageError
-from app.runtime.batcher import Batcher
+from app.errors import LateError, OverloadedError, StorageError
+from app.runtime.batcher import Batcher, Patience
 
 
 class Oracle:
@@ -140,3 +141,99 @@ async def test_a_lone_question_pays_no_pace(oracle):
     for n in range(3):
         assert await asyncio.wait_for(asyncio.create_task(ask(n)), 5) == 2 * n
         await asyncio.sleep(0.001)  # as a client does that hears the answer before it asks again
+
+
+async def test_a_batch_weighs_no_more_than_it_may_and_the_order_stays(oracle):
+    ask = batcher(oracle, most=100, weigh=lambda question: question, heaviest=10)
+    assert await asyncio.gather(*(ask(n) for n in [4, 6, 1, 30, 9, 1, 1])) == [8, 12, 2, 60, 18, 2, 2]
+    assert oracle.batches == [[4, 6], [1], [30], [9, 1], [1]]  # one that is too heavy by itself goes alone
+
+
+async def test_whoever_has_given_up_weighs_nothing(oracle):
+    ask = batcher(oracle, weigh=lambda question: question, heaviest=10)
+    tasks = await asked_while_one_runs(ask, oracle, [9, 5, 5])
+    tasks[1].cancel()
+    assert await asyncio.gather(tasks[0], *tasks[2:]) == [0, 10, 10]
+    assert oracle.batches == [[0], [5, 5]]
+
+
+async def test_who_has_waited_too_long_is_refused_when_the_turn_comes_and_was_not_asked(oracle):
+    ask = batcher(oracle, most=1, patience=Patience(wait_s=0.1))
+    oracle.gate.clear()
+    tasks = [asyncio.create_task(ask(n)) for n in range(4)]
+    await asyncio.sleep(0.2)
+    just_come = asyncio.create_task(ask(4))
+    await asyncio.sleep(0)
+    oracle.gate.set()
+    answers = await asyncio.gather(*tasks, just_come, return_exceptions=True)
+    assert (answers[0], answers[-1]) == (0, 8)
+    assert [type(answer) for answer in answers[1:-1]] == [LateError] * 3
+    assert oracle.batches == [[0], [4]]
+
+
+class Hanging:
+    """Storage that lets everybody wait, then says that it is away; or loses a connection at once."""
+
+    def __init__(self):
+        self.asked, self.fails_s = [], {}
+
+    async def __call__(self, questions):
+        self.asked += questions
+        if (delay_s := self.fails_s.get(questions[0])) is None:
+            return list(questions)
+        await asyncio.sleep(delay_s)
+        raise StorageError("Redis did not answer")
+
+
+@pytest.mark.parametrize("running", [1, 2])
+async def test_who_waits_while_storage_hangs_hears_of_it_with_those_before(running):
+    storage = Hanging()
+    storage.fails_s = dict.fromkeys(range(100), 0.2)
+    ask = Batcher(storage, most=1, running=running, waiting=100, patience=Patience(away_s=0.1))
+    began_s = time.monotonic()
+    answers = await asyncio.gather(*(ask(n) for n in range(50)), return_exceptions=True)
+    assert time.monotonic() - began_s < 2  # and not 5 or 10
+    assert storage.asked == list(range(running))
+    assert [type(answer) for answer in answers] == [StorageError] * 50
+    assert ["nothing of this was sent" in str(answer) for answer in answers] == [False] * running + [True] * (50 - running)
+    assert await ask(100) == 100  # as soon as it is back
+
+
+async def test_a_lost_connection_fails_nobody_but_its_batch():
+    storage = Hanging()
+    storage.fails_s = {0: 0.01}
+    ask = Batcher(storage, most=1, running=1, waiting=100, patience=Patience(away_s=1))
+    first, *others = await asyncio.gather(*(ask(n) for n in range(50)), return_exceptions=True)
+    assert isinstance(first, StorageError)
+    assert others == list(range(1, 50))
+
+
+async def test_one_connection_that_hangs_while_others_are_answered_fails_nobody_but_its_batch():
+    storage = Hanging()
+    storage.fails_s = {0: 0.2}
+
+    async def slow(questions):
+        if questions[0]:
+            await asyncio.sleep(0.02)
+        return await storage(questions)
+
+    ask = Batcher(slow, most=1, running=2, waiting=100, patience=Patience(away_s=0.1))
+    first, *others = await asyncio.gather(*(ask(n) for n in range(30)), return_exceptions=True)
+    assert isinstance(first, StorageError)
+    assert others == list(range(1, 30))
+
+
+async def test_storage_that_hangs_while_each_is_asked_alone_is_waited_for_once():
+    asked = []
+
+    async def bad_then_away(questions):
+        asked.append(questions)
+        if len(questions) > 1:
+            raise ValueError("one of them is bad")
+        await asyncio.sleep(0.2)
+        raise StorageError("away")
+
+    ask = batcher(bad_then_away, patience=Patience(away_s=0.1))
+    answers = await asyncio.gather(*(ask(n) for n in range(4)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StorageError] * 4
+    assert asked == [[0, 1, 2, 3], [0]]

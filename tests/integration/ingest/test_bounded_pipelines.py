@@ -1,0 +1,136 @@
+"""Requests share round trips, but no round trip becomes so long that it cannot end in time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+import redis
+
+from app.errors import OverloadedError, StorageError
+from app.ingest.append import Appender, UserEvents
+from app.ingest.pipeline import Ingest
+from app.runtime.batcher import Patience
+from app.runtime.manifest import EventType
+from app.state import keys
+from app.state.redis import RedisStore
+from app.state.store import Append, Appended
+
+OpenStore = Callable[..., Awaitable[RedisStore]]
+
+NOW = 1_700_000_000_000
+TYPES = [EventType(name="purchase", polarity="positive", weight=1.0)]
+
+
+def request(name: str, users: int, each: int = 1, ids: bool = True) -> list[dict[str, Any]]:
+    """`each` events of each of so many users that no other request has."""
+    return [
+        {"user_id": f"{name}-{user}", "item_id": "a", "type": "purchase"} | ({"event_id": f"{name}-{user}-{n}"} if ids else {})
+        for user in range(users)
+        for n in range(each)
+    ]
+
+
+def nobody(tenant: str, users: Sequence[UserEvents], increments: Any) -> None:
+    pass
+
+
+def in_the_logs(raw: redis.Redis) -> int:
+    return sum(raw.xlen(key) for key in raw.scan_iter("lw:*:log", count=1_000))
+
+
+class Watched(RedisStore):
+    """Notes how many events each round trip carries, and can be told to fail one."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, timeout_ms=5_000)
+        self.trips: list[int] = []
+        self.fails_at = 0
+
+    async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended | Exception]:
+        self.trips.append(sum(len(batch.events) for batch in batches))
+        if len(self.trips) == self.fails_at:
+            raise StorageError("away")
+        return await super().append(tenant, batches)
+
+
+@pytest.fixture
+async def store(redis_url: str) -> AsyncIterator[Watched]:
+    store = Watched(redis_url)
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def test_requests_of_many_users_at_one_time_are_all_acknowledged(open_store: OpenStore, raw: redis.Redis):
+    # In one round trip they would take 2 s: all would hear 503, and all would be stored.
+    store = await open_store(timeout_ms=1_000)
+    told: list[int] = []
+    ingest = Ingest(store, TYPES, lambda tenant, users, increments: told.append(len(increments)))
+    results = await asyncio.gather(*(ingest.accept("default", request(f"{n}", 1_000), NOW) for n in range(16)))
+    assert {event.status for result in results for event in result.events} == {"stored"}
+    assert in_the_logs(raw) == 16_000
+    assert told == [1_000] * 16  # which count towards popularity, and are folded
+
+
+async def test_a_round_trip_carries_a_thousand_events_and_each_is_acknowledged_as_it_ends(store: Watched):
+    ingest = Ingest(store, TYPES, nobody)
+    trips_before: dict[int, int] = {}
+
+    async def tell(place: int, users: int, each: int) -> None:
+        result = await ingest.accept("default", request(f"{place}", users, each), NOW)
+        assert {event.status for event in result.events} == {"stored"}
+        trips_before[place] = len(store.trips)
+
+    sizes = [(500, 1), (1, 500), (1, 1), (1_000, 1), (1, 999), (1, 1), (1, 1)]
+    await asyncio.gather(*(tell(place, *size) for place, size in enumerate(sizes)))
+    assert store.trips == [1_000, 1, 1_000, 1_000, 1]
+    # Those of the first round trip hear when it has ended; by then the next may have begun.
+    assert [trips <= most for trips, most in zip(trips_before.values(), [2, 2, 3, 4, 5, 5, 5], strict=True)] == [True] * 7
+    assert list(trips_before) == list(range(7))
+
+
+async def test_small_requests_still_share_a_round_trip(store: Watched):
+    ingest = Ingest(store, TYPES, nobody)
+    await asyncio.gather(*(ingest.accept("default", request(f"{n}", 1), NOW) for n in range(64)))
+    assert store.trips == [64]
+
+
+async def test_a_request_of_more_events_than_a_round_trip_takes_goes_in_several_and_keeps_its_results(
+    store: Watched, raw: redis.Redis
+):
+    ingest = Ingest(store, TYPES, nobody, max_events=10_000)
+    events = [*request("a", 700), *request("b", 1, 900), *request("c", 700), *request("a", 700)[:10]]
+    result = await ingest.accept("default", events, NOW)
+    assert store.trips == [710, 1_000, 600]
+    assert [event.status for event in result.events] == ["stored"] * 2_300 + ["duplicate"] * 10
+    assert (result.totals["a-0"], result.totals["b-0"], result.totals["c-699"]) == (1, 900, 1)
+    # Half of it may be stored where Redis goes away in between; sent again, none of it is stored twice.
+    store.fails_at = len(store.trips) + 2
+    with pytest.raises(StorageError):
+        await ingest.accept("default", events := [*request("d", 600), *request("e", 600)], NOW)
+    assert in_the_logs(raw) == 2_300 + 1_000
+    again = await ingest.accept("default", events, NOW)
+    assert [event.status for event in again.events] == ["duplicate"] * 1_000 + ["stored"] * 200
+
+
+async def test_a_write_that_has_waited_too_long_is_refused_and_not_stored(store: Watched, raw: redis.Redis):
+    ingest = Ingest(store, TYPES, nobody, patience=Patience(wait_s=0.2))
+    raw.client_pause(600)
+    first = asyncio.create_task(ingest.accept("default", request("first", 1), NOW))
+    await asyncio.sleep(0.05)
+    late = [asyncio.create_task(ingest.accept("default", request(f"late {n}", 1), NOW)) for n in range(3)]
+    answers = await asyncio.gather(first, *late, return_exceptions=True)
+    assert [isinstance(answer, OverloadedError) for answer in answers] == [False, True, True, True]
+    assert in_the_logs(raw) == 1
+    assert [raw.exists(keys.user_keys("default", f"late {n}-0").seq) for n in range(3)] == [0, 0, 0]
+
+
+async def test_an_appender_keeps_tenants_apart(store: Watched, raw: redis.Redis):
+    one, other = (Ingest(store, TYPES, nobody) for _ in range(2))
+    other._append = one._append = Appender(store)  # as two models of one worker might
+    await asyncio.gather(one.accept("a", request("u", 1), NOW), other.accept("b", request("u", 1), NOW))
+    assert store.trips == [1, 1]
+    assert [raw.llen(keys.user_keys(tenant, "u-0").seq) for tenant in "ab"] == [1, 1]
