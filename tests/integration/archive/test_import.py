@@ -18,11 +18,14 @@ from history_writer import run_import
 from app.archive.archive import Archive
 from app.archive.archiver import Archiver
 from app.archive.histories import histories
-from app.archive.imports import import_id_of
+from app.archive.imports import import_files, import_id_of
 from app.archive.tables import read_mapping
 from app.errors import ImportFileError
+from app.state.contexts import Contexts
 from app.state.events import StoredEvent, decode_event
 from app.state.keys import user_keys
+from app.state.redis import RedisStore
+from app.state.trends import RINGS, Trends
 
 MakeArchiver = Callable[..., Archiver]
 FORKS = multiprocessing.get_context("forkserver")
@@ -206,3 +209,22 @@ def test_of_several_files_rows_of_one_time_keep_their_order(tmp_path: Path, redi
         ("reading", 1.0),
         ("writing", 1.0),
     ]
+
+
+async def test_an_import_touches_neither_popularity_nor_trends(tmp_path: Path, redis_url: str, raw: redis.Redis):
+    # What counts is what happens now; the popularity of the past comes with the model.
+    store = RedisStore(redis_url)
+    now_ms = int(time.time() * 1000)
+    await store.count_popularity("default", [86_400.0], [("i", 1.0, now_ms)])
+    await Trends(store).count("default", {(RINGS[0], RINGS[0].bucket(now_ms)): {"i": 1.0}})
+    await Contexts(store, 86_400.0).count("default", {("country", "FR"): [("i", 1.0, now_ms)]})
+    before = {name: raw.dump(name) for name in raw.scan_iter()}
+    assert len(before) >= 4
+    file = write(tmp_path / "a.csv", "user_id,item_id,type,timestamp\n" + f"a,i,purchase,{now_ms}\nb,new,purchase,{now_ms}\n")
+    done = await import_files([file], store, tenant="default", import_id="1", known_types={"purchase"}, mapping={})
+    await store.close()
+    assert (done.rows, done.users) == (2, 2)
+    assert {name: raw.dump(name) for name in before} == before
+    of_users = {name for user in "ab" for name in raw.scan_iter(f"*:{user}")}
+    logs = set(raw.scan_iter("lw:{??}:log"))
+    assert set(raw.scan_iter()) == before.keys() | of_users | logs
