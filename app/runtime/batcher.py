@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, Generic, TypeVar
 
-from app.errors import LateError, LongwaveError, OverloadedError, StorageError
+from app.errors import LateError, LongwaveError, NotReadyError, OverloadedError, StorageError
 
 PACE_S: Final = 0.002
 """What the requests of a busy service wait for company: two milliseconds that they hardly notice, for a fifth of its core."""
@@ -158,7 +158,8 @@ class Batcher(Generic[Question, Answer]):
         except BaseException as error:  # cancelled: the service stops
             for _, future in batch:
                 if not future.done():
-                    future.set_exception(error if isinstance(error, Exception) else OverloadedError("shutting down"))
+                    stops = NotReadyError("shutting down; what was asked may have been done")
+                    future.set_exception(error if isinstance(error, Exception) else stops)
             raise
         finally:
             self._free += 1

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from app.errors import LateError, OverloadedError, StorageError
+from app.errors import LateError, NotReadyError, OverloadedError, StorageError
 from app.runtime.batcher import Batcher, Patience
 
 
@@ -113,6 +113,17 @@ async def asked_while_one_runs(ask, oracle, questions):
     await asyncio.sleep(0)
     oracle.gate.set()
     return tasks
+
+
+async def test_a_stop_in_the_middle_of_a_batch_does_not_say_that_nothing_was_done(oracle):
+    ask = batcher(oracle)
+    oracle.gate.clear()
+    asked = asyncio.create_task(ask(0))
+    await asyncio.sleep(0.01)
+    (running,) = ask._tasks
+    running.cancel()
+    with pytest.raises(NotReadyError, match="may have been done"):
+        await asked
 
 
 async def test_a_pace_lets_what_comes_a_little_later_share_the_batch(oracle):
