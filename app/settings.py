@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         30 * 86_400,
         ge=60,
         le=TEN_YEARS_S,
-        description="How long a stored state outlives its last commit. It is a cache; the states of replaced models go this way.",
+        description="How long a stored state outlives its last use. It is a cache; the states of replaced models go this way.",
     )
     tombstone_ttl_s: int = Field(
         90 * 86_400,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import monotonic
 
 from app.state.codec import Header
 
@@ -17,12 +18,14 @@ class CachedState:
     Attributes:
         stored: how many events the state in Redis has, as far as this worker knows.
         generation: of the store when the state's events were seen there; in another one it says nothing.
+        renewed_s: when the state in Redis was last stored or read, as far as this worker knows, on time.monotonic().
     """
 
     header: Header
     blob: bytes
     stored: int
     generation: int
+    renewed_s: float = field(default_factory=monotonic)
 
 
 class StateCache:

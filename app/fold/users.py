@@ -137,7 +137,8 @@ class Users:
 
     def keep(self, tenant: str, user_id: str, header: Header, blob: bytes, stored: int, generation: int) -> CachedState:
         """Hold on to a state that was just folded, and have it stored when that is worth it."""
-        state = CachedState(header, blob, stored, generation)
+        there = self._cache.get(tenant, user_id)
+        state = CachedState(header, blob, stored, generation, there.renewed_s if there is not None else monotonic())
         self._cache.put(tenant, user_id, state)
         self._commits.submit(tenant, user_id, state)
         return state
@@ -178,7 +179,11 @@ class Users:
             if user.tail_start == user.meta.appended and blob is not None:
                 # Nothing to fold.
                 own = held[place]
-                header = own.header if user.held and own is not None else self._keep_loaded(tenant, user, blob, generation)
+                if user.held and own is not None:
+                    header = own.header
+                    self._commits.renew(tenant, user.user_id, own)
+                else:
+                    header = self._keep_loaded(tenant, user, blob, generation)
                 result[place] = UserState(user.user_id, user.meta, header, blob)
             elif len(user.tail) <= min(budget, _INLINE_EVENTS) and user.tail_start + len(user.tail) == user.meta.appended:
                 budget -= len(user.tail)

@@ -151,7 +151,13 @@ class ServedModel:
         fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
         cache = StateCache(settings.state_cache_mb * 2**20)
         self._commits = commits = Commits(
-            store, cache, self.model_id, metrics, every=settings.commit_events, delay_s=settings.commit_delay_ms / 1000
+            store,
+            cache,
+            self.model_id,
+            metrics,
+            every=settings.commit_events,
+            delay_s=settings.commit_delay_ms / 1000,
+            ttl_s=settings.state_ttl_s,
         )
         reads, writes = _patience(settings)
         known = Users(store, fold, cache, commits, self.model_id, metrics, reads)

@@ -58,7 +58,7 @@ class RedisStore:
         max_sequence: events kept per user; the oldest go first.
         dedupe_window: an event id is known again while it is among the last so many ids of its user; 0 turns that off.
         log_max_length: about how many events each of the 256 logs keeps; 0: an archiver trims what it has taken.
-        state_ttl_s: how long a stored state is kept after it was last committed.
+        state_ttl_s: how long a stored state is kept after it was last committed or, with less than half of that left, loaded.
         tombstone_ttl_s: how long it is remembered that a user was erased, and what happened before refused.
         confirm: what must have happened to a write before it is acknowledged.
 
@@ -179,7 +179,8 @@ class RedisStore:
             for place in waiting:
                 of_user = keys.user_keys(tenant, users[place])
                 own = held[place] if held is not None else None
-                arguments = (PREFIX, own.epoch, own.applied, most) if own is not None else (PREFIX, b"", 0, most)
+                epoch, applied = (own.epoch, own.applied) if own is not None else (b"", 0)
+                arguments = (PREFIX, epoch, applied, most, self._state_ttl_ms)
                 calls.append(((of_user.seq, of_user.meta, keys.state_key(tenant, model_id, users[place])), arguments))
             merged = []
             for place, reply in zip(waiting, await self.run(script("load"), calls, only=only), strict=True):

@@ -5,8 +5,9 @@
 --                                                           catalogue version 33-40 (u64), bytes behind the header 41-44
 -- KEYS[3] lw:{pp}:<tenant>:seq:<user>               list
 -- ARGV    the state, header included; how long it is kept (ms): a state is a cache, and the models of yesterday go this way
--- Returns 1 if it was stored; 0 if what is stored is as good or ahead of it; -1 if it is of no use: of another epoch, ahead of all
---         that was ever appended, or of a user who is being merged into another one, whose states are about to go; -2 if what is stored remembers more: one that began earlier is not given up for one that
+-- Returns 1 if it was stored; 0 if what is stored is as good or ahead of it, which is then kept as long from now on; -1 if it is of no
+--         use: of another epoch, ahead of all that was ever appended, or of a user who is being merged into another one, whose
+--         states are about to go; -2 if what is stored remembers more: one that began earlier is not given up for one that
 --         began later. One of the same events at a later version of the catalogue is better. What is damaged, or behind the
 --         sequence, is ahead of nothing: load.lua and the fold would never use it.
 
@@ -25,6 +26,7 @@ if type(stored) == 'string' and #stored == 48 and string.sub(stored, 1, 6) == st
     if base > there_base then
       return -2
     elseif there > applied or (there == applied and there_base == base and there_version >= version) then
+      redis.call('PEXPIRE', KEYS[2], ARGV[2])
       return 0
     end
   end

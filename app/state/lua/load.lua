@@ -4,7 +4,7 @@
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>              hash    n, e, f, l, a (attributes, MessagePack), to, ms
 -- KEYS[3] lw:{pp}:<tenant>:state:<model_id>:<user>  string  see codec.py: prefix 1-6, epoch 9-16, base 17-24, applied 25-32 (u64), bytes behind the header 41-44
 -- ARGV    the 6 bytes that a state of the current format begins with, epoch (or '') and applied of a state that the caller holds
---         already, most events of the tail (0: all)
+--         already, most events of the tail (0: all), how long a state is kept (ms): one that is read has at least half of that left
 -- Returns nil for an unknown user, {-1, user id that this one was merged into, state of the merge},
 --         else {n, stored, e, f, l, a, state, index of the first tail event, tail}, where state is nil if there is none to be
 --         continued and 1 if the caller's own can be: it is not sent again
@@ -34,6 +34,8 @@ else
     -- Behind `start` there would be a gap between state and tail, and past `appended` the state knows events that are not there.
     if usable and applied >= start and applied <= appended then
       start = applied
+      -- Not with every read, which would be a write each; and a Redis that takes none can be read all the same.
+      if redis.call('PTTL', KEYS[3]) < ARGV[5] / 2 then redis.pcall('PEXPIRE', KEYS[3], ARGV[5]) end
     else
       state = false
     end

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 
 from app.catalogue.catalogue import Catalogue
 from app.errors import StorageError
@@ -17,6 +18,7 @@ from app.fold import Commits, Fold, LongTail, StateCache, Unfolded, Users
 from app.fold.tensors import EventTensors
 from app.runtime.bundle import read_bundle
 from app.runtime.session import Runtime, open_runtime
+from app.state import keys
 from app.state.codec import Header, StateCodec
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
@@ -42,8 +44,8 @@ class CountingFold(Fold):
 class WatchedStore(RedisStore):
     """Remembers what was loaded; may lose its answers, or refuse to keep states."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
+    def __init__(self, url: str, **settings: Any) -> None:
+        super().__init__(url, **settings)
         self.loads: list[list[Loaded]] = []
         self.errors: list[Exception] = []
         self.full = False
@@ -73,7 +75,7 @@ class WatchedStore(RedisStore):
 class Worker:
     """One worker's view of the users."""
 
-    def __init__(self, runtime: Runtime, store: WatchedStore, cache_bytes: int, every: int) -> None:
+    def __init__(self, runtime: Runtime, store: WatchedStore, cache_bytes: int, every: int, ttl_s: float) -> None:
         bundle = runtime.bundle
         ids = [item.id for item in bundle.items]
         catalogue = Catalogue(ids, ids, [()] * len(ids), bundle.vectors, bundle.bias)
@@ -81,7 +83,7 @@ class Worker:
         self.store = store
         self.fold = CountingFold(runtime, catalogue, codec, EventTensors(bundle.manifest, catalogue, None))
         self.cache = StateCache(cache_bytes)
-        self.commits = Commits(store, self.cache, "m", Metrics(), every=every, delay_s=0.0)
+        self.commits = Commits(store, self.cache, "m", Metrics(), every=every, delay_s=0.0, ttl_s=ttl_s)
         self.users = Users(store, self.fold, self.cache, self.commits, "m", Metrics())
 
     async def state(self, user_id: str) -> tuple[Header, Mapping[str, Any]]:
@@ -105,8 +107,8 @@ def runtime(tiny_bundle: Path) -> Runtime:
 async def worker(runtime: Runtime, redis_url: str):
     workers: list[Worker] = []
 
-    def start(cache_bytes: int = 10**7, every: int = 10_000) -> Worker:
-        workers.append(Worker(runtime, WatchedStore(redis_url), cache_bytes, every))
+    def start(cache_bytes: int = 10**7, every: int = 10_000, ttl_s: float = 1_000, **settings: Any) -> Worker:
+        workers.append(Worker(runtime, WatchedStore(redis_url, **settings), cache_bytes, every, ttl_s))
         return workers[-1]
 
     yield start
@@ -224,6 +226,79 @@ async def test_what_a_worker_holds_is_neither_sent_nor_folded_again(worker: Star
     other = worker()
     assert_same((await other.state("u"))[1], one.offline(events))  # goes on from what the first one stored
     assert other.fold.calls in ([], [[1]])
+
+
+LONG_MEMORY = {"max_sequence": 20, "every": 32, "ttl_s": 0.2}  # of the worker alone: what it has stored lasts
+
+
+async def remembered(one: Worker) -> list[StoredEvent]:
+    """The events of a user of whom the sequence has forgotten the beginning, and the state that is stored has not."""
+    events = history(45)
+    for start in range(0, 40, 10):
+        await append(one.store, "u", events[start : start + 10])
+        await one.state("u")
+        await one.commits.flush()
+    await append(one.store, "u", events[40:])  # too few for another commit
+    return events
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_who_is_read_from_the_cache_alone_is_remembered_by_others_for_as_long(worker: Start, raw: redis.Redis, lost: bool):
+    one, key = worker(**LONG_MEMORY), keys.state_key("default", "m", "u")
+    events = await remembered(one)
+    await one.state("u")
+    await asyncio.sleep(0.1)  # half of the time that it believes in
+    raw.delete(key) if lost else raw.pexpire(key, 5_000)  # as if that were all of it, or more
+    loads = len(one.store.loads)
+    await one.state("u")
+    await one.commits.flush()
+    assert [loaded[0].held for loaded in one.store.loads[loads:]] == [True]
+    assert raw.pttl(key) > 5_000
+    header, state = await worker(**LONG_MEMORY).state("u")
+    assert (header.base, header.applied) == (0, 45)
+    assert_same(state, one.offline(events))
+
+
+async def test_who_has_a_few_events_now_and_then_is_remembered_although_nobody_reads(worker: Start, raw: redis.Redis):
+    one, key = worker(**LONG_MEMORY), keys.state_key("default", "m", "u")
+    await remembered(one)
+    await asyncio.sleep(0.1)
+    raw.pexpire(key, 5_000)
+    held = one.cache.get("default", "u")
+    assert held is not None
+    one.users.keep("default", "u", held.header, held.blob, held.stored, held.generation)  # as the background fold does
+    await one.commits.flush()
+    assert raw.pttl(key) > 5_000
+
+
+async def test_a_state_is_renewed_now_and_then_and_not_with_every_read(worker: Start, raw: redis.Redis):
+    one, key = worker(max_sequence=20, every=32), keys.state_key("default", "m", "u")
+    await remembered(one)
+    raw.pexpire(key, 5_000)
+    for _ in range(3):
+        await one.state("u")
+    await one.commits.flush()
+    assert raw.pttl(key) <= 5_000
+    # Nor what was never stored: it is not worth that.
+    few = worker(every=32, ttl_s=0.0)
+    await append(few.store, "few", history(3))
+    for _ in range(3):
+        await few.state("few")
+    await few.commits.flush()
+    assert not raw.exists(keys.state_key("default", "m", "few"))
+
+
+async def test_a_store_that_takes_no_states_is_not_asked_to_renew_them_with_every_read(worker: Start):
+    one = worker(**LONG_MEMORY)
+    await remembered(one)
+    await one.state("u")
+    one.store.full = True
+    await asyncio.sleep(0.1)
+    await one.state("u")
+    assert one.commits._pending
+    await one.commits.flush()
+    await one.state("u")
+    assert not one.commits._pending
 
 
 async def test_what_a_worker_holds_is_not_used_if_another_server_answers_than_before(worker: Start):

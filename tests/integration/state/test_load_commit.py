@@ -9,7 +9,7 @@ import redis
 from app.errors import StateFormatError
 from app.runtime.manifest import StateTensor
 from app.state import keys
-from app.state.codec import Header, StateCodec
+from app.state.codec import Header, StateCodec, peek
 from app.state.events import StoredEvent
 from app.state.redis import RedisStore
 from app.state.store import Append, Held, Loaded
@@ -316,6 +316,50 @@ async def test_a_read_takes_from_the_sequence_what_is_new_and_nothing_else(store
     assert await asked() == [f"LLEN {key}", f"LRANGE {key} -2 -1"]
     assert await commit(store, blob(await epoch_of(store), applied=500))
     assert await asked() == [f"LLEN {key}"]
+
+
+async def test_a_state_that_is_loaded_has_half_of_its_time_left_and_those_of_other_models_go(
+    open_store: OpenStore, raw: redis.Redis
+):
+    store = await open_store(state_ttl_s=1_000)
+    await append(store, 0)
+    state = blob(await epoch_of(store), applied=1)
+    key, other = (keys.state_key("default", model, "alice") for model in ("m", "old"))
+    assert await commit(store, state, "m")
+    assert await commit(store, state, "old")
+    for left_ms, renewed in ((700_000, False), (400_000, True)):
+        for name in (key, other):
+            raw.pexpire(name, left_ms)
+        assert (await load(store, "m")).state == state
+        assert (raw.pttl(key) > 900_000) == renewed
+        assert raw.pttl(other) <= left_ms
+    raw.pexpire(key, 400_000)
+    (loaded,) = await store.load("default", "m", ["alice"], [Held(peek(state).epoch, 1)])  # not looked at: it costs nothing
+    assert loaded.held
+    assert raw.pttl(key) <= 400_000
+
+
+async def test_a_state_that_is_as_good_as_what_is_committed_is_kept_as_long(open_store: OpenStore, raw: redis.Redis):
+    store = await open_store(state_ttl_s=1_000)
+    await append(store, 0, 1)
+    key, epoch = keys.state_key("default", "m", "alice"), await epoch_of(store)
+    assert await commit(store, blob(epoch, applied=2))
+    for applied in (2, 1):
+        raw.pexpire(key, 10_000)
+        assert await store.commit_many("default", "m", [("alice", blob(epoch, applied=applied))]) == ["overtaken"]
+        assert raw.pttl(key) > 900_000
+
+
+async def test_a_redis_that_takes_no_writes_gives_a_state_whose_time_is_nearly_over(open_store: OpenStore, raw: redis.Redis):
+    store = await open_store(state_ttl_s=1_000)
+    await append(store, 0)
+    assert await commit(store, state := blob(await epoch_of(store), applied=1))
+    raw.pexpire(keys.state_key("default", "m", "alice"), 10_000)
+    raw.execute_command("REPLICAOF", "127.0.0.1", "1")  # nobody there
+    try:
+        assert (await load(store)).state == state
+    finally:
+        raw.execute_command("REPLICAOF", "NO", "ONE")
 
 
 async def test_a_state_that_remembers_more_is_not_given_up_for_one_that_began_later(open_store: OpenStore):
