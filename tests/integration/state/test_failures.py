@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import redis
+from line import Line
 
 from app.errors import DamagedError, LayoutError, StorageAddressError, StorageError
 from app.state import keys
@@ -113,35 +114,6 @@ async def test_a_hanging_redis_times_out_and_the_retry_stores_the_event_once(own
     assert retried.total == 1
     assert await store.recent("default", "alice", 10) == [event(1)]
     await store.close()
-
-
-class Line:
-    """A line to a Redis, with a socket of its own, that may break when a reply is on it, and carries so many bytes at a time."""
-
-    def __init__(self, socket: str, piece: int = 2**16) -> None:
-        self.loses_the_next_reply = False
-        self._socket = socket
-        self._piece = piece
-        self._writers: list[asyncio.StreamWriter] = []
-
-    def says(self, what: bytes) -> None:
-        """To everybody at its end, as if Redis did."""
-        for writer in self._writers:
-            writer.write(what)
-
-    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.append(writer)
-        replies, requests = await asyncio.open_unix_connection(self._socket)
-        await asyncio.gather(self._carry(reader, requests), self._carry(replies, writer, lossy=True))
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, lossy: bool = False) -> None:
-        while data := await source.read(self._piece):
-            await asyncio.sleep(0)
-            if lossy and self.loses_the_next_reply:
-                self.loses_the_next_reply = False
-                break
-            sink.write(data)
-        sink.close()
 
 
 async def test_what_may_have_been_stored_is_never_sent_again_unasked(redis_url: str, store: RedisStore, tmp_path: Path):
