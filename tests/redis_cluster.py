@@ -44,9 +44,10 @@ _SETTLE_S: Final = 20.0
 class Node:
     """One redis-server of the cluster; its folder and ports outlive its process."""
 
-    def __init__(self, folder: Path, configuration: dict[str, object]) -> None:
+    def __init__(self, folder: Path, configuration: dict[str, object], binary: Path | None = None) -> None:
         self._folder = folder
         self._configuration = configuration
+        self._binary = binary
         self.id = ""
         self.process: subprocess.Popen[bytes] | None = None
         self.paused = False
@@ -63,7 +64,7 @@ class Node:
 
     def start(self) -> None:
         own = {"port": self.port, "dir": self._folder, "logfile": self._folder / "redis.log"}
-        self.process = spawn(self._configuration | own)
+        self.process = spawn(self._configuration | own, binary=self._binary)
 
     def await_answer(self) -> None:
         """Raises RuntimeError if the server ended at once, and quotes its log."""
@@ -168,10 +169,19 @@ class RedisCluster:
         folder: for the nodes' folders; must exist.
         node_timeout_ms: after so long without an answer a master is failed over (plus an election of 0.5 to 1 s).
         full_coverage: whether a slot without a master stops the whole cluster.
+        binary: another redis-server than the one that is at hand.
         settings: more lines of each node's configuration.
     """
 
-    def __init__(self, folder: Path, *, node_timeout_ms: int = 1_000, full_coverage: bool = False, **settings: object) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        node_timeout_ms: int = 1_000,
+        full_coverage: bool = False,
+        binary: Path | None = None,
+        **settings: object,
+    ) -> None:
         configuration: dict[str, object] = {
             "bind": _HOST,
             "cluster-enabled": "yes",
@@ -187,13 +197,14 @@ class RedisCluster:
             "loglevel": "notice",
         }
         self._folder = folder
+        self._binary = binary
         self._configuration = configuration | {name.replace("_", "-"): value for name, value in settings.items()}
         self._moves: list[Move] = []
         self.nodes: list[Node] = []
 
     def start(self) -> None:
         """Start six nodes, the first three as masters of a third of the slots each, and return when all agree."""
-        self.nodes = [Node(self._folder / f"node-{n}", self._configuration) for n in range(_NODES)]
+        self.nodes = [Node(self._folder / f"node-{n}", self._configuration, self._binary) for n in range(_NODES)]
         for node in self.nodes:
             node.start()
         for epoch, node in enumerate(self.nodes, start=1):

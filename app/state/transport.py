@@ -32,6 +32,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.errors import StorageAddressError, StorageChangedError, StorageError
+from app.state.keys import PARTITIONS
 from app.state.wire import Wire
 
 Command = tuple[Any, ...]
@@ -39,16 +40,19 @@ Command = tuple[Any, ...]
 
 _ELSEWHERE: Final = (MovedError, AskError, TryAgainError)
 _SCAN: Final = 1_000  # keys looked at in one go
-_RUN_ID: Final = re.compile(rb"run_id:(\w+)")
+_ABOUT: Final = (("server", re.compile(rb"run_id:(\w+)")), ("replication", re.compile(rb"master_replid:(\w+)")))
 _TRY_AGAIN_S: Final = 0.02
+_LOOK_AGAIN_S: Final = 0.1  # where a server that took no writes is still there, the next look for another one
 _AWAY: Final = (RedisConnectionError, RedisTimeoutError, TimeoutError, OSError)
 _SYNC_KEY: Final = "lw:{%s}:sync"
+_FLEETING_MS: Final = 1_000
 
 
 class Transport(Protocol):
     """Attributes:
-    generation: grows whenever another server answers than before: after a restart, a failover, a slot that moved. What was
-        seen of the last one may be gone there, so nothing that was concluded from it holds.
+    generation: grows whenever another server answers than before: after a restart, a failover, a slot that moved; also where
+        the same one has become a replica of another. What was seen before may be gone, so nothing that was concluded from it
+        holds.
     """
 
     generation: int
@@ -81,47 +85,63 @@ class Confirm:
     def wanted(self) -> bool:
         return self.replicas > 0 or self.fsync
 
-    def commands(self, tag: str) -> list[Command]:
-        """What follows the writes, on their connection. The first command is a write of its own: Redis waits for this
-        connection's last write, and a retry that found everything stored already has not written anything."""
+    def commands(self, tag: str, asking: bool = False) -> list[Command]:
+        """What follows the writes, on their connection. The last but one is a write of its own: Redis waits for this
+        connection's last write, and a retry that found everything stored already has not written anything.
+
+        Args:
+            asking: the slot is on its way to this node. The key is another one then, since one that is on both nodes could not
+                move.
+        """
         wait: Command = ("WAIT", self.replicas, self.timeout_ms)
         if self.fsync:
             wait = ("WAITAOF", 1, self.replicas, self.timeout_ms)
-        return [("SET", _SYNC_KEY % tag, ""), wait]
+        key = _SYNC_KEY % tag
+        if asking:
+            return [("ASKING",), ("SET", f"{key}:{secrets.token_hex(8)}", "", "PX", _FLEETING_MS), wait]
+        return [("SET", key, ""), wait]
 
-    def check(self, replies: Sequence[Any], reply: Any) -> None:
-        """Raise StorageError if the reply to the last of `commands` says no to writes that had these replies."""
+    def check(self, replies: Sequence[Any], wrote: Any, waited: Any) -> None:
+        """Raise StorageError if the replies to the last two of `commands` say no to writes that had these replies."""
         if all(isinstance(one, ResponseError) for one in replies):
             return  # none was done (of a script that is not known, say), and there is nothing to confirm
-        if isinstance(reply, Exception):
-            raise StorageError(f"Redis cannot confirm writes as the settings demand: {reply}") from reply
-        on_disk, replicas = (reply[0] >= 1, reply[1]) if self.fsync else (True, reply)
+        for reply in (wrote, waited):
+            if isinstance(reply, Exception):
+                raise StorageError(f"Redis cannot confirm writes as the settings demand: {reply}") from reply
+        on_disk, replicas = (waited[0] >= 1, waited[1]) if self.fsync else (True, waited)
         if not on_disk or replicas < self.replicas:
             where = "" if on_disk else " and not on disk"
             raise StorageError(f"stored, but confirmed by {replicas} of {self.replicas} replicas only{where}")
 
 
 class _Servers:
-    """Knows servers by their run ids, which every start of one makes anew."""
+    """Knows servers by their run ids, which every start of one makes anew, and by the ids of their histories, which become
+    others where they are made replicas or are replicas no more."""
 
     def __init__(self) -> None:
         self.generation = 0
-        self._run_ids: dict[str, bytes] = {}
+        self._known: dict[str, bytes] = {}  # by address
 
     async def connected(self, connection: AbstractConnection) -> None:
         """What every new connection begins with."""
         await connection.on_connect()
-        await connection.send_command("INFO", "server", check_health=False)
-        try:
-            found = _RUN_ID.search(await connection.read_response())
-        except ResponseError:
-            found = None  # forbidden there: then every new connection may be to another server
-        run_id = found[1] if found else secrets.token_bytes(8)
+        ids, told = [], True
+        for section, pattern in _ABOUT:
+            await connection.send_command("INFO", section, check_health=False)
+            try:
+                found = pattern.search(await connection.read_response())
+                ids.append(found[1] if found is not None else b"")
+            except ResponseError:  # forbidden there: then every new connection may be to another server
+                ids.append(secrets.token_bytes(8))
+                told = False
         address = repr(connection.repr_pieces()[:2])  # type: ignore[no-untyped-call]
-        if self._run_ids.get(address) != run_id:
-            if address in self._run_ids:
-                self.generation += 1
-            self._run_ids[address] = run_id
+        before, self._known[address] = self._known.get(address), b" ".join(ids)
+        if before is not None and before != self._known[address]:
+            self.generation += 1
+            self.changed(told)
+
+    def changed(self, told: bool) -> None:
+        """Another server answers than before; `told`: it has said which one it is."""
 
     def check(self, only: int | None) -> None:
         """Raise StorageChangedError unless `only` is None or the present generation."""
@@ -159,12 +179,15 @@ class SingleTransport(_Servers):
         self._bound = asyncio.Semaphore(max_connections)
         self._free: list[Wire] = []
         self._all: set[Wire] = set()
+        self._era = 0  # wires of another one are not asked any more: they may end at a server that has been replaced
+        self._era_s = -math.inf  # since when, on time.monotonic()
+        self._replaced: dict[str, bytes] = {}  # what `_known` was when a server said that it takes no writes
 
     async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         extra = self._confirm.commands("00") if durable and self._confirm.wanted else []
         timeout_s = self._timeout_s + (self._confirm.timeout_ms / 1000 if extra else 0)
         try:
-            if self._free and self._free[-1].is_open and not self._bound.locked():
+            if self._free and (last := self._free[-1]).is_open and last.era == self._era and not self._bound.locked():
                 await self._bound.acquire()  # at once: nearly every call comes this way
                 wire = self._free.pop()
             else:
@@ -175,15 +198,40 @@ class SingleTransport(_Servers):
             try:
                 self.check(only)
                 replies = await wire.ask([*commands, *extra] if extra else commands, timeout_s)
+                if wire.takes_no_writes:
+                    self._demoted(wire)
             finally:
                 self._free.append(wire)
                 self._bound.release()
         except _AWAY as error:
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
         if extra:
-            self._confirm.check(replies[: len(commands)], replies[-1])
+            self._confirm.check(replies[: len(commands)], *replies[-2:])
             del replies[-len(extra) :]
         return replies
+
+    def changed(self, told: bool) -> None:
+        if told:  # else every new connection would have all others closed
+            self._next_era()
+
+    def _next_era(self) -> None:
+        self._era += 1
+        self._era_s = monotonic()
+
+    def _demoted(self, wire: Wire) -> None:
+        """A server has said that it takes no writes: if it has a successor, that is who answers new connections.
+
+        While none has come, it is asked on, with new connections now and then. What was seen of it when it was a master says
+        nothing of it as a replica, but no more than that: where nobody can write, nothing goes wrong for good.
+        """
+        if wire.era != self._era:
+            return
+        if self._replaced != self._known:
+            self._replaced = dict(self._known)
+            self.generation += 1
+            self._next_era()
+        elif monotonic() > self._era_s + _LOOK_AGAIN_S:
+            self._next_era()
 
     async def scan(self, pattern: str) -> AsyncIterator[list[bytes]]:
         cursor: bytes | int = 0
@@ -200,15 +248,19 @@ class SingleTransport(_Servers):
         """An open connection that nobody else has, when there may be one more; it counts as taken until `_bound` is released."""
         await self._bound.acquire()
         try:
-            while self._free:
-                wire = self._free.pop()
-                if wire.is_open:
+            while True:
+                while self._free:
+                    wire = self._free.pop()
+                    if wire.is_open and wire.era == self._era:
+                        return wire
+                    self._all.discard(wire)
+                    await wire.close()
+                # Its era begins before it does: of two that are opened while a server is replaced, one may end at the old one.
+                wire = await Wire.open(self._pool.make_connection(), self._era)  # type: ignore[no-untyped-call]
+                self._all.add(wire)
+                if wire.era == self._era:
                     return wire
-                self._all.discard(wire)
-                await wire.close()
-            wire = await Wire.open(self._pool.make_connection())  # type: ignore[no-untyped-call]
-            self._all.add(wire)
-            return wire
+                self._free.append(wire)
         except BaseException:
             self._bound.release()
             raise
@@ -323,24 +375,37 @@ class ClusterTransport(_Servers):
                 reply, command = replies[place], commands[place]
                 target = self._cluster.get_node(host=reply.host, port=reply.port) if isinstance(reply, AskError) else None
                 if target is not None:
-                    _, replies[place] = await self._on(target, [("ASKING",), command], confirm, only)
+                    (replies[place],) = await self._on(target, [command], confirm, only, asking=True)
                 else:
                     (replies[place],) = await self._on(self._node(command), [command], confirm, only)
 
-    async def _on(self, node: ClusterNode, commands: list[Command], confirm: bool, only: int | None = None) -> list[Any]:
-        extra = self._confirm.commands(_tag(commands[-1])) if confirm else []
+    async def _on(
+        self, node: ClusterNode, commands: list[Command], confirm: bool, only: int | None = None, asking: bool = False
+    ) -> list[Any]:
+        """The node's replies; `asking`: to one command, whose slot is on its way there."""
+        ask: list[Command] = [("ASKING",)] if asking else []
+        extra = self._confirm.commands(_tag(commands[-1]), asking) if confirm else []
         connection = node.acquire_connection()
         try:
             if not connection.is_connected:
                 await connection.connect()  # type: ignore[no-untyped-call]
             self.check(only)
-            replies = await _pipeline(connection, [*commands, *extra])
+            replies = (await _pipeline(connection, [*ask, *commands, *extra]))[len(ask) :]
+            if not extra:
+                return replies
+            replies, (*_, wrote, waited) = replies[: len(commands)], replies[len(commands) :]
+            if isinstance(wrote, ResponseError) and (other := self._another_tag(node, _tag(commands[-1]))) is not None:
+                # The last command's slot has gone, or is going; any write on this node will do.
+                wrote, waited = await _pipeline(connection, self._confirm.commands(other))
         finally:
             node.release(connection)
-        if extra:
-            self._confirm.check(replies[: len(commands)], replies[-1])
-            del replies[-len(extra) :]
+        self._confirm.check(replies, wrote, waited)
         return replies
+
+    def _another_tag(self, node: ClusterNode, but: str) -> str | None:
+        """A partition that is on this node, as far as is known; None if it has no other."""
+        tags = (f"{partition:02x}" for partition in range(PARTITIONS))
+        return next((tag for tag in tags if tag != but and self._node(("SET", _SYNC_KEY % tag)).name == node.name), None)
 
     def _node(self, command: Command) -> ClusterNode:
         return self._nodes.get_node_from_slot(key_slot(_key(command).encode()))

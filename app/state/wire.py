@@ -7,7 +7,7 @@ core for a small call instead of 13. Nothing of it is needed where one call at a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
 import hiredis
@@ -24,15 +24,17 @@ class Wire(asyncio.Protocol):
 
     Attributes:
         is_open: whether it can be asked: it has not ended, and nothing came that nobody asked for.
+        era: of the transport when it was opened.
     """
 
-    def __init__(self, connection: AbstractConnection) -> None:
+    def __init__(self, connection: AbstractConnection, era: int = 0) -> None:
         self.is_open = True
+        self.era = era
         self._connection = connection
-        # The errors are redis-py's own, so that whoever asks cannot tell the difference.
+        self._errors = _Errors(connection._parser.parse_error)
         self._parser = hiredis.Reader(
             protocolError=InvalidResponse,
-            replyError=connection._parser.parse_error,
+            replyError=self._errors,
             notEnoughData=_MORE,
         )
         self._replies: list[Any] = []
@@ -45,14 +47,19 @@ class Wire(asyncio.Protocol):
         self._transport.set_protocol(self)
 
     @classmethod
-    async def open(cls, connection: AbstractConnection) -> Self:
+    async def open(cls, connection: AbstractConnection, era: int = 0) -> Self:
         """Connect and take over. Raises what redis-py raises."""
         try:
             await connection.connect()  # type: ignore[no-untyped-call]
-            return cls(connection)
+            return cls(connection, era)
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
+
+    @property
+    def takes_no_writes(self) -> bool:
+        """Whether the server has said so, of one write at least."""
+        return self._errors.read_only
 
     async def ask(self, commands: Sequence[tuple[Any, ...]], timeout_s: float) -> list[Any]:
         """The replies to some commands, in their order; an error reply is returned in its place.
@@ -112,6 +119,23 @@ class Wire(asyncio.Protocol):
         self.is_open = False
         if self._asked is not None and not self._asked.done():
             self._asked.set_exception(error)
+
+
+class _Errors:
+    """Makes an error of the words of each error reply: redis-py's own, so that whoever asks cannot tell the difference.
+
+    Attributes:
+        read_only: whether one said that the server takes no writes.
+    """
+
+    def __init__(self, make: Callable[[str], Exception]) -> None:
+        self.read_only = False
+        self._make = make
+
+    def __call__(self, words: str) -> Exception:
+        if "READONLY" in words:  # at the beginning, or where a script passes the server's words on inside its own
+            self.read_only = True
+        return self._make(words)
 
 
 def _sound(reply: Any) -> Any:
