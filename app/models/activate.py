@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from time import monotonic
 from typing import Final, Literal
 
 import structlog
@@ -17,11 +19,17 @@ from app.models.hall import Hall
 from app.models.served import ServedModel
 from app.settings import Settings
 from app.state.damage import OneOfManyError
-from app.state.models import Heartbeat, Outcome
+from app.state.models import Heartbeat, Outcome, Serving
 from app.telemetry import Metrics
 
 _POLL_S: Final = 0.05
 _TOGETHER: Final = 32  # users folded in one go
+_ASKED_FOR_S: Final = 5.0  # how long a store that does not answer is asked what became of a commit
+_ENDS: Final = {
+    True: "it is active, but not every worker has followed",
+    False: "the running model keeps serving",
+    None: "whether it became active is not known",
+}
 
 log = structlog.get_logger()
 
@@ -80,39 +88,77 @@ class Activation:
         return self._running
 
     async def _run(self, model_id: str, token: str) -> None:
-        committed = False
+        committed: bool | None = False
+        generation = 0
         try:
             async with asyncio.timeout(self._settings.activation_timeout_s):
                 model = await self._prepared(model_id, token)
                 await self._backfill(model, token)
-                serving = await self._board.serving()
-                if not await self._board.commit(token, serving.generation, _outcome(model_id, "active")):
+                generation = (await self._board.serving()).generation + 1
+                committed = None  # it may be from here on, whatever is heard of it
+                committed = await self._commit(model_id, token, generation)
+                if not committed:
                     raise ConflictError("another activation has taken over")
-                committed = True
-                await self._followed(serving.generation + 1)
+                await self._followed(generation)
             self._metrics.activations.labels("active").inc()
         except BaseException as error:
+            if committed is None:
+                committed = await asyncio.shield(self._settled(model_id, token, generation, _reason(error)))
             if isinstance(error, TimeoutError):
-                ends = "it is active, but not every worker has followed" if committed else "the running model keeps serving"
-                error = UnavailableError(f"the activation did not end within {self._settings.activation_timeout_s} s; {ends}")
+                what = f"the activation did not end within {self._settings.activation_timeout_s} s"
+                error = UnavailableError(f"{what}; {_ENDS[committed]}")
+            elif isinstance(error, StorageError) and generation:
+                error = StorageError(f"{error.detail}; {_ENDS[committed]}")
             # Shielded: nothing stays half-done. Without the commit above, what served goes on serving.
             await asyncio.shield(self._ended(model_id, token, committed, error))
             raise error from None
         finally:
             self._hall.bringing = None
 
-    async def _ended(self, model_id: str, token: str, committed: bool, error: BaseException) -> None:
+    async def _commit(self, model_id: str, token: str, generation: int) -> bool:
+        """Make the model the active one, in this generation; False if another activation has taken over.
+
+        Raises StorageError if it is not known whether it was done, or if that is not confirmed as the settings demand.
+        """
+        until_s = monotonic() + _ASKED_FOR_S
+        asked = False
+        while True:
+            try:
+                # Once more is safe: only who has the token can do it, which goes with it. And it confirms what was done before.
+                if await self._board.commit(token, generation - 1, _outcome(model_id, "active")):
+                    return True
+                return asked and _is_active(await self._board.serving(), model_id, generation)
+            except StorageError:
+                if monotonic() > until_s:
+                    raise
+            asked = True
+            await asyncio.sleep(_POLL_S)
+
+    async def _settled(self, model_id: str, token: str, generation: int, reason: str) -> bool | None:
+        """Whether a model has become the active one whose commit was not answered; None if the board cannot be read."""
+        until_s = monotonic() + _ASKED_FOR_S
+        while True:
+            with contextlib.suppress(StorageError):
+                # Before the board is read: a commit that is still on its way does nothing any more then.
+                await self._board.end(token, _outcome(model_id, "failed", reason))
+            with contextlib.suppress(StorageError):
+                serving = await self._board.serving()
+                if serving.token != token or monotonic() > until_s:
+                    return _is_active(serving, model_id, generation)
+            if monotonic() > until_s:
+                return None
+            await asyncio.sleep(_POLL_S)
+
+    async def _ended(self, model_id: str, token: str, committed: bool | None, error: BaseException) -> None:
         """Say on the board and aloud why an activation ended early."""
-        reason = error.detail if isinstance(error, LongwaveError) else f"{type(error).__name__}: {error}".removesuffix(": ")
-        if isinstance(error, asyncio.CancelledError):
-            reason = "the worker that brought it was stopped"
+        reason = _reason(error)
         result: Literal["active", "refused", "failed"] = "refused" if isinstance(error, RefusedError) else "failed"
         if committed:
             result = "active"
         self._metrics.activations.labels(result).inc()
         what = {
             "refused": "a bundle is refused; the running model keeps serving",
-            "failed": "an activation has failed; the running model keeps serving",
+            "failed": f"an activation has failed; {_ENDS[committed]}",
             "active": "a new model is active, but not every worker has followed",
         }
         log.error(what[result], model=model_id, reason=reason)
@@ -201,6 +247,16 @@ def seen(says: Mapping[str, Heartbeat], model_id: str) -> str:
     where nobody looks for new bundles."""
     found = {said.sees[model_id] for said in says.values() if said.sees is not None and model_id in said.sees}
     return blake2b(" ".join(sorted(found)).encode(), digest_size=8).hexdigest() if found else ""
+
+
+def _is_active(serving: Serving, model_id: str, generation: int) -> bool:
+    return serving.generation >= generation and serving.active == model_id
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "the worker that brought it was stopped"
+    return error.detail if isinstance(error, LongwaveError) else f"{type(error).__name__}: {error}".removesuffix(": ")
 
 
 def _outcome(model_id: str, result: Literal["active", "refused", "failed"], reason: str | None = None) -> Outcome:

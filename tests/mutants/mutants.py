@@ -326,6 +326,16 @@ READ_YOUR_WRITES = [
         "test_what_a_worker_holds_is_not_used_if_another_server_answers_than_before",
     ),
     Mutant(
+        name="connections to a server that was replaced",
+        invariant="I3",
+        broken="A master that has become a replica is asked on, although its address leads to its successor by now.",
+        file="app/state/transport.py",
+        original="                if wire.takes_no_writes:\n",
+        replacement="                if False:\n",
+        killed_by="tests/integration/state/test_successor.py"
+        "::test_after_one_refused_write_everybody_is_asked_at_the_successor[redis]",
+    ),
+    Mutant(
         name="events of another worker skipped",
         invariant="I3",
         broken="The background fold goes on with the events of its own worker, leaving out those of others in between.",
@@ -479,6 +489,25 @@ STATE_IS_A_CACHE = [
         killed_by="tests/unit/app/test_advance.py::test_a_state_of_what_another_server_had_is_not_committed",
     ),
     Mutant(
+        name="state that expires though it is read",
+        invariant="I6",
+        broken="What a state remembers beyond the sequence is lost some time after the last commit, however often it is read.",
+        file="app/state/lua/load.lua",
+        original="if redis.call('PTTL', KEYS[3]) < ARGV[5] / 2 then",
+        replacement="if false then",
+        killed_by=LOAD_COMMIT + "test_a_state_that_is_loaded_has_half_of_its_time_left_and_those_of_other_models_go",
+    ),
+    Mutant(
+        name="state that expires though it is in hand",
+        invariant="I6",
+        broken="Who is answered from what a worker holds has no stored state any more when that worker ends.",
+        file="app/fold/users.py",
+        original="                    self._commits.renew(tenant, user.user_id, own)\n",
+        replacement="",
+        killed_by="tests/integration/fold/test_users.py"
+        "::test_who_is_read_from_the_cache_alone_is_remembered_by_others_for_as_long[False]",
+    ),
+    Mutant(
         name="gap between state and tail",
         invariant="I6",
         broken="Events are folded onto a state that is behind the first event that the sequence still has.",
@@ -546,6 +575,16 @@ ONE_MODEL_PER_REQUEST = [
         original="if model is not None and all(model_id in said.ready for said in says.values()):",
         replacement="if model is not None:",
         killed_by=SWAP + "test_an_activation_is_not_over_while_one_worker_may_answer_from_the_old_model",
+    ),
+    Mutant(
+        name="commit that was not heard of",
+        invariant="I8",
+        broken="Where the answer to a commit is lost, it is said that the old model goes on serving.",
+        file="app/models/activate.py",
+        original="                committed = None  # it may be from here on, whatever is heard of it\n",
+        replacement="",
+        killed_by="tests/integration/models/test_lost_answer.py"
+        "::test_where_nothing_is_heard_any_more_nobody_says_that_the_old_model_serves",
     ),
     Mutant(
         name="lease from the answer on",

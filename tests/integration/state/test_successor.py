@@ -81,9 +81,11 @@ async def behind(line: Line) -> AsyncIterator[RedisStore]:
     """A store at the end of a line."""
     async with await asyncio.start_server(line.connect, HOST, 0) as listening:
         store = RedisStore(f"redis://{HOST}:{listening.sockets[0].getsockname()[1]}")
-        yield store
-        await store.close()
-        await asyncio.sleep(0.05)  # the line ends after its ends
+        try:
+            yield store
+        finally:
+            await store.close()
+            await asyncio.sleep(0.05)  # the line ends after its ends
 
 
 async def test_after_one_refused_write_everybody_is_asked_at_the_successor(pair: Pair):
