@@ -462,7 +462,7 @@ async def test_an_attribute_has_one_type_for_all_items_on_all_workers_for_ever(t
         await put(late, "d", attributes={"c": 6, "price": 3})
         await one.tell(event("u", 1))
         for worker in (one, other, late):
-            await until(in_list(worker, "d", there=False))
+            await until(is_known_of(worker, "d"))  # before, it does not know of a price at all
             found = await worker.post(
                 "/v1/recommendations", json={"user_id": "nobody", "rules": {"filters": ["c = 6 and price = 3"]}}
             )
