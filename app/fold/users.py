@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from time import monotonic
 
 import structlog
 
-from app.errors import StorageChangedError
+from app.errors import StorageChangedError, StorageError
 from app.fold.cache import CachedState, StateCache
 from app.fold.commits import Commits
 from app.fold.fold import Fold, Unfolded
@@ -215,17 +216,22 @@ class Users:
                 break
             except StorageChangedError:
                 log.warning("another Redis answers than before; states held from before it are not used")
-        damaged = []
+        damaged: list[int] = []
+        bad: list[tuple[str, bytes]] = []
         for place, user in enumerate(loaded):
             if user.state is not None and user.meta is not None:
                 blob = self._fold.restore(user.state, user.meta.epoch, user.tail_start)
                 if blob is None:
                     damaged.append(place)
+                    bad.append((user.user_id, user.state))
                 else:
                     loaded[place] = replace(user, state=blob)
         if damaged:
             log.warning("stored state cannot be continued, folding the sequence again", users=len(damaged))
             self._metrics.rebuilt.labels("damaged").inc(len(damaged))
+            with contextlib.suppress(StorageError):  # of a store that takes no writes one can be answered all the same
+                # By its header it is as good as what will be folded, or remembers more: no commit would ever replace it.
+                await self._store.discard_states(tenant, self._model_id, bad)
             await self._load_whole(tenant, loaded, damaged)
         return loaded, held, generation
 

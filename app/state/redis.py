@@ -216,6 +216,12 @@ class RedisStore:
             results.append(_COMMIT_RESULTS[reply])
         return results
 
+    async def discard_states(self, tenant: str, model_id: str, states: Sequence[tuple[str, bytes]]) -> None:
+        """Delete each (user_id, state as it was loaded) that is still there: it cannot be continued, but says that it can, and
+        would stand in the way of a better one."""
+        calls: list[Call] = [((keys.state_key(tenant, model_id, user_id),), (state,)) for user_id, state in states]
+        await self.run(script("discard"), calls)
+
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
         if limit <= 0:

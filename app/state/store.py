@@ -137,6 +137,9 @@ class StateStore(Protocol):
         Raises StorageChangedError if `only` is given and is not the store's generation.
         """
 
+    async def discard_states(self, tenant: str, model_id: str, states: Sequence[tuple[str, bytes]]) -> None:
+        """Delete each (user_id, state as it was loaded) that is still there: it cannot be continued, but says that it can."""
+
     async def recent(self, tenant: str, user_id: str, limit: int) -> list[StoredEvent]:
         """The last `limit` events of the user in arrival order, oldest first."""
 
