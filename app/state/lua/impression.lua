@@ -2,7 +2,8 @@
 --
 -- KEYS[1] lw:{pp}:<tenant>:shown:<user>      string  u16 number of ids, hashes of the last lists that were shown (8 bytes each, the
 --                                                    latest last), the last showings (12 bytes each, the latest last): key of an
---                                                    item (8 bytes), when (u32, unix seconds). Of nobody: the ids alone
+--                                                    item (8 bytes), when (u32, unix seconds); the first may be an older one that is
+--                                                    dated ahead of all others. Of nobody: the ids alone
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    to, ms after a merge
 -- KEYS[3] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased (unix ms)
 -- KEYS[4] lw:{pp}:log                        stream  k v, t tenant, u user ('': nobody), v packed impression
@@ -41,6 +42,15 @@ else
 end
 ids = string.sub(ids .. ARGV[5], -8 * tonumber(ARGV[7]))
 local most = 12 * tonumber(ARGV[8])
-showings = most > 0 and string.sub(showings .. ARGV[6], -most) or ''
+showings = most > 0 and showings .. ARGV[6] or ''
+if #showings > most then
+  -- A showing that is dated ahead of this one stays, in the place of the first: an erasure must know up to when to refuse.
+  local latest, ahead = math.floor(tonumber(ARGV[4]) / 1000), ''
+  for i = 1, #showings - most + 12, 12 do
+    local at = struct.unpack('<I4', showings, i + 8)
+    if at > latest then latest, ahead = at, string.sub(showings, i, i + 11) end
+  end
+  showings = ahead .. string.sub(showings, #ahead - most)
+end
 redis.call('SET', KEYS[1], struct.pack('<I2', #ids / 8) .. ids .. showings, 'PX', ARGV[9])
 return '1'

@@ -16,7 +16,7 @@ from app.state.identities import Identities
 from app.state.impressions import Impression, ImpressionStore, Seen, decode_impression
 from app.state.redis import RedisStore
 from app.state.ring import id_hash
-from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS
+from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, Showing
 from app.state.store import Append
 
 NOW = time.time_ns() // 1_000_000
@@ -110,6 +110,19 @@ async def test_a_list_that_was_shown_in_the_future_of_an_erasure_does_not_come_b
         assert NOW + 90_500 <= erased.refused_to < NOW + 92_000
     assert await impressions.add([ahead]) == ["g"]
     assert keys_of(raw, "u") == keys_of(raw, "cookie") == []
+
+
+async def test_nor_does_one_after_which_many_others_were_shown(store: RedisStore, impressions: ImpressionStore):
+    ahead = [seen("u", "one", ms=NOW + 90_500), seen("u", "two", ms=NOW + 80_500)]
+    await impressions.add(ahead)
+    for number in range(30):
+        await impressions.add([seen("u", f"list {number}", *(f"{number} {n}" for n in range(20)))])
+        found = await impressions.shown("u")
+        assert len(found) == min(MOST_SHOWINGS, 2 + 20 * (number + 1))
+        assert found[-20:] == [Showing(item_key(f"{number} {n}"), NOW // 1000) for n in range(20)]
+    assert [one.at_s for one in found[:2]] == [(NOW + 90_500) // 1000, NOW // 1000]
+    await store.erase("default", "u", NOW + 5)
+    assert await impressions.add(ahead) == ["g", "g"]
 
 
 async def test_a_merge_brings_what_was_shown_along_and_repeats_stay_repeats(
