@@ -71,7 +71,8 @@ class Impressions:
         """Store the good ones (of parsed JSON values); what became of each, in their order.
 
         Raises:
-            TooLargeError: more than 1,000, or than 64 of one user; nothing is stored.
+            TooLargeError: more than 1,000, or than 64 of one user; nothing is stored. Or more than 64 of one user under several
+                names: the others may be stored.
             StorageError: Redis did not answer, or one user is damaged. Some may be stored; the same request can be sent again.
         """
         if len(raw) > MOST:

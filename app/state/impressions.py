@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from app.errors import LongwaveError, StorageError
+from app.errors import LongwaveError, StorageError, TooLargeError
 from app.state import keys
 from app.state.identities import Call
 from app.state.redis import RedisStore
@@ -58,7 +59,8 @@ class ImpressionStore:
 
     async def add(self, seen: Sequence[Seen]) -> list[str | Exception]:
         """Store each atomically, in this order, all in one round trip: '1' if it was stored, '0' if that list is known to have
-        been shown to this user, 'g' if it was before the user's erasure; an error of one user's own stands in its place.
+        been shown to this user, 'g' if it was before the user's erasure; an error of one user's own stands in its place, such as
+        TooLargeError where there are more than 64 under several names of one.
 
         Raises:
             StorageError: no answer, or not for all; each is then stored or not.
@@ -81,9 +83,16 @@ class ImpressionStore:
                         found[place] = error
                 else:
                     found[place] = reply if isinstance(reply, Exception) else reply.decode()
-            waiting = merged
-            if not waiting:
-                break
+            if not merged:
+                return [one for one in found if one is not None]
+            of_user = Counter(user for user, flag in zip(users, found, strict=True) if flag in ("0", "1", None))
+            waiting = []
+            for place in merged:
+                if of_user[users[place]] > MOST_IDS:  # under all their names; sent again, the first would not be known any more
+                    message = f"more than {MOST_IDS} impressions of user {users[place]!r}, who has several names, in one request"
+                    found[place] = TooLargeError(message)
+                else:
+                    waiting.append(place)
         for place in waiting:
             found[place] = StorageError(f"{users[place]!r} was merged more than {_MOST_HOPS} times in a row")
         return [one for one in found if one is not None]

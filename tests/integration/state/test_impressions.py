@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from app.catalogue.catalogue import item_key
-from app.errors import DamagedError
+from app.errors import DamagedError, TooLargeError
 from app.state import keys
 from app.state.events import StoredEvent
 from app.state.identities import Identities
@@ -160,6 +160,21 @@ async def test_a_merge_that_is_done_twice_brings_nothing_twice(
     assert times == [1]
     assert sorted(await shown(impressions, "alice")) == sorted(item_key(f"of {user}") for user in ("alice", "cookie"))
     assert raw.strlen(keys.user_keys("default", "alice").shown) == 2 + 2 * 8 + 2 * 12
+
+
+async def test_no_more_are_taken_of_a_user_of_several_names_than_are_known_when_they_are_sent_again(
+    store: RedisStore, impressions: ImpressionStore
+):
+    for source in ("cookie", "phone"):
+        await store.merge("default", "u", source)
+    batch = [seen("u", "one"), seen("v", "one")] + [seen("cookie", f"{n}") for n in range(MOST_IDS - 1)]
+    assert await impressions.add(batch) == ["1"] * (MOST_IDS + 1)
+    assert await impressions.add(batch) == ["0"] * (MOST_IDS + 1)
+    for _ in range(2):
+        found = await impressions.add([*batch, seen("phone", "two")])
+        assert found[:2] == ["0", "0"]
+        assert all(isinstance(one, TooLargeError) for one in found[2:])
+    assert await impressions.add([seen("phone", "two")]) == ["1"]
 
 
 async def test_one_damaged_user_hurts_no_other(impressions: ImpressionStore, raw: redis.Redis):
