@@ -111,6 +111,7 @@ async def _ended(request: Request, task: asyncio.Task[None], model_id: str) -> N
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # should nobody ask any more
     if task.done() and not task.cancelled():
         return task.result()
+    await models_of(request).activation.stop()  # before it is looked what became of it: else it may end otherwise than is said
     if (await models_of(request).hall.board.serving()).active == model_id:
         raise UnavailableError("shutting down; the model is active, but not every worker may have followed")
     raise UnavailableError("shutting down; the running model keeps serving")

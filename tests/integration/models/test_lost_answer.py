@@ -110,3 +110,25 @@ async def test_an_activation_that_is_broken_off_at_the_commit_says_what_became_o
         last = (await worker.models())["last_activation"]
         assert (last["model_id"], last["reason"]) == (new, "the worker that brought it was stopped")
         assert last["result"] == ("active" if done else "failed")
+
+
+async def test_what_is_said_of_an_activation_by_a_service_that_stops_stays_true(start, two_models, raw, monkeypatch):
+    folder, old, new = two_models
+    commit, asked, goes_on = ModelBoard.commit, asyncio.Event(), asyncio.Event()
+
+    async def takes_long(board, *arguments):
+        asked.set()
+        await goes_on.wait()
+        return await commit(board, *arguments)
+
+    monkeypatch.setattr(ModelBoard, "commit", takes_long)
+    async with start(folder, old) as worker:
+        activating = asyncio.create_task(worker.activate(new))
+        async with asyncio.timeout(10):
+            await asked.wait()
+            worker.app.state.hook.bounds.stopping.set()
+            answer = await activating
+        assert answer.json()["detail"] == "shutting down; the running model keeps serving"
+        goes_on.set()
+        await asyncio.sleep(0.3)
+        assert raw.hmget(keys.MODEL_KEY, "active", "candidate") == [old.encode(), None]
