@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from app.ingest.schema import Id, check_user_id, parse_time
 
 _LAST_MS = 253_402_300_799_999  # the end of the year 9999
+_MOST_UNKNOWN: Final = 20  # that are named: an address has room for many thousands
 
 
 def now_ms() -> int:
@@ -33,7 +34,8 @@ def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
     unknown = [name for name in dict.fromkeys(given) if name not in known]
     if unknown:
         message = f"is not a parameter: {of_route}"
-        raise RequestValidationError([{"type": "unknown", "loc": ("query", name), "msg": message} for name in unknown])
+        wrong = unknown[:_MOST_UNKNOWN]
+        raise RequestValidationError([{"type": "unknown", "loc": ("query", name), "msg": message} for name in wrong])
 
 
 def only_known(request: Request) -> None:

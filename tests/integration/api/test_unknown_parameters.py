@@ -34,6 +34,13 @@ async def test_the_words_name_the_parameters_that_there_are(client: Any):
     assert (await client.get("/v1/users/u")).status_code == 404  # nothing of a refused request is kept
 
 
+@pytest.mark.parametrize("path", ["/v1/trending", "/v1/users/u/recommendations"])
+async def test_of_an_address_full_of_them_the_first_are_named(client: Any, path: str):
+    answer = await client.get(f"{path}?" + "&".join(f"n{n}" for n in range(10_000)))
+    assert answer.status_code == 422
+    assert [error["field"] for error in answer.json()["errors"]] == [f"query.n{n}" for n in range(20)]
+
+
 async def test_probes_and_scrapes_may_have_parameters_of_their_own(client: Any):
     for path in ("/healthz", "/readyz", "/metrics"):
         assert (await client.get(path, params={"format": "x"})).status_code == 200
