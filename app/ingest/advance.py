@@ -87,10 +87,17 @@ class Advance:
             raise OverloadedError(f"{self._waiting} events wait to be folded; send more when there are fewer") from None
 
     def mark(
-        self, tenant: str, user_id: str, epoch: bytes, attributes: Mapping[str, str], total: int, events: Sequence[StoredEvent]
+        self,
+        tenant: str,
+        user_id: str,
+        epoch: bytes,
+        attributes: Mapping[str, str],
+        total: int,
+        events: Sequence[StoredEvent],
+        generation: int,
     ) -> None:
-        """The last events of this user, of whom there are `total` now, are these."""
-        start, generation = total - len(events), self._users.generation
+        """The last events of this user, of whom there were `total` in that generation of the store, are these."""
+        start = total - len(events)
         dirty = self._dirty.get((tenant, user_id))
         if not self._dirty:
             self._metrics.unfolded_users.set(1)  # how many exactly is told with every fold

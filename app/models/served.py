@@ -203,7 +203,7 @@ class ServedModel:
             if settings.background_fold:
                 for user in users:
                     to = user.appended
-                    advance.mark(tenant, to.user_id, to.epoch, to.attributes, to.total, user.events)
+                    advance.mark(tenant, to.user_id, to.epoch, to.attributes, to.total, user.events, to.generation)
 
         async def room() -> None:
             await advance.room(settings.write_wait_ms / 1000)

@@ -123,6 +123,7 @@ class RedisStore:
         for _ in range(_MOST_HOPS):
             calls = [self._append_call(tenant, users[place], batches[place], refused_to[place]) for place in waiting]
             merged = []
+            generation = self.generation  # before: who answers may be replaced before anybody hears of the answer
             replies = await self._run(script("append"), calls, durable=True)
             for place, (names, _), reply in zip(waiting, calls, replies, strict=True):
                 if isinstance(reply, Exception):
@@ -138,7 +139,7 @@ class RedisStore:
                 else:
                     total, flags, epoch, attributes = reply
                     known = decode_attributes(attributes) if attributes else {}
-                    found[place] = Appended(users[place], flags.decode(), total, epoch, known)
+                    found[place] = Appended(users[place], flags.decode(), total, epoch, known, generation)
             waiting = merged
             if not waiting:
                 break

@@ -38,6 +38,7 @@ class Appended:
             happened before its user was erased, and was refused).
         total: how many events the user has had so far in this epoch, these included.
         epoch, attributes: see `UserMeta`.
+        generation: of the store when it was asked. In a later one the events may be gone.
     """
 
     user_id: str
@@ -45,6 +46,7 @@ class Appended:
     total: int
     epoch: bytes
     attributes: Mapping[str, str]
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ async def test_the_background_fold_goes_on_past_a_damaged_user(start, raw):
         damage(raw, "seq")
         advance = client._transport.app.state.hook.models.hall._served._advance
         for user in ("bad", "good"):
-            advance.mark("default", user, b"elsewise", {}, 9, [])  # as if another worker had stored what was before
+            advance.mark("default", user, b"elsewise", {}, 9, [], 0)  # as if another worker had stored what was before
         for _ in range(300):
             if not advance._dirty:
                 break

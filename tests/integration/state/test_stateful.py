@@ -180,7 +180,9 @@ class World(RuleBasedStateMachine):
         if mark and fresh:
 
             async def tell() -> None:
-                self.workers[which].advance.mark("t", name, appended.epoch, appended.attributes, appended.total, fresh)
+                self.workers[which].advance.mark(
+                    "t", name, appended.epoch, appended.attributes, appended.total, fresh, appended.generation
+                )
                 while self.workers[which].advance._dirty:
                     await self.workers[which].advance._fold_some()
 

@@ -66,7 +66,7 @@ class Stand:
         self.advance = Advance(self.users, self.fold, self.cache, Metrics(), **bounds)
 
     def mark(self, user_id, total, *events, epoch=EPOCH):
-        self.advance.mark("default", user_id, epoch, {}, total, events)
+        self.advance.mark("default", user_id, epoch, {}, total, events, self.users.generation)
 
     def folded(self, user_id):
         held = self.cache.get("default", user_id)
@@ -184,6 +184,16 @@ async def test_what_a_read_folded_meanwhile_is_not_folded_again(run):
     await run(stand, lambda: len(stand.folded("some")) == 3)
     assert (stand.folded("all"), stand.folded("some")) == ((1, 2), (1, 2, 3))
     assert stand.fold.calls == [1]
+
+
+async def test_events_are_not_folded_on_where_their_server_was_replaced_before_they_were_acknowledged(run):
+    stand = Stand()
+    stand.users.generation = 1
+    stand.cache.put("default", "u", CachedState(state(1).header, state(1).blob, 0, 1))  # as the new server has it
+    stand.advance.mark("default", "u", EPOCH, {}, 2, ["lost"], 0)
+    stand.advance.mark("default", "new", EPOCH, {}, 1, ["lost"], 0)
+    await run(stand, lambda: len(stand.users.asked) == 2)
+    assert stand.fold.calls == []
 
 
 async def test_storage_that_was_away_delays_the_fold_and_loses_nobody(run, monkeypatch):
