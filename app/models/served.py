@@ -90,13 +90,17 @@ def _has(models: Sequence[ServedModel], item_id: str) -> bool:
     return any(model.service.catalogue.row(item_id) is not None for model in models)
 
 
-def _patience(settings: Settings) -> tuple[Patience, Patience]:
+def _patience(settings: Settings, store: RedisStore) -> tuple[Patience, Patience]:
     """How long reads and writes wait for their turn. A read has the fallback, which is better than waiting; a write has none."""
     read_s = write_s = settings.redis_timeout_ms / 1000
     if settings.redis_wait_replicas or settings.redis_wait_fsync:
         write_s += settings.redis_wait_ms / 1000
-    reads = Patience(wait_s=2 * read_s, away_s=read_s)
-    return reads, Patience(wait_s=max(settings.write_wait_ms / 1000, write_s), away_s=write_s)
+
+    def answered_s() -> float:
+        return store.answered_s
+
+    reads = Patience(2 * read_s, read_s, answered_s)
+    return reads, Patience(max(settings.write_wait_ms / 1000, write_s), write_s, answered_s)
 
 
 def catalogue_of(bundle: Bundle) -> Catalogue:
@@ -159,7 +163,7 @@ class ServedModel:
             delay_s=settings.commit_delay_ms / 1000,
             ttl_s=settings.state_ttl_s,
         )
-        reads, writes = _patience(settings)
+        reads, writes = _patience(settings, store)
         known = Users(store, fold, cache, commits, self.model_id, metrics, reads)
         self._advance = advance = Advance(
             known,

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import inf
+from time import monotonic
 from typing import Final, Generic, TypeVar
 
 from app.errors import LateError, LongwaveError, NotReadyError, OverloadedError, StorageError
@@ -25,12 +26,15 @@ class Patience:
     Attributes:
         wait_s: who has waited longer when the turn comes is refused. Longer than one batch may take, or who comes just after one
             began never has a turn.
-        away_s: storage that has failed a batch after so long, and has answered no other meanwhile, is away, and those who wait
-            need not find out one batch after the other. A connection that was lost fails sooner, and nobody but its batch.
+        away_s: storage that has failed a batch after so long, and has answered nobody in the last half of that, is away, and
+            those who wait need not find out one batch after the other. A connection that was lost, or that alone is dead, fails
+            nobody but its batch.
+        answered_s: says when storage last answered anybody, on time.monotonic().
     """
 
     wait_s: float = inf
     away_s: float = inf
+    answered_s: Callable[[], float] = lambda: -inf
 
 
 FOREVER: Final = Patience()
@@ -85,7 +89,6 @@ class Batcher(Generic[Question, Answer]):
         self._patience = patience
         # By the clock of the loop. It is read when something happens anyway: a timer for each question would cost more than that.
         self._began_s = 0.0  # when the last batch began
-        self._answered_s = -inf  # when one was answered
         self._timer: asyncio.TimerHandle | None = None
         self._waiting: deque[tuple[Question, asyncio.Future[Answer], float]] = deque()  # and since when
         self._scheduled = False
@@ -177,8 +180,7 @@ class Batcher(Generic[Question, Answer]):
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
-                slow = clock() - began_s >= self._patience.away_s and self._answered_s < began_s
-                if not slow or not isinstance(error, StorageError):
+                if clock() - began_s < self._patience.away_s or self._is_heard() or not isinstance(error, StorageError):
                     return None
                 self._give_up([future for _, future, _ in self._waiting], error)
                 self._waiting.clear()
@@ -188,7 +190,6 @@ class Batcher(Generic[Question, Answer]):
                     self._give_up([future for _, future in batch[place + 1 :]], away)
                     return away
             return None
-        self._answered_s = clock()
         for (_, future), answer in zip(batch, answers, strict=True):
             if not future.done():
                 if isinstance(answer, Exception):
@@ -196,6 +197,10 @@ class Batcher(Generic[Question, Answer]):
                 else:
                     future.set_result(answer)
         return None
+
+    def _is_heard(self) -> bool:
+        """Whether storage answers others."""
+        return monotonic() - self._patience.answered_s() < self._patience.away_s / 2
 
     def _give_up(self, futures: list[asyncio.Future[Answer]], away: StorageError) -> None:
         """Tell those who wait what others have found out."""

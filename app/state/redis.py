@@ -396,6 +396,11 @@ class RedisStore:
         """Grows whenever another server answers than before; see `Transport`."""
         return self._transport.generation
 
+    @property
+    def answered_s(self) -> float:
+        """When Redis last answered anybody, on time.monotonic()."""
+        return self._transport.answered_s
+
     async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
         replies = await self._run(script, calls, durable=durable, only=only)

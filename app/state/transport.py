@@ -53,9 +53,11 @@ class Transport(Protocol):
     generation: grows whenever another server answers than before: after a restart, a failover, a slot that moved; also where
         the same one has become a replica of another. What was seen before may be gone, so nothing that was concluded from it
         holds.
+    answered_s: when a server last answered anybody, on time.monotonic().
     """
 
     generation: int
+    answered_s: float
 
     async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
         """The replies to `commands`, in their order, in one round trip to each node; an error reply is returned in its place.
@@ -120,14 +122,16 @@ class _Servers:
 
     def __init__(self) -> None:
         self.generation = 0
+        self.answered_s = -math.inf
         self._known: dict[str, bytes] = {}  # by address
 
     async def connected(self, connection: AbstractConnection) -> None:
         """What every new connection begins with."""
         await connection.on_connect()
         ids, told = [], True
-        for section, pattern in _ABOUT:
-            await connection.send_command("INFO", section, check_health=False)
+        asked = connection.pack_commands([("INFO", section) for section, _ in _ABOUT])
+        await connection.send_packed_command(asked, check_health=False)
+        for _, pattern in _ABOUT:
             try:
                 found = pattern.search(await connection.read_response())
                 ids.append(found[1] if found is not None else b"")
@@ -198,6 +202,7 @@ class SingleTransport(_Servers):
             try:
                 self.check(only)
                 replies = await wire.ask([*commands, *extra] if extra else commands, timeout_s)
+                self.answered_s = monotonic()
                 if wire.takes_no_writes:
                     self._demoted(wire)
             finally:
@@ -266,7 +271,7 @@ class SingleTransport(_Servers):
             raise
 
     async def close(self) -> None:
-        for wire in self._all:
+        for wire in [*self._all]:  # calls that are under way may open another one
             await wire.close(wait=True)
 
 
@@ -391,6 +396,7 @@ class ClusterTransport(_Servers):
                 await connection.connect()  # type: ignore[no-untyped-call]
             self.check(only)
             replies = (await _pipeline(connection, [*ask, *commands, *extra]))[len(ask) :]
+            self.answered_s = monotonic()
             if not extra:
                 return replies
             replies, (*_, wrote, waited) = replies[: len(commands)], replies[len(commands) :]

@@ -113,7 +113,8 @@ class Wire(asyncio.Protocol):
         self._before.connection_lost(error)  # redis-py waits for it where it closes the connection
 
     def _late(self) -> None:
-        self._failed(TimeoutError())
+        if self._asked is not None and not self._asked.done():  # else who stood still was this process
+            self._failed(TimeoutError())
 
     def _failed(self, error: Exception) -> None:
         self.is_open = False

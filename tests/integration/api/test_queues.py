@@ -119,7 +119,9 @@ async def test_a_redis_that_is_slow_and_never_fails_has_nobody_wait_long(
 ):
     async with start(redis_url=f"unix://{tmp_path}/line", redis_timeout_ms=1_000, write_wait_ms=1_000) as client:
         await client.tell(event("u", 1))
-        await asyncio.gather(*(client.ask("u") for _ in range(50)))  # opens connections: that takes several replies each
+        # Opens connections, also for what the service does by itself: that takes several replies each.
+        await asyncio.gather(*(client.get("/v1/users/u/events") for _ in range(20)))
+        await asyncio.gather(*(client.ask("u") for _ in range(50)))
         slow_line.delay_s = 0.2  # so 200 reads and 200 writes would take 25 times that
         reads = [timed(client.get("/v1/users/u/recommendations")) for _ in range(200)]
         writes = [timed(client.post("/v1/events", json=event(f"writer {n}", 1))) for n in range(200)]

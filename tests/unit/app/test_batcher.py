@@ -219,19 +219,24 @@ async def test_a_lost_connection_fails_nobody_but_its_batch():
     assert others == list(range(1, 50))
 
 
-async def test_one_connection_that_hangs_while_others_are_answered_fails_nobody_but_its_batch():
+@pytest.mark.parametrize("running", [1, 2])
+async def test_one_connection_that_hangs_while_storage_answers_others_fails_nobody_but_its_batch(running):
     storage = Hanging()
     storage.fails_s = {0: 0.2}
-
-    async def slow(questions):
-        if questions[0]:
-            await asyncio.sleep(0.02)
-        return await storage(questions)
-
-    ask = Batcher(slow, most=1, running=2, waiting=100, patience=Patience(away_s=0.1))
+    ask = Batcher(storage, most=1, running=running, waiting=100, patience=Patience(away_s=0.1, answered_s=time.monotonic))
     first, *others = await asyncio.gather(*(ask(n) for n in range(30)), return_exceptions=True)
     assert isinstance(first, StorageError)
     assert others == list(range(1, 30))
+
+
+async def test_storage_that_answered_before_it_hung_is_away():
+    storage = Hanging()
+    storage.fails_s = dict.fromkeys(range(30), 0.2)
+    answered_s = time.monotonic()
+    ask = Batcher(storage, most=1, running=1, waiting=100, patience=Patience(away_s=0.1, answered_s=lambda: answered_s))
+    answers = await asyncio.gather(*(ask(n) for n in range(30)), return_exceptions=True)
+    assert storage.asked == [0]
+    assert [type(answer) for answer in answers] == [StorageError] * 30
 
 
 async def test_storage_that_hangs_while_each_is_asked_alone_is_waited_for_once():
