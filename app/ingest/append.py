@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from app.errors import DamagedError, OverloadedError, StorageError
 from app.ingest.validate import ValidEvent
 from app.runtime.batcher import FOREVER, PACE_S, Batcher, Patience
 from app.state.events import StoredEvent
@@ -74,8 +75,8 @@ class Appender:
         """Store the events of one request; one round trip for all users, unless there are more events than one may take.
 
         Raises:
-            StorageError: Redis did not answer. Each user's events are then stored together or not at all; with event ids the same
-                request can be sent again.
+            StorageError: Redis did not answer, or not for all. Each user's events are then stored together or not at all; with
+                event ids the same request can be sent again.
             OverloadedError: too many requests are waiting, or this one has waited too long; nothing was stored.
         """
         places: dict[str, list[int]] = {}
@@ -85,10 +86,14 @@ class Appender:
             Append(user_id, [events[place].event for place in of_user], [events[place].event_id for place in of_user])
             for user_id, of_user in places.items()
         ]
+        if len(events) <= _EVENTS:
+            found = await self._batcher((tenant, batches, len(events)))
+        else:
+            found = await self._in_parts(tenant, batches)
         flags = [STORED] * len(events)
         totals: dict[str, int] = {}
         users = []
-        for batch, appended in zip(batches, await self._batcher((tenant, batches, len(events))), strict=True):
+        for batch, appended in zip(batches, found, strict=True):
             totals[batch.user_id] = appended.total
             fresh = batch.events
             if appended.flags.count(STORED) < len(fresh):
@@ -99,28 +104,46 @@ class Appender:
                 users.append(UserEvents(appended, fresh))
         return Stored(flags, totals, users)
 
+    async def _in_parts(self, tenant: str, batches: Sequence[Append]) -> list[Appended]:
+        """Store more events than one round trip may take, one part after the other: in between it is the turn of others."""
+        found: list[Appended] = []
+        damaged: DamagedError | None = None
+        for part in _parts(batches):
+            try:
+                found += await self._batcher((tenant, part, sum(len(batch.events) for batch in part)))
+            except DamagedError as error:  # says nothing of the other users
+                damaged = damaged or error
+            except (StorageError, OverloadedError) as error:
+                if not found and damaged is None:
+                    raise
+                raise StorageError(f"a part of this request is stored; of the others: {error.detail}") from error
+        if damaged is not None:
+            raise damaged
+        return found
+
     async def _append(self, asked: list[_Request]) -> list[list[Appended] | Exception]:
         answers: list[list[Appended] | Exception] = [[] for _ in asked]
         for tenant in dict.fromkeys(tenant for tenant, _, _ in asked):
             places = [place for place, (of, _, _) in enumerate(asked) if of == tenant]
-            found = await self._store_all(tenant, [batch for place in places for batch in asked[place][1]])
+            found = iter(await self._store.append(tenant, [batch for place in places for batch in asked[place][1]]))
             for place in places:
                 of_request = [next(found) for _ in asked[place][1]]
                 failed = next((one for one in of_request if isinstance(one, Exception)), None)
                 answers[place] = failed or [one for one in of_request if isinstance(one, Appended)]
         return answers
 
-    async def _store_all(self, tenant: str, batches: list[Append]) -> Iterator[Appended | Exception]:
-        """In one round trip, or where one request has more events than it may take, in several."""
-        found: list[Appended | Exception] = []
-        begin = events = 0
-        for end, batch in enumerate(batches):
-            events += len(batch.events)
-            if events > _EVENTS and end > begin:
-                found += await self._store.append(tenant, batches[begin:end])
-                begin, events = end, len(batch.events)
-        found += await self._store.append(tenant, batches[begin:])
-        return iter(found)
+
+def _parts(batches: Sequence[Append]) -> Iterator[list[Append]]:
+    """Batches of so many events as a round trip may take, but for one batch that has more by itself."""
+    part: list[Append] = []
+    events = 0
+    for batch in batches:
+        events += len(batch.events)
+        if part and events > _EVENTS:
+            yield part
+            part, events = [], len(batch.events)
+        part.append(batch)
+    yield part
 
 
 def _events_of(request: _Request) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal, Protocol
 
 import msgspec
 
-from app.errors import TooLargeError
+from app.errors import OverloadedError, TooLargeError
 from app.ingest.append import Appender, Increment, UserEvents, popularity_increments
 from app.ingest.validate import FieldError, ValidEvent, validate
 from app.runtime.batcher import FOREVER, Patience
@@ -19,6 +19,10 @@ from app.state.store import DUPLICATE, ERASED, STORED, StateStore
 
 DEFAULT_MAX_EVENTS: Final = 1_000
 DEFAULT_MAX_FUTURE_S: Final = 86_400.0
+
+# Events that wait to be stored, of all requests together: 90 MB, or 400 MB where each request is as long as it may be. About as
+# many as are stored in the few seconds that a write waits.
+_MOST_WAITING: Final = 100_000
 
 _ERASED_MESSAGE: Final = "the user was erased after this event happened"
 
@@ -86,6 +90,7 @@ class Ingest:
         self._room = room
         self._max_future_s = max_future_s
         self._max_events = max_events
+        self._waiting = 0  # events
 
     def check(self, raw_events: Sequence[object], arrival_ms: int) -> tuple[list[ValidEvent], list[FieldError]]:
         """`validate` for this model and these settings. Raises TooLargeError."""
@@ -109,8 +114,16 @@ class Ingest:
         if idempotency_key is not None:
             raw_events = [_with_id(raw, idempotency_key, index) for index, raw in enumerate(raw_events)]
         valid, errors = self.check(raw_events, arrival_ms)
-        await self._room()
-        stored = await self._append(tenant, valid)
+        if not valid:
+            return IngestResult(_results(len(raw_events), [], [], errors), {})
+        if self._waiting and self._waiting + len(valid) > _MOST_WAITING:
+            raise OverloadedError(f"{self._waiting} events wait to be stored; send more when there are fewer")
+        self._waiting += len(valid)
+        try:
+            await self._room()
+            stored = await self._append(tenant, valid)
+        finally:
+            self._waiting -= len(valid)
         if stored.users:
             self._on_stored(tenant, stored.users, popularity_increments(stored.users, self._weights))
         return IngestResult(events=_results(len(raw_events), valid, stored.flags, errors), totals=stored.totals)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from app.errors import OverloadedError, StorageError
+import app.ingest.pipeline
+from app.errors import DamagedError, OverloadedError, StorageError
 from app.ingest.append import Appender, UserEvents
 from app.ingest.pipeline import Ingest
 from app.runtime.batcher import Patience
@@ -126,6 +127,92 @@ async def test_a_write_that_has_waited_too_long_is_refused_and_not_stored(store:
     assert [isinstance(answer, OverloadedError) for answer in answers] == [False, True, True, True]
     assert in_the_logs(raw) == 1
     assert [raw.exists(keys.user_keys("default", f"late {n}-0").seq) for n in range(3)] == [0, 0, 0]
+
+
+async def test_a_request_of_many_round_trips_lets_others_in_between(store: Watched):
+    ingest = Ingest(store, TYPES, nobody, max_events=10_000, patience=Patience(wait_s=5))
+    done: list[str] = []
+
+    async def tell(name: str, users: int) -> None:
+        result = await ingest.accept("default", request(name, users), NOW)
+        assert {event.status for event in result.events} == {"stored"}
+        done.append(name)
+
+    await asyncio.gather(tell("giant", 4_000), *(tell(f"small {n}", 1) for n in range(10)))
+    assert sorted(store.trips) == [10, 1_000, 1_000, 1_000, 1_000]
+    assert done[-1] == "giant"
+
+
+async def test_a_request_that_is_late_halfway_does_not_say_that_nothing_was_done(store: Watched, raw: redis.Redis):
+    ingest = Ingest(store, TYPES, nobody, max_events=10_000, patience=Patience(wait_s=0.3))
+    await ingest.accept("default", request("warm", 1), NOW)
+    append = store.append
+
+    async def slow(tenant: str, batches: Sequence[Append]) -> list[Appended | Exception]:
+        if batches[0].user_id.startswith("other"):
+            await asyncio.sleep(0.6)
+        return await append(tenant, batches)
+
+    store.append = slow  # type: ignore[method-assign]
+    giant = asyncio.create_task(ingest.accept("default", request("giant", 2_000), NOW))
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(ingest.accept("default", request(f"other {n}", 500), NOW)) for n in range(2)]
+    with pytest.raises(StorageError, match="a part of this request is stored") as failed:
+        await giant
+    assert not isinstance(failed.value, OverloadedError)
+    await asyncio.gather(*others)
+    assert in_the_logs(raw) == 1 + 1_000 + 1_000
+
+
+async def test_a_damaged_user_of_one_part_stops_none_of_the_others(store: Watched, raw: redis.Redis):
+    ingest = Ingest(store, TYPES, nobody, max_events=10_000)
+    raw.set(keys.user_keys("default", "a-5").seq, "what is this")
+    with pytest.raises(DamagedError, match="a-5"):
+        await ingest.accept("default", request("a", 2_500), NOW)
+    assert in_the_logs(raw) == 2_499
+
+
+async def test_events_that_wait_to_be_stored_are_bounded_whoever_sent_them(
+    store: Watched, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(app.ingest.pipeline, "_MOST_WAITING", 1_000)
+    ingest = Ingest(store, TYPES, nobody, max_events=2_000)
+    raw.client_pause(300)
+    sizes = [500, 500, 1, 300, 300]
+    answers = await asyncio.gather(
+        *(ingest.accept("default", request(f"{n}", size), NOW) for n, size in enumerate(sizes)), return_exceptions=True
+    )
+    assert [isinstance(answer, OverloadedError) for answer in answers] == [False, False, True, True, True]
+    assert in_the_logs(raw) == 1_000
+    await ingest.accept("default", request("alone", 1_500), NOW)  # finds room, whatever its size
+    await ingest.accept("default", request("next", 1_000), NOW)
+
+
+async def test_a_request_without_a_good_event_waits_for_nobody(store: Watched):
+    async def never() -> None:
+        raise OverloadedError("no room")
+
+    result = await Ingest(store, TYPES, nobody, room=never).accept("default", [{"user_id": "u"}, 3], NOW)
+    assert [event.status for event in result.events] == ["rejected"] * 2
+    assert store.trips == []
+
+
+async def test_a_connection_that_is_dead_fails_nobody_but_those_who_were_asked_on_it(open_store: OpenStore, raw: redis.Redis):
+    store = await open_store(timeout_ms=400)
+    await asyncio.gather(*(store.ping() for _ in range(3)))
+    ingest = Ingest(store, TYPES, nobody, patience=Patience(5, 0.4, lambda: store.answered_s))
+    (*_, dead) = store._transport._free  # type: ignore[attr-defined]
+    dead._transport.pause_reading()  # as where the network drops what comes, and says nothing
+    first = asyncio.create_task(ingest.accept("default", request("first", 1), NOW))
+    await asyncio.sleep(0.02)
+    others = [asyncio.create_task(ingest.accept("default", request(f"{n}", 1), NOW)) for n in range(100)]
+    while not first.done():
+        await store.ping()  # as the readers do
+        await asyncio.sleep(0.02)
+    with pytest.raises(StorageError, match="did not answer"):
+        await first
+    await asyncio.gather(*others)
+    assert in_the_logs(raw) >= 100
 
 
 async def test_an_appender_keeps_tenants_apart(store: Watched, raw: redis.Redis):
