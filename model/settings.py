@@ -14,6 +14,7 @@ from typing import Any
 from model.device import DEVICES
 from model.errors import TrainerError
 from model.nets import ModelConfig
+from model.nets.cells import CELLS
 from model.nets.integers import MAX_CHUNK
 from model.precision import PRECISIONS
 
@@ -185,6 +186,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
     "model": {
         "width": _whole(4),
         "layers": _whole(1),
+        "cell": Allowed("one of " + ", ".join(CELLS), lambda value: value in CELLS),
         "heads": _whole(1),
         "ring": _whole(1),
         "ring_width": _whole(1),

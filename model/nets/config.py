@@ -33,6 +33,8 @@ class ModelConfig:
     """D: width of item vectors, interests and the recurrence."""
     layers: int = 2
     """L: residual LSTM blocks."""
+    cell: str = "lstm"
+    """Of the residual blocks; others for ablation: model/nets/cells.py."""
     heads: int = 4
     ring: int = 32
     """K: how many of the last events attention sees exactly."""

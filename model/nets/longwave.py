@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.nets.accumulate import BLOCK, Accumulators
+from model.nets.cells import memory_of
 from model.nets.config import ModelConfig
 from model.nets.dropout import Dropout
 from model.nets.event import EventBatch, EventFusion
@@ -55,7 +56,7 @@ class Longwave(nn.Module):
         )
         self.item_dropout = Dropout(config.item_dropout)
         self.event = EventFusion(config)
-        self.recurrence = Recurrence(config.layers, config.width, config.dropout)
+        self.recurrence = Recurrence(config.layers, config.width, config.dropout, config.cell)
         self.accumulators = Accumulators(
             config.width, config.accumulator_width, config.event_half_lives, config.time_half_lives_s
         )
@@ -79,7 +80,7 @@ class Longwave(nn.Module):
         c = self.config
         shapes: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
             "h": ((c.layers, c.width), torch.float32),
-            "c": ((c.layers, c.width), torch.float32),
+            "c": ((c.layers, memory_of(c.cell, c.width)), torch.float32),
             "last": ((c.width,), torch.float32),
             "ring": ((c.ring, c.ring_width), torch.float32),
             "ring_time": ((c.ring,), torch.int32),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from model.nets.cells import CELLS
 from model.nets.dropout import Dropout
 
 
@@ -15,10 +15,10 @@ class Block(nn.Module):
     Source: Hochreiter & Schmidhuber 1997; residual blocks as in LRURec (arXiv:2310.02367).
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, cell: str = "lstm") -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.cell = CELLS[cell](width)
         self.feed = nn.Sequential(
             nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), Dropout(dropout), nn.Linear(2 * width, width)
         )
@@ -33,28 +33,19 @@ class Block(nn.Module):
         if x.is_cuda:
             # Autocast would give cuDNN float16 factors, whatever it was told, and their gradients would need scaling.
             with torch.autocast("cuda", enabled=False):
-                y, h1, c1 = self._folded(inputs.float(), h, c, lengths)
+                y, h1, c1 = self.cell(inputs.float(), h, c, lengths)
         else:
-            y, h1, c1 = self._folded(inputs, h, c, lengths)
+            y, h1, c1 = self.cell(inputs, h, c, lengths)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed(x)), h1, c1
-
-    def _folded(self, inputs: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        if lengths is None:
-            y, (h1, c1) = self.lstm(inputs, (h, c))
-            return y, h1, c1
-        packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
-        y, (h1, c1) = self.lstm(packed, (h, c))
-        y, _ = pad_packed_sequence(y, batch_first=True, total_length=inputs.shape[1])
-        return y, h1, c1
 
 
 class Recurrence(nn.Module):
     """L residual blocks and a final norm; the state is (h, c) of every block."""
 
-    def __init__(self, layers: int, width: int, dropout: float) -> None:
+    def __init__(self, layers: int, width: int, dropout: float, cell: str = "lstm") -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, dropout, cell) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
