@@ -35,6 +35,8 @@ class ModelConfig:
     """L: residual LSTM blocks."""
     cell: str = "lstm"
     """Of the residual blocks; others for ablation: model/nets/cells.py."""
+    cosine: bool = False
+    """Whether items and interests are compared by their direction alone, times a learned temperature; for ablation."""
     heads: int = 4
     ring: int = 32
     """K: how many of the last events attention sees exactly."""
