@@ -62,6 +62,7 @@ def lane_batches(
     lanes: int,
     length: int,
     rng: np.random.Generator | None,
+    offsets: float = 0.0,
 ) -> Iterator[LaneBatch]:
     """Chunks of all users that have a query, up to their last query or `end`, whichever comes first.
 
@@ -72,6 +73,7 @@ def lane_batches(
         queries: any order.
         length: most events of a chunk.
         rng: shuffles users and cuts; None takes long users first and full chunks, for evaluation.
+        offsets: share of the users who begin anywhere in their history, as if they had come there.
     """
     by_user = np.lexsort((queries.position, queries.user))
     users, first = np.unique(queries.user[by_user], return_index=True)
@@ -95,7 +97,11 @@ def lane_batches(
     while True:
         for index in islice(queue, most - len(under_way)):
             user, chosen = int(users[index]), by_user[bounds[index] : bounds[index + 1]]
-            under_way.append(_Lane(user, int(begin[user]), int(stop[index]), queries.position[chosen], chosen))
+            lane = _Lane(user, int(begin[user]), int(stop[index]), queries.position[chosen], chosen)
+            if rng is not None and offsets and rng.random() < offsets and lane.stop > lane.at:
+                lane.at = int(rng.integers(lane.at, lane.stop))
+                lane.asked = int(np.searchsorted(lane.positions, lane.at))
+            under_way.append(lane)
         if not under_way:
             return
         longest = length if rng is None else int(rng.integers(length // 2, length + 1))

@@ -57,6 +57,7 @@ class TrainSettings:
     smoothing: float = 0.0
     negatives: int = 0
     foreign: float = 0.0
+    offsets: float = 0.0
     mask_seen: bool = False
     unseen_items: float = 0.0
     content_weight: float = 0.0
@@ -162,6 +163,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "smoothing": BELOW_ONE,
         "negatives": _whole(0),
         "foreign": SHARE,
+        "offsets": SHARE,
         "unseen_items": BELOW_ONE,
         "content_weight": NOT_NEGATIVE,
         "distil": SHARE,

@@ -105,7 +105,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
 
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
         task = self.task
-        return lane_batches(task.seq.offsets[:-1], task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng)
+        return lane_batches(task.seq.offsets[:-1], task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng, self.train.offsets)
 
     def _memories(self, queries: Queries) -> Memories | None:
         return fold_memories(self.net, self.task.seq, queries) if self.net.repeats is not None else None
