@@ -27,6 +27,9 @@ from model.settings import DataSettings, TrainSettings, model_defaults
 from model.task import Task, make_task, protocol_of
 
 FORMAT = 1
+_TOLD = ("text_encoder", "items_only")
+"""Of the settings of data those that say what a net is told; the others say what it is asked."""
+Told = tuple[str, bool]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     """
     loaded = [load_best(run) for run in runs]
     first = loaded[0]
-    tasks: dict[str, Task] = {}
+    tasks: dict[Told, Task] = {}
     task = _task(dataset, first, tasks)
     values: list[npt.NDArray[np.float64]] = []
     compared = []
@@ -129,13 +132,14 @@ def load_best(run: Path) -> Checkpoint | EncoderCheckpoint:
     return found
 
 
-def _task(dataset: Dataset, checkpoint: Checkpoint | EncoderCheckpoint, known: dict[str, Task]) -> Task:
-    """What a run is asked, with the texts that it was trained with; `known` by text encoder, for runs that are cut alike."""
+def _task(dataset: Dataset, checkpoint: Checkpoint | EncoderCheckpoint, known: dict[Told, Task]) -> Task:
+    """What a run is asked, told what it was trained with; `known` is for runs that are cut alike."""
     settings = DataSettings(**checkpoint.settings["data"])
-    if settings.text_encoder not in known:
+    told = settings.text_encoder, settings.items_only
+    if told not in known:
         text = checkpoint.item_text if isinstance(checkpoint, Checkpoint) else None
-        known[settings.text_encoder] = make_task(dataset, settings, None if text is None else text.numpy())
-    return known[settings.text_encoder]
+        known[told] = make_task(dataset, settings, None if text is None else text.numpy())
+    return known[told]
 
 
 def _lists(checkpoint: Checkpoint | EncoderCheckpoint, task: Task) -> npt.NDArray[np.int32]:
@@ -150,7 +154,7 @@ def _cut(checkpoint: Checkpoint | EncoderCheckpoint, dataset: Dataset) -> dict[s
     """How a run was cut and asked; a key that an older run does not have is its default, "auto" what that is of these data."""
     data = DataSettings(**checkpoint.settings["data"])
     settings = dataclasses.asdict(data) | {"protocol": protocol_of(data, dataset.manifest)}
-    return {key: value for key, value in settings.items() if key != "text_encoder"}
+    return {key: value for key, value in settings.items() if key not in _TOLD}
 
 
 def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
@@ -158,7 +162,9 @@ def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     if first.get("architecture") != other.get("architecture"):
         return {"architecture": other.get("architecture", "longwave")}
     defaults: dict[str, dict[str, Any]] = {"train": dataclasses.asdict(TrainSettings()), "model": model_defaults()}
-    found: dict[str, Any] = {}
+    data = dataclasses.asdict(DataSettings())
+    before, now = (data | each["data"] for each in (first, other))
+    found = {f"data.{key}": now[key] for key in _TOLD if before[key] != now[key]}
     for table, default in defaults.items():
         before, now = (default | each[table] for each in (first, other))
         found |= {f"{table}.{key}": now[key] for key in sorted(now) if key in before and before[key] != now[key]}

@@ -57,7 +57,22 @@ def test_each_run_is_asked_with_the_texts_that_it_was_trained_with(tiny_run: Tin
     checkpoint = load_checkpoint(tiny_run.run / CHECKPOINT)
     assert checkpoint.item_text is not None
     best = max(epoch["valid_ndcg"] for epoch in checkpoint.history)
-    assert json.loads(out.read_text())["runs"][1]["ndcg"]["mean"] == pytest.approx(best, rel=1e-5)
+    told = json.loads(out.read_text())["runs"][1]
+    assert told["ndcg"]["mean"] == pytest.approx(best, rel=1e-5)
+    assert told["settings"]["data.text_encoder"] == checkpoint.settings["data"]["text_encoder"]
+
+
+def test_a_run_that_was_told_items_alone_is_asked_the_same(tiny_run: TinyRun, tmp_path):
+    settings = tiny_settings()
+    data = dataclasses.replace(settings.data, text_encoder="", items_only=True)
+    settings = dataclasses.replace(settings, data=data, train=dataclasses.replace(settings.train, epochs=1))
+    history = Trainer(load_task(tiny_run.data, data), settings, tmp_path / "ids").run().history
+    out = tmp_path / "both.json"
+    result = call(tiny_run, tiny_run.run, tmp_path / "ids", "--out", out)
+    assert result.exit_code == 0, result.output
+    ids = json.loads(out.read_text())["runs"][1]
+    assert ids["settings"]["data.items_only"] is True
+    assert ids["ndcg"]["mean"] == pytest.approx(history[0]["valid_ndcg"], rel=1e-5)
 
 
 def test_a_run_from_before_a_key_of_data_was_cut_by_its_default(tiny_run: TinyRun, spoiled, tmp_path):
