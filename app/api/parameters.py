@@ -30,12 +30,10 @@ _random = random.Random(secrets.token_bytes(32))
 
 def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
     """Raise RequestValidationError for query parameters that a route does not have: a misspelt filter must not be no filter."""
-    of_route = f"this route has {', '.join(known)}" if known else "this route has none"
-    unknown = [name for name in dict.fromkeys(given) if name not in known]
+    unknown = [name for name in dict.fromkeys(given) if name not in known][:_MOST_UNKNOWN]
     if unknown:
-        message = f"is not a parameter: {of_route}"
-        wrong = unknown[:_MOST_UNKNOWN]
-        raise RequestValidationError([{"type": "unknown", "loc": ("query", name), "msg": message} for name in wrong])
+        message = f"is not a parameter: this route has {', '.join(known) or 'none'}"
+        raise RequestValidationError([{"type": "unknown", "loc": ("query", name), "msg": message} for name in unknown])
 
 
 def only_known(request: Request) -> None:
