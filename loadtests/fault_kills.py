@@ -8,12 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
+
+from redis.exceptions import RedisError
 
 from loadtests.connection import Connection, get
 from loadtests.errors import BenchError
@@ -38,6 +41,10 @@ _DOWN_S: Final = (0.0, 0.3)
 _STALL_S: Final = (0.3, 1.5)  # around the service's own timeout: some replies come too late
 _FLOW_S: Final = 15.0
 _FLOW: Final = 50  # acknowledged events between two kills, so that each meets a service at work
+_STACKS_S: Final = 1.0
+_STACKS_BYTES: Final = 20_000
+_SYNC_BYTES: Final = 4096
+_OWN_SETTINGS: Final = {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
 CALM_S: Final = (0.1, 1.2)
 
 
@@ -51,7 +58,7 @@ class Service:
         self._command = [sys.executable, "-c", "from app.cli import main; main()", *options]
         # A developer's own settings must not be what is tested.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LONGWAVE_")}
-        self._environment = inherited | {"LONGWAVE_REDIS_URL": redis_url, "OMP_NUM_THREADS": "1"} | (settings or {})
+        self._environment = inherited | _OWN_SETTINGS | {"LONGWAVE_REDIS_URL": redis_url} | (settings or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Service:
@@ -114,6 +121,16 @@ class Service:
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="ascii").split()
         return [int(pid) for pid in children if b"spawn_main" in _command(int(pid))]
+
+    def stacks(self) -> str:
+        """Where its workers are: ends them with SIGABRT, on which Python writes the stack of each thread to the log."""
+        begun = self._log.stat().st_size
+        for pid in self.workers():
+            _kill(pid, signal.SIGABRT)
+        time.sleep(_STACKS_S)
+        with self._log.open("rb") as log:
+            log.seek(begun)
+            return log.read(_STACKS_BYTES).decode(errors="replace")
 
     def last_words(self) -> str:
         """The end of its log."""
@@ -183,8 +200,43 @@ class Kills:
         enough, deadline = self._acknowledged() + _FLOW, time.monotonic() + _FLOW_S
         while self._acknowledged() < enough:
             if time.monotonic() > deadline:
-                raise BenchError(f"no events flow before: {before}; the service's last lines:\n{self._service.last_words()}")
+                words = self._service.last_words()
+                raise BenchError(f"no events flow before: {before}; {self._why()}\nthe service's last lines:\n{words}")
             time.sleep(_POLL_S)
+
+    def _why(self) -> str:
+        """What can be seen of the service, its Redis, the disk and the workers, who do not survive it."""
+        seen = {
+            "a probe": lambda: str(self._probe()),
+            "Redis": lambda: f"answers a PING: {self._ping()}",
+            "the disk": self._sync,
+        }
+        found = []
+        for what, look in seen.items():
+            began_s = time.monotonic()
+            try:
+                said = look()
+            except (BenchError, OSError, RedisError) as error:
+                said = repr(error)
+            found.append(f"{what}, after {time.monotonic() - began_s:.2f} s: {said}")
+        return "\n".join([*found, f"the workers:\n{self._service.stacks()}"])
+
+    def _probe(self) -> tuple[int, bytes]:
+        with Connection(self._service.port) as connection:
+            answer = connection.ask(get("/readyz"))
+            return answer.status, answer.body[:500]
+
+    def _ping(self) -> bool:
+        with self._store.client() as asking:
+            return bool(asking.ping())
+
+    def _sync(self) -> str:
+        """Redis answers no write for longer than the disk takes for this."""
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(_SYNC_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+        return f"{_SYNC_BYTES} bytes synced"
 
 
 def free_port() -> int:
@@ -199,9 +251,9 @@ def free_port() -> int:
         return port
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, how: signal.Signals = signal.SIGKILL) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, how)
 
 
 def _command(pid: int) -> bytes:

@@ -137,7 +137,7 @@ class Client(threading.Thread):
             self.told.refusals[type(error).__name__] += 1
             return None
         if answer.status != 200:
-            self.told.refusals[str(answer.status)] += 1
+            self.told.refusals[f"{answer.status} {_problem(answer)}"] += 1
             if answer.status != 503:
                 self.told.unexpected.setdefault(str(answer.status), answer.body.decode()[:500])
         return answer
@@ -146,6 +146,14 @@ class Client(threading.Thread):
         if self._connection is not None:
             self._connection.__exit__(None, None, None)
             self._connection = None
+
+
+def _problem(answer: Answer) -> str:
+    """The name of the problem that a refusal tells of."""
+    try:
+        return str(json.loads(answer.body)["type"]).rpartition(":")[2]
+    except (ValueError, LookupError, TypeError):
+        return "without a problem document"
 
 
 def recommendations(user_id: str) -> str:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[3]
 if str(ROOT) not in sys.path:  # the load tests are part of the checkout, not of the package
     sys.path.insert(0, str(ROOT))
 
+from loadtests.errors import BenchError  # noqa: E402
 from loadtests.fault import WRONG, run_faults  # noqa: E402
 from loadtests.fault_check import difference  # noqa: E402
 
@@ -45,6 +46,18 @@ def test_a_redis_that_syncs_once_a_second_loses_acknowledged_events(tiny_bundle,
     figures = run(tiny_bundle, tmp_path, "redis", "redis", "redis", fsync="everysec", workers=1)
     assert figures["lost"] > 0
     assert figures["doubled"] == 0
+
+
+def test_a_run_without_events_is_given_up_and_says_what_can_be_seen_of_each_part(tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("loadtests.fault_kills._FLOW_S", 0.2)
+    with pytest.raises(BenchError) as given_up:
+        run(tiny_bundle, tmp_path, "redis", clients=0)
+    said = str(given_up.value)
+    assert "no events flow before: redis" in said
+    assert '"ready":true' in said
+    assert "answers a PING: True" in said
+    assert "bytes synced" in said
+    assert said.count("Fatal Python error: Aborted") == 2  # each worker's stacks
 
 
 def answer(*items: tuple[str, float], **fields: Any) -> dict[str, Any]:
