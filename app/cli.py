@@ -37,8 +37,8 @@ cli.command()(experiment)
 Bundle = Annotated[Path | None, typer.Option(help="Folder of the bundle.", show_default=False)]
 StorageDir = Annotated[Path | None, typer.Option(help="Folder of the embedded Redis.", show_default=False)]
 
-# After so long without a sign of life a worker is killed and another one started. uvicorn's own 5 s are less than a worker may
-# take to import what it needs on a busy machine, and then none ever starts.
+# After so long without a sign of life one of several workers is killed and another one started. uvicorn's own 5 s are less than a
+# worker may take to import what it needs on a busy machine, and then none ever starts.
 _WORKER_SILENT_S = 60
 
 
@@ -56,6 +56,7 @@ def serve(
     from app.keeper import kept
     from app.runtime.bundle import read_bundle
     from app.state.embedded import EMBEDDED_URL, EmbeddedRedis
+    from app.workers import Workers
 
     settings = _settings(bundle_dir=bundle, host=host, port=port, workers=workers, storage_dir=storage_dir)
     configure_logs(settings.log_level, settings.log_format)
@@ -85,22 +86,26 @@ def serve(
             os.environ[MULTIPROCESS_DIR] = stack.enter_context(tempfile.TemporaryDirectory(prefix="longwave-metrics-"))
         # uvicorn raises the signal that stopped it once more when it is done; as an exit, it lets the stack unwind.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        uvicorn.run(
-            "app.main:create_app",
-            factory=True,
-            host=settings.host,
-            port=settings.port,
-            workers=settings.workers,
-            loop="uvloop",
-            http="app.api.connection:BoundedProtocol",
-            ws="none",  # where a library for them is installed, uvicorn would take these connections out of the bounds
-            log_level=settings.log_level,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,  # nothing here asks who the client is
-            timeout_graceful_shutdown=10,
-            timeout_worker_healthcheck=_WORKER_SILENT_S,
-        )
+        serving: dict[str, Any] = {
+            "app": "app.main:create_app",
+            "factory": True,
+            "host": settings.host,
+            "port": settings.port,
+            "workers": settings.workers,
+            "loop": "uvloop",
+            "http": "app.api.connection:BoundedProtocol",
+            "ws": "none",  # where a library for them is installed, uvicorn would take these connections out of the bounds
+            "log_level": settings.log_level,
+            "access_log": False,
+            "server_header": False,
+            "proxy_headers": False,  # nothing here asks who the client is
+            "timeout_graceful_shutdown": 10,
+            "timeout_worker_healthcheck": _WORKER_SILENT_S,
+        }
+        if settings.workers > 1:
+            Workers(uvicorn.Config(**serving)).run()
+        else:
+            uvicorn.run(**serving)
 
 
 @cli.command()

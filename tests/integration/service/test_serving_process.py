@@ -169,6 +169,21 @@ def test_a_worker_that_is_silent_for_some_seconds_is_not_killed(tiny_bundle, tmp
         assert children_of(process.pid, b"spawn_main") == workers
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers under /proc")
+def test_a_killed_worker_is_replaced_while_another_is_silent(tiny_bundle, tmp_path):
+    """One that is silent may be starting, or may have died just as it was asked: nobody is waited for."""
+    with serving(tiny_bundle, tmp_path / "data", "--workers", "2") as (url, process):
+        silent, killed = children_of(process.pid, b"spawn_main")
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            time.sleep(1.2)  # it has been asked for a sign of life, twice a second
+            os.kill(killed, signal.SIGKILL)
+            within(30, lambda: gone(killed) and len(children_of(process.pid, b"spawn_main")) == 2 and _ready(url))
+            assert silent in children_of(process.pid, b"spawn_main")
+        finally:
+            os.kill(silent, signal.SIGCONT)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_workers_end_with_a_killed_parent_and_free_the_port(tiny_bundle, tmp_path):
     with serving(tiny_bundle, tmp_path / "data", "--workers", "2") as (url, process):

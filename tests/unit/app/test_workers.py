@@ -1,0 +1,101 @@
+"""Who counts as dead among several workers, and is replaced."""
+
+from multiprocessing import Pipe
+
+import pytest
+import uvicorn
+
+import app.workers
+from app.workers import Workers
+
+SILENT_S = 60
+
+
+class Worker:
+    """Of a supervisor that starts nobody: dies and answers when it is told to."""
+
+    def __init__(self, *_):
+        self.parent_conn, self.child_conn = Pipe()
+        self.process, self.pid, self.exitcode = self, 1, None
+        self.alive = self.begun = True
+
+    def start(self):
+        self.begun = True
+
+    def is_alive(self):
+        return self.alive
+
+    def kill(self):
+        self.alive, self.exitcode = False, -9
+
+    def join(self):
+        assert not self.alive
+
+    def answer(self):
+        """What uvicorn's worker does when it is asked."""
+        assert self.child_conn.recv() == b"ping"
+        self.child_conn.send(True)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(app.workers, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    monkeypatch.setattr(app.workers, "Process", Worker)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    config = uvicorn.Config("nothing", port=0, workers=3, timeout_worker_healthcheck=SILENT_S)
+    found = Workers(config)
+    found.processes = [Worker() for _ in range(3)]
+    yield found
+    for sock in found.sockets:
+        sock.close()
+
+
+def test_one_that_has_died_is_replaced_at_once_and_none_other_is(workers, clock):
+    first, second, third = workers.processes
+    workers.keep_subprocess_alive()
+    second.alive = False
+    workers.keep_subprocess_alive()
+    assert [place is now for place, now in zip((first, second, third), workers.processes, strict=True)] == [True, False, True]
+    assert workers.processes[1].alive
+
+
+def test_one_that_is_silent_for_too_long_is_killed_and_replaced(workers, clock):
+    first, second, third = workers.processes
+    for _ in range(2 * SILENT_S - 1):
+        workers.keep_subprocess_alive()
+        first.answer()
+        third.answer()
+        clock[0] += 0.5
+    assert workers.processes == [first, second, third]
+    clock[0] += 0.5
+    workers.keep_subprocess_alive()
+    assert (workers.processes[0], workers.processes[2]) == (first, third)
+    assert workers.processes[1] is not second
+    assert second.exitcode == -9
+
+
+def test_an_answer_that_comes_late_counts(workers, clock):
+    (first, *_) = before = list(workers.processes)
+    workers.keep_subprocess_alive()
+    clock[0] += SILENT_S - 1
+    for worker in before:
+        worker.answer()
+    workers.keep_subprocess_alive()
+    clock[0] += SILENT_S - 1
+    workers.keep_subprocess_alive()
+    assert workers.processes == before
+    assert first.child_conn.poll()  # it has been asked again
+
+
+def test_one_that_cannot_start_ends_them_all(workers, clock):
+    workers.processes[0].alive = False
+    workers.processes[0].kill = lambda: None
+    workers.processes[0].exitcode = uvicorn.config.STARTUP_FAILURE
+    workers.keep_subprocess_alive()
+    assert workers.should_exit.is_set()
