@@ -23,7 +23,7 @@ POLL_GAP_S: Final = 0.0005
 """Between an answer that does not show the event and the next question."""
 
 _PROBES: Final = 600
-_CONNECTIONS: Final = 16
+_CONNECTIONS: Final = 256  # more than are ever under way: a constant rate that waits for connections is none
 _LONGEST_PAUSE_S: Final = 0.02  # a random one before each probe: not in step with the service's timers, and little load
 _LIMIT_S: Final = 120.0
 

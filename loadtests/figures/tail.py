@@ -19,7 +19,7 @@ SHARE: Final = 0.5
 
 _ROUNDS: Final = 5
 _WINDOW_S: Final = 3.0
-_CONNECTIONS: Final = 32
+_CONNECTIONS: Final = 256  # more than are ever under way: a constant rate that waits for connections is none
 
 PUNCTUAL_MS: Final = 0.5
 """A generator that is later than this at its p99 measures itself."""
