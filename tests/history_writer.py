@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,6 +38,12 @@ class HistoryOnRedis:
             script.xadd(key.log, {"k": "h", **names, "e": encode_event(event), "i": event_id or "", "n": 0, "p": epoch})
         script.execute()
         return len(events)
+
+
+def run_import_in(scratch: Path, files: list[Path], url: str) -> None:
+    """In a process of its own: import with the files that it needs meanwhile in this folder."""
+    tempfile.tempdir = str(scratch)
+    run_import(files, url)
 
 
 def run_import(files: list[Path], url: str, **settings: object) -> Imported:

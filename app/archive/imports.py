@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import IO, Any, Final, Protocol
 from zlib import crc32
 
 import pyarrow as pa
@@ -122,8 +122,9 @@ async def import_files(
             if found.index not in bad:
                 yield first + found.index, found.user_id, found.event, found.event_id
 
-    with tempfile.TemporaryDirectory(prefix="longwave-import-") as folder:
-        spill = _Spill(Path(folder), buckets)
+    with ExitStack() as files_of_ours:
+        # They have no names: nothing of them is left, however this process ends.
+        spill = _Spill([files_of_ours.enter_context(tempfile.TemporaryFile()) for _ in range(buckets)])
         with spill:
             for number, path in enumerate(files):
                 for rows in read_events(path, mapping, event_type):
@@ -164,31 +165,30 @@ async def _write(
 
 
 class _Spill:
-    """Events on disk, in buckets by user. Filled within its context, read after it."""
+    """Events on disk, in buckets by user, a file each. Filled within its context, read after it."""
 
-    def __init__(self, folder: Path, buckets: int) -> None:
-        self._paths = [folder / f"{bucket}.arrow" for bucket in range(buckets)]
-        self._waiting: list[list[tuple[str, int, int, bytes, str | None]]] = [[] for _ in range(buckets)]
+    def __init__(self, files: Sequence[IO[bytes]]) -> None:
+        self._files = files
+        self._waiting: list[list[tuple[str, int, int, bytes, str | None]]] = [[] for _ in files]
         self._writers: list[pa.ipc.RecordBatchStreamWriter] = []
         self._stack = ExitStack()
         self.rows = 0
 
     def __enter__(self) -> _Spill:
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        for path in self._paths:
-            out = self._stack.enter_context(path.open("wb"))
-            self._writers.append(self._stack.enter_context(pa.ipc.new_stream(out, _SPILL, options=options)))
+        for file in self._files:
+            self._writers.append(self._stack.enter_context(pa.ipc.new_stream(file, _SPILL, options=options)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            for bucket in range(len(self._paths)):
+            for bucket in range(len(self._files)):
                 self._flush(bucket)
         self._stack.close()
 
     def add(self, row: int, user_id: str, event: StoredEvent, event_id: str | None) -> None:
         user = to_text(user_id)
-        bucket = crc32(user.encode()) % len(self._paths)
+        bucket = crc32(user.encode()) % len(self._files)
         # Not the row of its file but of all: of the same time, earlier files come first.
         self._waiting[bucket].append((user, event.time_ms, self.rows, encode_event(event), event_id))
         self.rows += 1
@@ -196,12 +196,12 @@ class _Spill:
             self._flush(bucket)
 
     def users(self) -> Iterator[tuple[str, list[StoredEvent], list[str | None]]]:
-        """Each user with all their events in order of time, and the events' ids."""
+        """Each user with all their events in order of time, and the events' ids. The files are closed as they are read."""
         by = [("user_id", "ascending"), ("time_ms", "ascending"), ("row", "ascending")]
-        for path in self._paths:
-            with path.open("rb") as spilled, pa.ipc.open_stream(spilled) as stream:
+        for file in self._files:
+            file.seek(0)
+            with file, pa.ipc.open_stream(file) as stream:
                 table = stream.read_all().sort_by(by)
-            path.unlink()
             user: str | None = None
             events: list[StoredEvent] = []
             ids: list[str | None] = []

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import redis
-from history_writer import run_import
+from history_writer import run_import, run_import_in
 
 from app.archive.archive import Archive
 from app.archive.archiver import Archiver
@@ -158,6 +158,24 @@ def big_file(tmp_path: Path, rows: int = 3_000, users: int = 300) -> tuple[Path,
             columns[name].append(value)
     pq.write_table(pa.table(columns), tmp_path / "big.parquet")
     return tmp_path / "big.parquet", {user: sorted(events, key=lambda e: e.time_ms) for user, events in expected.items()}
+
+
+def test_a_killed_import_leaves_nothing_on_the_disk(tmp_path: Path, redis_url: str, raw: redis.Redis):
+    file, _ = big_file(tmp_path, rows=30_000, users=3_000)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process = FORKS.Process(target=run_import_in, args=(scratch, [file], redis_url))
+    process.start()
+    while process.is_alive() and raw.dbsize() == 0:  # until it writes what it has spilled
+        time.sleep(0.001)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGSTOP)
+    held = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert list(scratch.iterdir()) == []
+    assert any(name.startswith(str(scratch)) for name in held)  # there was something to leave
 
 
 def test_a_killed_import_is_finished_by_running_it_again(
