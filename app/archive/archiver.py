@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import secrets
 import time
 from collections import defaultdict
@@ -11,11 +12,12 @@ from threading import Event
 from typing import Final
 
 import msgspec
+import pyarrow as pa
 import structlog
 
 from app.archive.archive import Archive
 from app.archive.columns import to_table, to_text
-from app.archive.compaction import Compaction
+from app.archive.compaction import Compaction, Rewriter
 from app.archive.expiry import Expiry
 from app.archive.files import day_of, write_file
 from app.archive.identity import compare, refusal, taken
@@ -30,6 +32,7 @@ from app.state.keys import PARTITIONS
 _POLL_S: Final = 5.0
 _BACK_OFF_S: Final = 5.0
 _ELSEWHERE_S: Final = 0.2
+_GIVE_BACK_EVERY_S: Final = 5.0
 
 log = structlog.get_logger()
 
@@ -55,6 +58,7 @@ class Archiver:
         erase_within_s: how soon after its arrival an erasure is carried out in the files too; begun at half that time.
         expiry: lets idle users go, right after a commit, when little waits to be archived, and not while a log is refused; None:
             they stay.
+        rewriter: compacts in our stead: see `Compaction`.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Archiver:
         erase_within_s: float = 86_400.0,
         expiry: Expiry | None = None,
         items: ItemsFile | None = None,
+        rewriter: Rewriter | None = None,
     ) -> None:
         self._archive = archive
         self._log = log
@@ -75,7 +80,7 @@ class Archiver:
         self._interval_s = interval_s
         self._lease_ms = lease_ms
         self._token = secrets.token_hex(8)
-        self._compaction = Compaction(archive, erase_within_s)
+        self._compaction = Compaction(archive, erase_within_s, rewriter=rewriter)
         self._expiry = expiry
         self._items = items
         self._next = 0  # the partition to begin with, so that a busy one does not starve those behind it
@@ -106,7 +111,7 @@ class Archiver:
 
     def follow(self, stop: Event) -> None:
         """Archive until `stop` is set; errors are logged and tried again."""
-        last_s = 0.0
+        last_s = given_back_s = 0.0
         while not stop.is_set():
             try:
                 pending = sum(self._log.length(partition) for partition in range(PARTITIONS))
@@ -117,6 +122,11 @@ class Archiver:
                     if self._expiry is not None and refused is None:
                         self._expiry.step(stop)
                     self._maintain()
+                    if time.monotonic() - given_back_s >= _GIVE_BACK_EVERY_S:
+                        given_back_s = time.monotonic()
+                        # What a large batch took: the oldest generation of objects may not be looked at for hours otherwise.
+                        gc.collect()
+                        pa.default_memory_pool().release_unused()
                     if refused is not None:
                         raise refused
             except StorageError as error:

@@ -11,7 +11,7 @@ having none. Strings are `large_string`: in memory, a column of texts may pass 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Any, Final, get_args, get_type_hints
 
@@ -155,6 +155,13 @@ def to_records(table: pa.Table) -> Iterator[Record]:
                 impression=None if kind != IMPRESSION else _impression(event, items, positions, propensities),
                 extra=None if extra is None else _decode_json(extra),
             )
+
+
+def canonical(tables: Iterable[pa.Table]) -> pa.Table:
+    """One table with the columns of this version; those that a file did not have yet are empty."""
+    empty = SCHEMA.empty_table()
+    table = pa.concat_tables([empty, *tables], promote_options="default")
+    return table.select(SCHEMA.names).cast(SCHEMA)
 
 
 def to_text(identifier: str) -> str:

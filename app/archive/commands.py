@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import threading
 import time
@@ -53,6 +54,8 @@ def archive(
         raise typer.BadParameter("--follow goes with neither --once nor --erase-now")
     if check and (follow or once or erase_now):
         raise typer.BadParameter("--check goes with no other option")
+    # Arrow's own allocators keep what is freed, this one gives it back. Read when pyarrow is imported; others may be set.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     with one_line_errors(), ExitStack() as stack:
         from app.archive.archive import Archive
         from app.archive.archiver import Archiver
@@ -60,6 +63,7 @@ def archive(
         from app.archive.identity import compare, refusal
         from app.archive.items import TENANT, ItemsFile
         from app.archive.log import RedisLog, oldest_ms
+        from app.archive.rewriting import Rewriting
         from app.state.keys import PARTITIONS
 
         settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
@@ -72,16 +76,20 @@ def archive(
                 raise strange
             _check(oldest_ms(events), settings.archive_interval_s)
             return
+        erase_within_s, lease_ms = settings.archive_erase_within_s, settings.archive_lease_ms
+        # What goes on for months keeps nothing of what a compaction takes; what ends with it needs no other process.
+        rewriter = Rewriting(into.folder, erase_within_s, lease_ms, settings.log_level, settings.log_format) if follow else None
         expires = settings.user_retention_days > 0 and settings.archived
         archiver = Archiver(
             into,
             events,
             batch_rows=settings.archive_batch_rows,
             interval_s=settings.archive_interval_s,
-            lease_ms=settings.archive_lease_ms,
-            erase_within_s=settings.archive_erase_within_s,
+            lease_ms=lease_ms,
+            erase_within_s=erase_within_s,
             expiry=Expiry(client, into, settings.user_retention_days) if expires else None,
             items=ItemsFile(client, into.folder, TENANT),
+            rewriter=rewriter,
         )
         warn_of_retention(settings)
         if not follow:

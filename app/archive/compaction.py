@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -15,18 +15,26 @@ import pyarrow.compute as pc
 import structlog
 
 from app.archive.archive import Archive
-from app.archive.columns import ORDER, SCHEMA, from_text
+from app.archive.columns import from_text
 from app.archive.files import day_of, read_file, sweep, write_file
 from app.archive.keys import user_hash
 from app.archive.manifest import File, Manifest, Removal, Removed
+from app.archive.merge import MOST_FILES, merged
 from app.archive.record import MOVED, SEQUENCE
+from app.errors import ArchiveError
 
 TARGET_ROWS: Final = 1_000_000
-"""Rows of a large file: what a merge holds in memory."""
+"""Rows of a large file."""
 
 _MOST_SMALL: Final = 48  # small files that an open day may have
 _KEPT_REMOVED_MS: Final = 400 * 86_400_000  # longer than any tombstone lives
 _SWEEP_EVERY_S: Final = 600.0
+
+StillOurs = Callable[[], object]
+"""Called now and then by what takes long: the archiver prolongs its lease."""
+
+Rewriter = Callable[[StillOurs], None]
+"""What does the work of `Compaction.rewrite` in another place."""
 
 log = structlog.get_logger()
 
@@ -37,46 +45,74 @@ class Compaction:
     Args:
         erase_within_s: how soon after its arrival an erasure is carried out in the files.
         target_rows: of a file that is large enough.
+        rewriter: does what `rewrite` does, elsewhere, whenever there is something to do; None: here.
     """
 
-    def __init__(self, archive: Archive, erase_within_s: float = 86_400.0, target_rows: int = TARGET_ROWS) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        erase_within_s: float = 86_400.0,
+        target_rows: int = TARGET_ROWS,
+        rewriter: Rewriter | None = None,
+    ) -> None:
         self._archive = archive
+        self._rewriter = rewriter
         self._erase_within_s = erase_within_s
         self._target_rows = target_rows
         self._swept_s = -_SWEEP_EVERY_S
 
-    def run(self, erase_now: bool = False, still_ours: Callable[[], object] = lambda: None) -> None:
+    def run(self, erase_now: bool = False, still_ours: StillOurs = lambda: None) -> None:
         """Merge small files, carry out due removals, delete what nobody needs; `still_ours` is called now and then.
 
         Raises:
             ArchiveError: a file is missing or damaged, or none can be written.
         """
-        manifest = self._archive.latest()
-        oldest_ms = min((removal.ms for removal in manifest.removals), default=None)
-        # At half the time: the rewriting itself takes some, and may have to be done again.
-        due = oldest_ms is not None and time.time() - oldest_ms / 1000 >= self._erase_within_s / 2
-        if manifest.removals and (erase_now or due):
-            self._remove(manifest.removals, still_ours)
-        self._merge(still_ours)
+        if self._rewriter is None or erase_now:
+            self.rewrite(erase_now, still_ours)
+        elif self._due(self._archive.latest()):
+            self._rewriter(still_ours)
         self._archive.prune()
         if erase_now or time.monotonic() - self._swept_s >= _SWEEP_EVERY_S:
             self._swept_s = time.monotonic()
             sweep(self._archive)
 
-    def _merge(self, still_ours: Callable[[], object]) -> None:
+    def rewrite(self, erase_now: bool = False, still_ours: StillOurs = lambda: None) -> None:
+        """The part of `run` that reads and writes rows."""
+        manifest = self._archive.latest()
+        if manifest.removals and (erase_now or self._removals_due(manifest)):
+            self._remove(manifest.removals, still_ours)
+        for some in self._mergeable(self._archive.latest()):
+            still_ours()
+            try:
+                written = write_file(self._archive, some[0].tenant, some[0].day, merged(self._archive, some))
+            except ArchiveError:
+                if {*some} <= {*self._archive.latest().files}:
+                    raise
+                log.warning("another archiver has replaced these files", files=len(some))
+                continue
+            self._exchange(some, [written])
+
+    def _due(self, manifest: Manifest) -> bool:
+        """Whether `rewrite` has anything to do."""
+        return self._removals_due(manifest) or any(True for _ in self._mergeable(manifest))
+
+    def _removals_due(self, manifest: Manifest) -> bool:
+        oldest_ms = min((removal.ms for removal in manifest.removals), default=None)
+        # At half the time: the rewriting itself takes some, and may have to be done again.
+        return oldest_ms is not None and time.time() - oldest_ms / 1000 >= self._erase_within_s / 2
+
+    def _mergeable(self, manifest: Manifest) -> Iterator[list[File]]:
+        """Files of one tenant and day each that should be one."""
         groups: dict[tuple[str, str], list[File]] = defaultdict(list)
-        for file in self._archive.latest().files:
+        for file in manifest.files:
             if file.rows < self._target_rows // 2:
                 groups[file.tenant, file.day].append(file)
         today = day_of(time.time_ns() // 1_000_000)
-        for (tenant, day), small in groups.items():
+        for (_, day), small in groups.items():
             if len(small) >= (2 if day < today else _MOST_SMALL):
-                for some in _portions(small, self._target_rows):
-                    still_ours()
-                    table = _sorted(table for file in some for table in read_file(self._archive, file))
-                    self._exchange(some, [write_file(self._archive, tenant, day, [table])])
+                yield from _portions(small, self._target_rows)
 
-    def _remove(self, removals: Sequence[Removal], still_ours: Callable[[], object]) -> None:
+    def _remove(self, removals: Sequence[Removal], still_ours: StillOurs) -> None:
         """Rewrite every file that names one of these users where it must not, commit, and delete the old files at once."""
         by_tenant: dict[str, list[Removal]] = defaultdict(list)
         for removal in removals:
@@ -88,10 +124,11 @@ class Compaction:
             of_tenant = by_tenant.get(file.tenant, [])
             if not of_tenant or not _names(self._archive, file, of_tenant):
                 continue
-            table = without(_sorted(read_file(self._archive, file)), of_tenant)
+            left = (without(table, of_tenant) for table in merged(self._archive, [file]))
             replaced.append(file)
-            if table.num_rows:
-                written.append(write_file(self._archive, file.tenant, file.day, [table]))
+            written.append(write_file(self._archive, file.tenant, file.day, left))
+            if not written[-1].rows:
+                self._archive.discard([written.pop()])
         now_ms = time.time_ns() // 1_000_000
         kept_from_ms = now_ms - _KEPT_REMOVED_MS
         forgotten = set(removals)
@@ -176,23 +213,14 @@ def _names(archive: Archive, file: File, removals: Sequence[Removal]) -> bool:
     return False
 
 
-def _sorted(tables: Iterable[pa.Table]) -> pa.Table:
-    """Rows of any files, of older versions too, as one table in the archive's order."""
-    return canonical(tables).sort_by(ORDER)
-
-
-def canonical(tables: Iterable[pa.Table]) -> pa.Table:
-    """One table with the columns of this version; those that a file did not have yet are empty."""
-    empty = SCHEMA.empty_table()
-    table = pa.concat_tables([empty, *tables], promote_options="default")
-    return table.select(SCHEMA.names).cast(SCHEMA)
-
-
 def _portions(files: Sequence[File], most_rows: int) -> Iterator[list[File]]:
-    """Runs of at least two files that together have at most `most_rows` rows, in the order of their names, which is of time."""
+    """Runs of at least two files that together have at most `most_rows` rows, in the order of their names, which is of time.
+
+    They are no more than can be merged at a time; if they were, what came of them is merged the next time.
+    """
     some: list[File] = []
     for file in sorted(files, key=lambda file: file.path):
-        if some and sum(one.rows for one in some) + file.rows > most_rows:
+        if some and (len(some) == MOST_FILES or sum(one.rows for one in some) + file.rows > most_rows):
             if len(some) > 1:
                 yield some
             some = []

@@ -6,6 +6,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from typing import Any, Final
@@ -38,7 +39,7 @@ def write_file(archive: Archive, tenant: str, day: str, tables: Iterable[pa.Tabl
 
     Args:
         tenant: as in the rows.
-        tables: in the order of `columns.ORDER`, over all tables.
+        tables: in the order of `columns.ORDER`, over all tables; one row group of them is in memory at a time.
 
     Raises:
         ArchiveError: it cannot be written; what there was of it is deleted.
@@ -52,7 +53,7 @@ def write_file(archive: Archive, tenant: str, day: str, tables: Iterable[pa.Tabl
                 counted = _Counted(out)
                 rows = 0
                 with pq.ParquetWriter(counted, SCHEMA, compression="zstd") as writer:
-                    for table in tables:
+                    for table in _row_groups(tables):
                         writer.write_table(table, row_group_size=ROW_GROUP)
                         rows += table.num_rows
                 out.flush()
@@ -84,31 +85,31 @@ def read_file(
     Raises:
         ArchiveError: it is missing, damaged, or has another number of rows than was committed.
     """
-    path = archive.folder / file.path
-    try:
-        with pq.ParquetFile(path, memory_map=True) as parquet:
-            if parquet.metadata.num_rows != file.rows:
-                raise ArchiveError(f"{path}: has {parquet.metadata.num_rows} rows, its manifest says {file.rows}")
-            names = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
-            if holding is not None and holding[0] not in parquet.schema_arrow.names:
-                return
-            wanted = [
-                (parquet.schema_arrow.names.index(name), values)
-                for name, values in (("partition", partitions), ("ms", arrived_ms))
-                if values is not None
-            ]
-            for group in range(parquet.num_row_groups):
-                held = parquet.metadata.row_group(group)
-                if holding is not None:
-                    at = parquet.schema_arrow.names.index(holding[0])
-                    if not _may_hold(held.column(at).statistics, holding[1]):
-                        continue
-                if all(_meets(held.column(at).statistics, values) for at, values in wanted):
-                    yield parquet.read_row_group(group, names)
-    except FileNotFoundError:
-        raise ArchiveError(f"{path}: is not there; if the archive was rewritten in the meantime, run this again") from None
-    except (OSError, pa.ArrowException) as error:
-        raise ArchiveError(f"{path}: damaged: {error}") from error
+    with _opened(archive, file) as parquet:
+        names = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
+        if holding is not None and holding[0] not in parquet.schema_arrow.names:
+            return
+        wanted = [
+            (parquet.schema_arrow.names.index(name), values)
+            for name, values in (("partition", partitions), ("ms", arrived_ms))
+            if values is not None
+        ]
+        for group in range(parquet.num_row_groups):
+            held = parquet.metadata.row_group(group)
+            if holding is not None:
+                at = parquet.schema_arrow.names.index(holding[0])
+                if not _may_hold(held.column(at).statistics, holding[1]):
+                    continue
+            if all(_meets(held.column(at).statistics, values) for at, values in wanted):
+                yield parquet.read_row_group(group, names)
+
+
+def read_batches(archive: Archive, file: File, rows: int) -> Iterator[pa.Table]:
+    """A file from its beginning to its end, `rows` rows at a time; no more than these are in memory. Raises like `read_file`."""
+    # Not mapped: all of a mapped file counts as ours until it is closed. Without threads: each would keep memory of its own.
+    with _opened(archive, file, memory_map=False) as parquet:
+        for batch in parquet.iter_batches(rows, use_threads=False):
+            yield pa.Table.from_batches([batch])
 
 
 def verify(archive: Archive, manifest: Manifest) -> None:
@@ -150,6 +151,37 @@ def sweep(archive: Archive, age_s: float = ORPHAN_AGE_S) -> int:
     for draft in _old(archive, f"{MANIFESTS}/{_DRAFT}", now_s - ORPHAN_AGE_S):
         (archive.folder / draft).unlink(missing_ok=True)
     return len(orphans)
+
+
+@contextmanager
+def _opened(archive: Archive, file: File, memory_map: bool = True) -> Iterator[pq.ParquetFile]:
+    """A file to read from; what goes wrong with it, also while it is read, is an ArchiveError that names it."""
+    path = archive.folder / file.path
+    try:
+        with pq.ParquetFile(path, memory_map=memory_map) as parquet:
+            if parquet.metadata.num_rows != file.rows:
+                raise ArchiveError(f"{path}: has {parquet.metadata.num_rows} rows, its manifest says {file.rows}")
+            yield parquet
+    except FileNotFoundError:
+        raise ArchiveError(f"{path}: is not there; if the archive was rewritten in the meantime, run this again") from None
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(f"{path}: damaged: {error}") from error
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of `ROW_GROUP` rows each, but for the last."""
+    waiting: list[pa.Table] = []
+    room = ROW_GROUP
+    for table in tables:
+        while table.num_rows:
+            waiting.append(table.slice(0, room))
+            room -= waiting[-1].num_rows
+            table = table.slice(waiting[-1].num_rows)
+            if not room:
+                yield pa.concat_tables(waiting)
+                waiting, room = [], ROW_GROUP
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _old(archive: Archive, pattern: str, before_s: float) -> list[str]:

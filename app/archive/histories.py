@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from app.archive.archive import Archive
-from app.archive.columns import ORDER, from_text, to_records
-from app.archive.compaction import canonical
+from app.archive.columns import ORDER, canonical, from_text, to_records
 from app.archive.files import read_file
 from app.archive.manifest import Manifest
 from app.archive.replay import Replay

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 
 from app.archive.archive import Archive
-from app.archive.columns import to_records, to_table, to_text
-from app.archive.compaction import canonical
+from app.archive.columns import canonical, to_records, to_table, to_text
 from app.archive.files import day_of, read_file
 from app.archive.keys import user_hash
 from app.archive.manifest import Manifest

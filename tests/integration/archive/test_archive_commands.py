@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from log_world import LogWorld, add
+from log_world import LogWorld, add, place
 from typer.testing import CliRunner
 
 from app.archive.archive import Archive
@@ -116,6 +117,31 @@ def test_following_ends_on_sigterm_with_everything_committed(raw: redis.Redis, t
     assert archive.latest().rows == 3
     assert said.count('"archived"') == 3
     assert '"lag_s"' in said
+
+
+def test_following_compacts_in_a_process_of_its_own(raw: redis.Redis, tmp_path: Path):
+    world = LogWorld()
+    archive = Archive(tmp_path / "archive")
+    command = [sys.executable, "-c", "from app.cli import main; main()", "archive", "--follow"]
+    seen: set[bytes] = set()
+    with subprocess.Popen(command, env=os.environ | {"LONGWAVE_ARCHIVE_INTERVAL_S": "0.1"}) as process:
+        try:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+            for n in range(2):  # two files of a day long ago
+                (record,) = world.event("a", event(n))
+                raw.xadd(place(record)[1], record, id=f"{1_700_000_000_000 + n}-0")
+                deadline_s = time.monotonic() + 30
+                while archive.latest().rows <= n and time.monotonic() < deadline_s:
+                    time.sleep(0.02)
+            while len(archive.latest().files) > 1 and time.monotonic() < deadline_s:
+                for pid in children.read_text(encoding="ascii").split():
+                    with contextlib.suppress(OSError):
+                        seen.add(Path(f"/proc/{pid}/cmdline").read_bytes())
+                time.sleep(0.002)
+        finally:
+            process.terminate()
+    assert [file.rows for file in archive.latest().files] == [2]
+    assert any(b"app.archive.rewriting" in line for line in seen)
 
 
 def test_an_import_names_a_bundle_that_is_missing(tmp_path: Path):

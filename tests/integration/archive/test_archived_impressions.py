@@ -14,8 +14,7 @@ from archived import is_written_anywhere, rows
 
 from app.archive.archive import Archive
 from app.archive.archiver import Archiver
-from app.archive.columns import SCHEMA, to_records, to_table
-from app.archive.compaction import canonical
+from app.archive.columns import SCHEMA, canonical, to_records, to_table
 from app.archive.expiry import Expiry
 from app.archive.histories import users
 from app.archive.record import IMPRESSION, Record
