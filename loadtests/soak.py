@@ -3,7 +3,8 @@
     python -m loadtests.soak --bundle .demo/bundles/current            # 30 minutes; --minutes 2 for a look
 
 What users have in Redis is at its bound before the clock starts (bounded sequences, all states stored), and the archiver takes
-the log, so that nothing has a reason to grow: memory that does is lost.
+the log, so that nothing has a reason to grow: memory that does is lost. Compaction runs in processes that come and go; what they
+take at most is told apart.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _READS: Final = 2  # for each write
 _CONNECTIONS: Final = 16
 _CAPACITY_S: Final = 3.0
 _SAMPLE_S: Final = 10.0
+_LOOK_S: Final = 0.25
 _WARM_UP: Final = 0.2  # of the time, but at least one sample
 _SHARE: Final = 0.5
 _DRAIN_S: Final = 60.0
@@ -67,6 +69,23 @@ class Memory:
         self.at_s.append(at_s)
         for name, pid in self.processes.items():
             self.samples.setdefault(name, []).append(resident_bytes(pid))
+
+
+@dataclass
+class Passing:
+    """The children of a process that come and go: the most that each had in memory, by process id."""
+
+    parent: int
+    peaks_mib: dict[int, float] = field(default_factory=dict)
+
+    def look(self) -> None:
+        for child in family(self.parent)[1:]:
+            try:
+                status = Path(f"/proc/{child}/status").read_text(encoding="ascii")
+            except OSError:
+                continue  # gone since
+            if "VmHWM:" in status:  # it has ended where that is missing
+                self.peaks_mib[child] = int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def resident_bytes(pid: int) -> int:
@@ -121,7 +140,8 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
         settle(server)
         rate = _SHARE * mixed_capacity(reads.answers / reads.seconds, writes.answers / writes.seconds)
         console.print(f"{rate:.0f} requests a second for {minutes:g} minutes", highlight=False)
-        memory = Memory(_names(server) | {"redis": store.pid})
+        names = _names(server)
+        memory, compactions = Memory(names | {"redis": store.pid}), Passing(names["archiver 1"])
         began, flows = perf_counter(), {}
         with Loop() as loop:
             for name, share, requests in (
@@ -132,6 +152,7 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
                 flows[name].warm_up()
             for flow in flows.values():
                 flow.start()
+            _every(loop, _LOOK_S, compactions.look)
             _every(loop, _SAMPLE_S if seconds >= 10 * _SAMPLE_S else seconds / 10, lambda: memory.sample(perf_counter() - began))
             loop.at(perf_counter() + seconds, loop.stop)
             loop.run(seconds + _DRAIN_S)
@@ -149,6 +170,7 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
         "requests": sum(len(flow.found.latencies) for flow in flows.values()),
         "latency": {name: latencies_ms(flow.found.latencies) for name, flow in flows.items()},
         "limit": LIMIT,
+        "compactions": {"seen": len(compactions.peaks_mib), "peak_mib": max(compactions.peaks_mib.values(), default=0.0)},
         "processes": found,
         "max_deviation": max(one["max_deviation"] for one in found.values()),
         "samples_at_s": [round(at) for at in memory.at_s],
@@ -176,6 +198,8 @@ def _names(server: Server) -> dict[str, int]:
     names = {"service": first}
     for pid in others:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"app.archive.rewriting" in command:
+            continue  # ends by itself
         kind = "archiver" if b"archive" in command else "worker" if b"spawn_main" in command else "helper"
         names[f"{kind} {sum(name.startswith(kind) for name in names) + 1}"] = pid
     return names
