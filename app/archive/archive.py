@@ -110,7 +110,10 @@ class Archive:
                     out.write(msgspec.json.encode(manifest))
                     out.flush()
                     os.fsync(out.fileno())
-                os.link(draft, path)
+                try:
+                    os.link(draft, path)
+                except FileNotFoundError:  # swept: it was taken for one that a killed writer has left
+                    return False
             except FileExistsError:
                 return False
             finally:

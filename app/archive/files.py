@@ -129,7 +129,7 @@ def verify(archive: Archive, manifest: Manifest) -> None:
 
 
 def sweep(archive: Archive, age_s: float = ORPHAN_AGE_S) -> int:
-    """Delete files that no manifest names and that are older than `age_s`; returns how many.
+    """Delete files that no manifest names, and drafts of manifests, that are older than `age_s`; returns how many files.
 
     That they go is committed first: a writer that is about to name one of them must then look again, and sees it.
     """
@@ -148,7 +148,7 @@ def sweep(archive: Archive, age_s: float = ORPHAN_AGE_S) -> int:
     archive.publish([], mark)
     for path in orphans:
         (archive.folder / path).unlink(missing_ok=True)
-    for draft in _old(archive, f"{MANIFESTS}/{_DRAFT}", now_s - ORPHAN_AGE_S):
+    for draft in _old(archive, f"{MANIFESTS}/{_DRAFT}", now_s - age_s):
         (archive.folder / draft).unlink(missing_ok=True)
     return len(orphans)
 

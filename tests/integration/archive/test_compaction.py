@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from archived import archive_until_killed, files_on_disk, is_written_anywhere, p
 from log_world import LogWorld, add, place
 
 from app.archive import compaction
-from app.archive.archive import Archive
+from app.archive.archive import MANIFESTS, Archive
 from app.archive.archiver import Archiver
 from app.archive.compaction import Compaction
 from app.archive.files import sweep
@@ -161,6 +162,37 @@ def test_a_removal_waits_until_half_its_deadline(archive: Archive, make_archiver
     time.sleep(0.06)
     make_archiver(erase_within_s=0.1).once()
     assert archive.latest().removals == ()
+
+
+def test_what_a_killed_writer_was_about_to_say_is_erased_too(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    add(raw, world.event("unforgettable", event(1)))
+    make_archiver().once()
+    add(raw, world.erase("unforgettable"))
+    make_archiver()._drain()
+    left = archive.folder / MANIFESTS / "of a killed writer.draft"
+    left.write_text('{"removals": ["unforgettable"]}')
+    make_archiver().once(erase_now=True)
+    assert not is_written_anywhere(archive, "unforgettable")
+
+
+def test_a_manifest_whose_draft_was_swept_is_written_again(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+):
+    swept: list[Path] = []
+    true_link = os.link
+
+    def link(draft: Path, path: Path) -> None:
+        if not swept:
+            swept.append(draft)
+            draft.unlink()
+        true_link(draft, path)
+
+    monkeypatch.setattr(os, "link", link)
+    add(raw, LogWorld().event("a", event(1)))
+    make_archiver().once()
+    assert len(swept) == 1
+    assert [h.user_id for h in histories(archive)] == ["a"]
 
 
 @pytest.mark.parametrize("written_first", [True, False])
