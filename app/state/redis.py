@@ -20,8 +20,9 @@ from app.errors import DamagedError, LayoutError, LongwaveError, StorageError, S
 from app.state import keys
 from app.state.codec import PREFIX, new_epoch, peek
 from app.state.damage import Damage, OneOfManyError, names_of
+from app.state.erasing import Call
 from app.state.events import StoredEvent, decode_attributes, decode_event, encode_attributes, encode_event
-from app.state.identities import IMPORTED, PENDING, Call, Erased, Identities, NewEvent
+from app.state.identities import IMPORTED, Erased, Identities, NewEvent
 from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
 from app.state.scripts import Script, script
@@ -366,12 +367,9 @@ class RedisStore:
         return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
 
     async def merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
-        """Where a merged user went; a merge that is halfway is finished first."""
+        """Where a merged user went; a merge, or an erasure, that is halfway is finished first."""
         _, target, state = reply
-        target_id: str = target.decode("utf-8", "surrogatepass")
-        if state == PENDING:
-            await self._identities.finish(tenant, user_id, target_id)
-        return target_id
+        return await self._identities.follow(tenant, user_id, target.decode("utf-8", "surrogatepass"), state)
 
     async def rewrite(
         self,
@@ -384,12 +382,9 @@ class RedisStore:
         merge: bytes = b"",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
-        erased: bytes | None = None,
     ) -> int | None:
         """Sort new events into a user's sequence, under a new epoch; see `Rewrite`."""
-        return await self._rewrite(
-            tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes, erased=erased
-        )
+        return await self._rewrite(tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes)
 
     @property
     def generation(self) -> int:
