@@ -176,7 +176,7 @@ class Identities:
         ]
         await self._store.all(kinds)
         if target != holder:
-            await self._make_known(tenant, target, way[target], holder)
+            await self.make_known(tenant, target, way[target], holder)
         # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
         # at least sees the other and gives way; if both do, both can be asked for again.
         token = secrets.token_hex(8)
@@ -219,7 +219,7 @@ class Identities:
             return  # somebody else has done it
         merge = merge or RESTORED
         holder = await self.resolve(tenant, target, most=_MOST_ROUNDS)
-        await self._make_known(tenant, source, merge, holder)
+        await self.make_known(tenant, source, merge, holder)
         read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids), ("GET", user.shown)]
         pairs, packed, ring, shown = await self._store.all(read)
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
@@ -246,7 +246,7 @@ class Identities:
         arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length, merge)
         await self._store.run(script("moved"), [(names, arguments)], durable=True)
 
-    async def _make_known(self, tenant: str, source: str, merge: bytes, holder: str) -> None:
+    async def make_known(self, tenant: str, source: str, merge: bytes, holder: str) -> None:
         """Raise OvertakenError unless who has the events of `source` knows of the merge that leads there.
 
         If no one does, as after the loss of a Redis that was not replicated, the merge gets another name and is made known.

@@ -143,6 +143,15 @@ NOTHING_LOST_NOTHING_TWICE = [
         killed_by=ERASING + "test_a_merge_with_somebody_who_is_parted_from_the_others_meanwhile_is_with_that_name",
     ),
     Mutant(
+        name="told to who was parted",
+        invariant="I2",
+        broken="An event that is told beside an erasure is stored with a stranger, and once more when it is sent again.",
+        file="app/state/lua/append.lua",
+        original="ARGV[9] .. ' ', 1, true) then return { -2 } end",
+        replacement="ARGV[9] .. ' ', 1, true) then end",
+        killed_by=ERASING + "test_what_is_told_beside_an_erasure_is_with_the_name_that_it_was_told_under",
+    ),
+    Mutant(
         name="merge hidden by another",
         invariant="I2",
         broken="An erasure misses an identity of which two merges are known, the later of which came to nothing.",

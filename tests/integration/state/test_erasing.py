@@ -412,3 +412,23 @@ async def test_who_comes_anew_beside_an_erasure_and_is_merged_is_known_to_the_ne
         if not more:
             break
     assert anew > 4
+
+
+async def test_what_is_told_beside_an_erasure_is_with_the_name_that_it_was_told_under(store: RedisStore, held, raw):
+    """cookie was alice's when she told it, and is parted from her before it is stored: sent again it would be there twice."""
+    telling, _ = held
+    for steps in range(MOST):
+        empty(raw)
+        for user, ms in (("alice", 1), ("cookie", 2)):
+            await tell(store, user, ms)
+        await store.merge("default", "alice", "cookie")
+        more = await telling.begin(tell(telling.store, "cookie", 2_000), steps)
+        await store.erase("default", "alice", 1_000)
+        assert await telling.end() == "1"
+        if more:
+            assert await who(store, "cookie") == "cookie"
+            assert await tell(store, "cookie", 2_000) == "0", steps
+            assert stored(raw) == {2_000: 1}
+        else:
+            break
+    assert steps > 1

@@ -141,7 +141,7 @@ async def test_whatever_happens_at_once_everybody_has_what_is_theirs_once(open_s
         assert held[name] <= 1, f"{name} is there {held[name]} times"
         erasures = [(began, ended) for began, ended, identities in world.erased if sent.user in identities]
         # Refused: may be taken when it is sent again, when others are who its user is. Told while its user was being erased: may
-        # have come to one of the other names, which is a stranger since.
+        # count as told before it or after it.
         if sent.refused or any(began < sent.acked_s and ended > sent.began_s for began, ended in erasures):
             continue
         if any(began >= sent.acked_s for began, _ in erasures):
