@@ -26,8 +26,8 @@ from app.archive.keys import gone_key, identity_key, log_key, user_hash
 from app.archive.log import Mark
 from app.archive.manifest import Manifest
 from app.errors import ArchiveError, StorageError
+from app.state.erasing import SOURCE
 from app.state.events import StoredEvent, compact_number, encode_event
-from app.state.identities import SOURCE
 from app.state.keys import LAYOUT, LAYOUT_KEY, partition, user_keys
 from app.state.ring import EMPTY_RING, remember_ids
 

@@ -1,34 +1,31 @@
 """Users who are erased, and users who turn out to be one: what reaches beyond one user's partition, in steps that can be resumed.
 
-A merge leads the source to the target first, so that nothing is stored with the source any more; then the source's events are
-sorted into the target's sequence, under a mark that makes a second time do nothing; then they go from the source. Whoever meets a
-user in the middle of that finishes it before going on, so no answer lacks what was acknowledged.
+A merge is made known to the target first: an erasure of the target takes the source along from then on. Then the source is led
+there, so that nothing is stored with it any more; then its events are sorted into the target's sequence, under a mark that makes
+a second time do nothing; then they go from the source. Whoever meets a user in the middle of that finishes it before going on, so
+no answer lacks what was acknowledged.
 
-An erasure takes every identity that leads to a user, and the one that was asked for last: as long as it is not done, asking again
-finds the others. Those are found by marks that merges leave with the target; each merge has a name, and a mark counts only while
-its source says that it went by that one: after an erasure that was cut off, it may be somebody new who has the source's id.
+Each merge has a name, and one user at most knows of it and has not gone on to another one: the one where its events are to be.
+They are written nowhere else, whatever has happened since somebody read the way. An erasure takes that knowledge along with the
+events (see erasing.py), so what was read before it is not written after it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from app.errors import ConflictError, DamagedError, StorageError
 from app.state import keys
+from app.state.erasing import ERASING, RESTORED, SOURCE, Call, Erasing, Forgotten
 from app.state.events import decode_event
 from app.state.ring import ring_ids
 from app.state.scripts import Script, script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
 from app.state.transport import Command
-
-SOURCE: Final = "m:"
-"""Begins the fields of a user's meta that name those who were merged into it; their values name the merges."""
-
-_RESTORED: Final = b"1"  # names a merge that an archive knows of
 
 _DONE: Final = "d:"  # begins the fields that say that a sequence was taken over: the epoch of that sequence follows
 IMPORTED: Final = "i:"
@@ -39,12 +36,8 @@ _HANDED_ON: Final = (SOURCE.encode(), _DONE.encode(), IMPORTED.encode())
 PENDING: Final = b"p"
 
 _MOST_HOPS: Final = 8
-_MOST_ROUNDS: Final = 20  # of what merges come in between
+_MOST_ROUNDS: Final = 20  # of what merges and erasures come in between
 _PAUSE_S: Final = 0.01
-_GONE_ON: Final = -2  # answer of erase.lua
-
-Call = tuple[Sequence[str], Sequence[Any]]
-"""Keys and arguments of a script."""
 
 NewEvent = tuple[bytes, int, str]
 """Packed event, unix ms, event id or ''."""
@@ -61,8 +54,8 @@ class Erased:
 
 
 class OvertakenError(StorageError):
-    """The user to whom another one's events are brought was erased, or merged into a third one, since they were read. Nothing was
-    done."""
+    """The user to whom another one's events are brought was erased, or merged into a third one, since the way was read. Nothing
+    was done."""
 
 
 class Commands(Protocol):
@@ -83,7 +76,6 @@ class Commands(Protocol):
         merge: bytes,
         ids: Sequence[bytes],
         attributes: bytes,
-        erased: bytes | None,
     ) -> int | None: ...
 
     async def models(self) -> dict[str, str]: ...
@@ -95,14 +87,17 @@ class Identities:
     def __init__(self, store: Commands, log_max_length: int, tombstone_ttl_s: int) -> None:
         self._store = store
         self._log_max_length = log_max_length
-        self._tombstone_ttl_ms = tombstone_ttl_s * 1000
+        self._erasing = Erasing(store, tombstone_ttl_s)
 
-    async def resolve(self, tenant: str, user_id: str, damaged: bool = False, most: int = _MOST_HOPS) -> str:
+    async def resolve(
+        self, tenant: str, user_id: str, damaged: bool = False, most: int = _MOST_HOPS, way: dict[str, bytes] | None = None
+    ) -> str:
         """Who has the events of this user: itself, or the last of those that it was merged into. Finishes what is halfway.
 
         Args:
             damaged: go as far as what is damaged allows.
             most: steps from one to the next.
+            way: gets who leads there, and by which merge.
 
         Raises:
             ConflictError: two merges in opposite directions are running.
@@ -110,21 +105,38 @@ class Identities:
         """
         for _ in range(most):
             try:
-                ((target, state),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms")])
+                ((target, state, merge),) = await self._store.all(
+                    [("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms", "ik")]
+                )
             except DamagedError:
                 if not damaged:
                     raise
                 return user_id
             if target is None:
                 return user_id
-            if state == PENDING:
-                try:
-                    await self.finish(tenant, user_id, _decode(target))
-                except DamagedError:
-                    if not damaged:
-                        raise
-            user_id = _decode(target)
+            try:
+                following = await self.follow(tenant, user_id, _decode(target), state)
+            except DamagedError:
+                if not damaged or state == ERASING:
+                    raise
+                following = _decode(target)
+            if way is not None and following != user_id:
+                way[user_id] = merge or RESTORED
+            user_id = following
         raise ConflictError(f"{user_id!r} was merged more than {most} times in a row, or is being merged both ways")
+
+    async def follow(self, tenant: str, user_id: str, target: str, state: bytes) -> str:
+        """Finish the merge, or the erasure, that a user was met in the middle of; returns where to look then."""
+        if state == PENDING:
+            await self.finish(tenant, user_id, target)
+        if state != ERASING:
+            return target
+        await self._erasing.finish(tenant, target)
+        # Such as after a Redis that took over from another one lacks what the erasure did last.
+        ((to, state, merge),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms", "ik")])
+        if to == _encode(target) != _encode(user_id) and state == ERASING:
+            await self._erasing.part(tenant, target, [Forgotten(_encode(user_id), merge, 0, 0)])
+        return user_id
 
     async def merge(self, tenant: str, target: str, source: str) -> str:
         """Join `source` into `target`; returns who has the events of both now. The same merge again changes nothing.
@@ -132,7 +144,16 @@ class Identities:
         Raises:
             ConflictError: they are one already the other way round, or the source belongs to a third user.
         """
-        holder = await self.resolve(tenant, target)
+        for _ in range(_MOST_ROUNDS):
+            try:
+                return await self._merge(tenant, target, source)
+            except OvertakenError:
+                await asyncio.sleep(_PAUSE_S)
+        raise StorageError(f"{target!r} or {source!r} keeps being merged or erased; try again")
+
+    async def _merge(self, tenant: str, target: str, source: str) -> str:
+        way: dict[str, bytes] = {}
+        holder = await self.resolve(tenant, target, way=way)
         of_source = await self.resolve(tenant, source)
         if of_source == holder:
             if of_source == source:
@@ -154,17 +175,26 @@ class Identities:
             )
         ]
         await self._store.all(kinds)
+        if target != holder:
+            await self.make_known(tenant, target, way[target], holder)
         # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
         # at least sees the other and gives way; if both do, both can be asked for again.
         token = secrets.token_hex(8)
-        *_, about_to = await self._alias(tenant, source, "intend", holder, token)
+        about_to = (await self._alias(tenant, source, "intend", holder, token)).leads
+        if not about_to:
+            raise OvertakenError(f"{source!r} is being erased")
         if about_to != holder:
             raise ConflictError(f"{source!r} is being merged into {about_to!r} at this moment")
         if await self._leads_to(tenant, holder, source):
             await self._alias(tenant, source, "stay", holder, token)
             raise ConflictError(f"{holder!r} is being merged into {source!r} at this moment")
-        to, *_ = await self._alias(tenant, source, "go", holder, token)
-        if to != holder:
+        try:
+            # As long as the target is known there, it is still one with the holder.
+            await self._hand_on(tenant, holder, target, way.get(target, b""), {_encode(SOURCE + source): token.encode()})
+        except OvertakenError:
+            await self._alias(tenant, source, "stay", holder, token)
+            raise
+        if (await self._alias(tenant, source, "go", holder, token)).to != holder:
             raise StorageError(f"{source!r} could not be led to {holder!r} in time; try again")
         return await self.resolve(tenant, source)
 
@@ -182,105 +212,79 @@ class Identities:
 
     async def _finish(self, tenant: str, source: str, target: str) -> None:
         user = keys.user_keys(tenant, source)
+        ((to, state, merge),) = await self._store.all([("HMGET", user.meta, "to", "ms", "ik")])
+        if to is None or state == ERASING:
+            raise StorageError(f"{source!r} was erased while it was merged into {target!r}; try again")
+        if to != _encode(target) or state != PENDING:
+            return  # somebody else has done it
+        merge = merge or RESTORED
         holder = await self.resolve(tenant, target, most=_MOST_ROUNDS)
-        # The tombstone first: if the holder is erased after that, nothing that is read here may be written any more.
-        (erased,) = await self._store.all([("GET", keys.user_keys(tenant, holder).gone)])
+        await self.make_known(tenant, source, merge, holder)
         read: list[Command] = [("HGETALL", user.meta), ("LRANGE", user.seq, 0, -1), ("GET", user.ids), ("GET", user.shown)]
         pairs, packed, ring, shown = await self._store.all(read)
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if meta.get(b"to") is None:
-            raise StorageError(f"{source!r} was erased while it was merged into {target!r}; try again")
-        if meta[b"to"] != _encode(target) or meta.get(b"ms") != PENDING:
-            return  # somebody else has done it
-        merge = meta.get(b"ik", _RESTORED)
+        if (meta.get(b"to"), meta.get(b"ms"), meta.get(b"ik", RESTORED)) != (to, PENDING, merge):
+            raise OvertakenError(f"{source!r} has come to {target!r}, or was erased")
         if b"e" in meta:
             new = [(event, decode_event(event).time_ms, "") for event in packed]
             ids = ring_ids(ring) if ring else []
             # Marked by its epoch, not by its name: a user who was erased and came back is another one.
             mark = _DONE + meta[b"e"].hex()
             attributes = meta.get(b"a", b"")
-            await self._store.rewrite(
-                tenant, holder, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes, erased=erased
-            )
+            await self._store.rewrite(tenant, holder, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes)
         # What was done with the source was done with the holder now, and those who came to the source have come there.
-        marks = {field: value for field, value in meta.items() if field.startswith(_HANDED_ON)}
-        await self._hand_on(tenant, holder, {_encode(SOURCE + source): merge} | marks, erased)
+        marks = {name: value for name, value in meta.items() if name.startswith(_HANDED_ON)}
+        if marks:
+            await self._hand_on(tenant, holder, source, merge, marks)
         if shown:
-            await self._hand_on_shown(tenant, holder, shown, erased)
-        for mark in marks:
-            if mark.startswith(SOURCE.encode()):
-                await self._alias(tenant, _decode(mark[len(SOURCE) :]), "shorten", holder, source)
+            await self._hand_on_shown(tenant, holder, source, merge, shown)
+        for name, merges in marks.items():
+            if name.startswith(SOURCE.encode()):
+                await self._alias(tenant, _decode(name[len(SOURCE) :]), "shorten", holder, source, merges)
         states = [keys.state_key(tenant, model, source) for model in await self._store.models()]
         names = (user.meta, user.log, user.seq, user.ids, user.shown, *states)
-        arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length)
+        arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length, merge)
         await self._store.run(script("moved"), [(names, arguments)], durable=True)
+
+    async def make_known(self, tenant: str, source: str, merge: bytes, holder: str) -> None:
+        """Raise OvertakenError unless who has the events of `source` knows of the merge that leads there.
+
+        If no one does, as after the loss of a Redis that was not replicated, the merge gets another name and is made known.
+        """
+        ((merges, to),) = await self._store.all([("HMGET", keys.user_keys(tenant, holder).meta, _encode(SOURCE + source), "to")])
+        if to is None:
+            if merge in (merges or b"").split():
+                return
+            # Who has the events knows of it, and the way leads here, if it is still the same.
+            token = secrets.token_hex(8)
+            if (await self._alias(tenant, source, "again", merge, token)).merge == token:
+                await self._hand_on(tenant, holder, "", b"", {_encode(SOURCE + source): token.encode()})
+        raise OvertakenError(f"{holder!r} was erased, or merged into another user")
 
     async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
         """Remove everything that is known of a user and of every identity merged with it, and refuse what happened before.
 
         Raises StorageError if others keep being merged into it.
         """
-        models = await self._store.models()
         events: dict[str, int] = {}
         for _ in range(_MOST_ROUNDS):
-            refused_to = await self._erase(tenant, user_id, now_ms, models, events)
-            if refused_to is not None:
-                return Erased(sum(events.values()), list(events), refused_to)
+            way: dict[str, bytes] = {}
+            holder = await self.resolve(tenant, user_id, damaged=True, way=way)
+            upto = max(now_ms, await self._ahead_ms(tenant, holder, now_ms))
+            forgotten = await self._erasing(tenant, holder, user_id, upto, way) or ()
+            for one in forgotten:
+                events[one.user_id] = events.get(one.user_id, 0) + one.events
+            refused_to = [one.refused_to for one in forgotten if one.user_id == user_id]
+            if refused_to:  # else it is one with somebody else by now, or with nobody
+                return Erased(sum(events.values()), [one for one in events if one != user_id] + [user_id], max(refused_to))
             await asyncio.sleep(_PAUSE_S)
         raise StorageError(f"others keep being merged with {user_id!r}; try again")
 
-    async def _erase(
-        self, tenant: str, user_id: str, now_ms: int, models: Mapping[str, str], events: dict[str, int]
-    ) -> int | None:
-        """Erase who has the events of a user, and all who lead there; up to which time the user's are refused then, or None if
-        that was not all. `events` gets what each has had."""
-        holder = await self.resolve(tenant, user_id, damaged=True)
-        pairs = await self._sound(("HGETALL", keys.user_keys(tenant, holder).meta)) or []
-        fields = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        merges = {_decode(field[len(SOURCE) :]): merge for field, merge in fields.items() if field.startswith(SOURCE.encode())}
-        # Under whichever name something was told: only who has it all knows the latest.
-        upto = max(now_ms, await self._latest_ms(tenant, holder, fields.get(b"l"), now_ms))
-        order = [one for one in dict.fromkeys([*merges, holder]) if one != user_id] + [user_id]
-        for _ in range(_MOST_ROUNDS):
-            for one in order:
-                user = keys.user_keys(tenant, one)
-                states = (keys.state_key(tenant, model, one) for model in models)
-                names = (user.gone, user.log, user.meta, user.seq, user.ids, user.shown, *states)
-                by = b"" if one in (holder, user_id) else merges[one]
-                known = (part for source, merge in merges.items() for part in (_encode(source), merge))
-                arguments = (_encode(tenant), _encode(one), upto, self._tombstone_ttl_ms, by, _encode(holder), *known)
-                ((appended, come, refused_to),) = await self._store.run(script("erase"), [(names, arguments)], durable=True)
-                if appended == _GONE_ON:
-                    return None
-                if come:  # merged into this one since: first those
-                    others = dict(zip(map(_decode, come[::2]), come[1::2], strict=True))
-                    merges |= others
-                    upto = max(upto, refused_to)
-                    order = [*others, *order]
-                    break
-                if appended >= 0:
-                    events[one] = events.get(one, 0) + appended
-                    await self._drop_states(tenant, one, models)
-                order = order[1:]
-            if not order:
-                return int(refused_to)
-        return None
-
-    async def _latest_ms(self, tenant: str, holder: str, last: bytes | None, now_ms: int) -> int:
-        """Up to when events of a user, of whom the last is dated `last`, and showings reach, as far as that is in the future; or
-        their tombstone, after an erasure that was cut off."""
-        user = keys.user_keys(tenant, holder)
-        gone, shown = await self._sound(("GET", user.gone)), await self._sound(("GET", user.shown))
+    async def _ahead_ms(self, tenant: str, holder: str, now_ms: int) -> int:
+        """Up to when showings of a user reach, as far as that is in the future."""
+        shown = await self._sound(("GET", keys.user_keys(tenant, holder).shown))
         # Of a showing the second is known: one of this second is not in the future.
-        ahead_ms = [1000 * one.at_s + 999 for one in read_shown(shown or b"") if 1000 * one.at_s > now_ms]
-        return max([0, *ahead_ms, *(int(time) for time in (gone, last) if time and time.isdigit())])
-
-    async def _drop_states(self, tenant: str, user_id: str, models: Container[str]) -> None:
-        """Delete the states of a user who is erased under models that were registered after `models` were read. With the user's
-        epoch gone, no more of them come."""
-        late = [keys.state_key(tenant, model, user_id) for model in await self._store.models() if model not in models]
-        if late:
-            await self._store.run(script("delete"), [(late, ())], durable=True)
+        return max((1000 * one.at_s + 999 for one in read_shown(shown or b"") if 1000 * one.at_s > now_ms), default=0)
 
     async def _sound(self, command: Command) -> Any:
         """The reply; None where the key is of another type than ours."""
@@ -290,36 +294,46 @@ class Identities:
             return None
         return reply
 
-    async def _alias(self, tenant: str, user_id: str, what: str, *arguments: str) -> tuple[str, str, str]:
-        """Take a step of alias.lua; returns where the user leads, how far that is done, and where it leads or is about to."""
-        call = ((keys.user_keys(tenant, user_id).meta,), (what, *map(_encode, arguments)))
-        ((to, state, about_to),) = await self._store.run(script("alias"), [call], durable=what != "look")
-        return _decode(to), _decode(state), _decode(about_to)
+    async def _alias(self, tenant: str, user_id: str, what: str, *arguments: str | bytes) -> _Leads:
+        """Take a step of alias.lua."""
+        encoded = (_encode(one) if isinstance(one, str) else one for one in arguments)
+        call = ((keys.user_keys(tenant, user_id).meta,), (what, *encoded))
+        ((to, _, leads, merge),) = await self._store.run(script("alias"), [call], durable=what != "look")
+        return _Leads(_decode(to), _decode(leads), _decode(merge))
 
     async def _leads_to(self, tenant: str, user_id: str, other: str) -> bool:
         for _ in range(_MOST_HOPS):
             if user_id == other:
                 return True
-            *_, user_id = await self._alias(tenant, user_id, "look")
+            user_id = (await self._alias(tenant, user_id, "look")).leads
             if not user_id:
                 return False
         return True
 
-    async def _hand_on(self, tenant: str, user_id: str, marks: Mapping[bytes, bytes], erased: bytes | None) -> None:
-        """Give marks to who has the events of a user. Raises OvertakenError."""
-        user = keys.user_keys(tenant, user_id)
-        arguments = (erased or b"", *(part for pair in marks.items() for part in pair))
-        (done,) = await self._store.run(script("marks"), [((user.meta, user.gone), arguments)], durable=True)
+    async def _hand_on(self, tenant: str, user_id: str, source: str, merge: bytes, marks: Mapping[bytes, bytes]) -> None:
+        """Give marks to who has the events of a user, if that merge of `source` is known there. Raises OvertakenError."""
+        guard = (_encode(source), merge) if merge else (b"", b"")
+        arguments = (*guard, *(part for pair in marks.items() for part in pair))
+        (done,) = await self._store.run(script("marks"), [((keys.user_keys(tenant, user_id).meta,), arguments)], durable=True)
         if not done:
             raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
 
-    async def _hand_on_shown(self, tenant: str, user_id: str, shown: bytes, erased: bytes | None) -> None:
+    async def _hand_on_shown(self, tenant: str, user_id: str, source: str, merge: bytes, shown: bytes) -> None:
         """Give what was shown to a merged user to who has its events. Raises OvertakenError."""
         user = keys.user_keys(tenant, user_id)
-        arguments = (shown, erased or b"", MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS)
-        (done,) = await self._store.run(script("shown"), [((user.shown, user.meta, user.gone), arguments)], durable=True)
+        arguments = (shown, _encode(source), merge, MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS)
+        (done,) = await self._store.run(script("shown"), [((user.shown, user.meta), arguments)], durable=True)
         if not done:
             raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
+
+
+@dataclass(frozen=True, slots=True)
+class _Leads:
+    """Where a user leads: to whom it was merged, to whom it was or is about to be, and by which merge; '' if nowhere."""
+
+    to: str
+    leads: str
+    merge: str
 
 
 def _encode(text: str) -> bytes:

@@ -11,7 +11,7 @@ import msgspec
 
 from app.errors import LongwaveError, StorageError, TooLargeError
 from app.state import keys
-from app.state.identities import Call
+from app.state.erasing import Call
 from app.state.redis import RedisStore
 from app.state.ring import id_hash
 from app.state.scripts import script
@@ -104,6 +104,8 @@ class ImpressionStore:
             to, raw = await self._store.all([("HGET", user.meta, "to"), ("GET", user.shown)])
             if to is None:
                 return read_shown(raw or b"")
+            if to == _text(user_id):
+                return []  # is being erased
             user_id = to.decode("utf-8", "surrogatepass")
         return []
 

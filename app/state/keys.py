@@ -44,6 +44,11 @@ class UserKeys:
     archived."""
 
 
+def receipt_key(tenant: str, user_id: str, name: str) -> str:
+    """String with a TTL: what an erasure, that has this name, has taken with a user, see `Erasing.finish`."""
+    return f"lw:{{{partition(tenant, user_id)}}}:{encode_id(tenant)}:receipt:{name}"
+
+
 MODELS_KEY = "lw:models"
 """Hash: model id -> JSON of what it is; every model that may have states."""
 

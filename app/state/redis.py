@@ -20,8 +20,9 @@ from app.errors import DamagedError, LayoutError, LongwaveError, StorageError, S
 from app.state import keys
 from app.state.codec import PREFIX, new_epoch, peek
 from app.state.damage import Damage, OneOfManyError, names_of
+from app.state.erasing import Call
 from app.state.events import StoredEvent, decode_attributes, decode_event, encode_attributes, encode_event
-from app.state.identities import IMPORTED, PENDING, Call, Erased, Identities, NewEvent
+from app.state.identities import IMPORTED, Erased, Identities, NewEvent, OvertakenError
 from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
 from app.state.scripts import Script, script
@@ -120,8 +121,11 @@ class RedisStore:
         waiting = list(range(len(batches)))
         users = [batch.user_id for batch in batches]
         refused_to = [-1] * len(batches)
+        came_by = [b""] * len(batches)  # the merge by which the user that is named leads to `users`
         for _ in range(_MOST_HOPS):
-            calls = [self._append_call(tenant, users[place], batches[place], refused_to[place]) for place in waiting]
+            calls = [
+                self._append_call(tenant, users[place], batches[place], refused_to[place], came_by[place]) for place in waiting
+            ]
             merged = []
             generation = self.generation  # before: who answers may be replaced before anybody hears of the answer
             replies = await self._run(script("append"), calls, durable=True)
@@ -129,13 +133,27 @@ class RedisStore:
                 if isinstance(reply, Exception):
                     found[place] = await self._damage.explained(reply, names)
                 elif reply[0] == -1:
-                    *merge, erased_at = reply
+                    *merge, erased_at, name = reply
                     refused_to[place] = max(refused_to[place], int(erased_at))
                     try:
-                        users[place] = await self.merged_into(tenant, users[place], merge)
+                        following = await self.merged_into(tenant, users[place], merge)
                         merged.append(place)
                     except LongwaveError as error:  # nothing of it is stored; the others may be
                         found[place] = error
+                        continue
+                    if following != users[place] == batches[place].user_id:
+                        came_by[place] = name
+                    users[place] = following
+                elif reply[0] == -2:  # they were parted since: look anew
+                    user_id = batches[place].user_id
+                    try:
+                        await self._identities.make_known(tenant, user_id, came_by[place], users[place])
+                    except LongwaveError as error:
+                        if not isinstance(error, OvertakenError):
+                            found[place] = error
+                            continue
+                    users[place], refused_to[place], came_by[place] = user_id, -1, b""
+                    merged.append(place)
                 else:
                     total, flags, epoch, attributes = reply
                     known = decode_attributes(attributes) if attributes else {}
@@ -346,7 +364,7 @@ class RedisStore:
         """Close every connection."""
         await self._transport.close()
 
-    def _append_call(self, tenant: str, user_id: str, batch: Append, refused_to: int) -> Call:
+    def _append_call(self, tenant: str, user_id: str, batch: Append, refused_to: int, came_by: bytes) -> Call:
         user = keys.user_keys(tenant, user_id)
         arguments: list[Any] = [
             _text(tenant),
@@ -356,6 +374,8 @@ class RedisStore:
             self._log_max_length,
             new_epoch(),
             refused_to,
+            _text(batch.user_id) if came_by else b"",
+            came_by,
         ]
         for event, event_id in zip(batch.events, batch.event_ids, strict=True):
             if event_id is None:
@@ -366,12 +386,9 @@ class RedisStore:
         return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
 
     async def merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
-        """Where a merged user went; a merge that is halfway is finished first."""
+        """Where a merged user went; a merge, or an erasure, that is halfway is finished first."""
         _, target, state = reply
-        target_id: str = target.decode("utf-8", "surrogatepass")
-        if state == PENDING:
-            await self._identities.finish(tenant, user_id, target_id)
-        return target_id
+        return await self._identities.follow(tenant, user_id, target.decode("utf-8", "surrogatepass"), state)
 
     async def rewrite(
         self,
@@ -384,12 +401,9 @@ class RedisStore:
         merge: bytes = b"",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
-        erased: bytes | None = None,
     ) -> int | None:
         """Sort new events into a user's sequence, under a new epoch; see `Rewrite`."""
-        return await self._rewrite(
-            tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes, erased=erased
-        )
+        return await self._rewrite(tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes)
 
     @property
     def generation(self) -> int:

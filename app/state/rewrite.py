@@ -9,8 +9,9 @@ from typing import Any, Final, Protocol
 from app.errors import StorageError
 from app.state import keys
 from app.state.codec import new_epoch
+from app.state.erasing import Call
 from app.state.events import decode_attributes, decode_event, encode_attributes
-from app.state.identities import Call, NewEvent, OvertakenError
+from app.state.identities import NewEvent, OvertakenError
 from app.state.ring import EMPTY_RING, id_hash, remember_ids
 from app.state.scripts import Script, script
 from app.state.transport import Command
@@ -50,7 +51,6 @@ class Rewrite:
         merge: bytes = b"",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
-        erased: bytes | None = None,
     ) -> int | None:
         """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
 
@@ -60,10 +60,9 @@ class Rewrite:
             merge: the name of that merge.
             ids: hashes of more event ids to be known again.
             attributes: packed; names that the user has keep their values.
-            erased: with an `origin`, the tombstone that the user had when the events were read.
 
         Raises:
-            OvertakenError: with an `origin`, the user was erased, or merged into another one.
+            OvertakenError: with an `origin`, the user does not know of that merge: it was erased, or merged into another one.
             StorageError: the user kept changing; nothing was done.
         """
         refused_to = float("-inf")
@@ -76,9 +75,8 @@ class Rewrite:
                 ("GET", user.gone),
             ]
             (appended, epoch, first, last, own, *moved), packed, ring, gone = await self._store.all(before)
-            if origin and (moved[0] is not None or gone != erased):
-                # If merged: whether the third one was erased since the events were read, nobody could tell here.
-                raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
+            if origin and moved[0] is not None:
+                raise OvertakenError(f"{user_id!r} was merged into another user")
             # What happened before its user was erased stays away, also under the name of who has its events now; but what comes
             # with another user was that one's.
             refused_to = refused_to if gone is None else max(refused_to, int(gone))
@@ -126,6 +124,8 @@ class Rewrite:
             ]
             call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
             (result,) = await self._store.run(script("rewrite"), [call], durable=True)
+            if result < 0:
+                raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
             if result:
                 return len(kept_new) if result == 1 else None
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")

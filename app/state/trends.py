@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.state import keys
-from app.state.identities import Call
+from app.state.erasing import Call
 from app.state.redis import RedisStore
 from app.state.scripts import script
 from app.state.transport import Command

@@ -2,18 +2,19 @@
 --
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events in arrival order, at most `max_sequence`
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n appended so far, e epoch (8 bytes), f/l smallest and largest time (unix ms),
---                                                    to/ms where this user went in a merge, d day of the last record, cut (see expire.lua)
+--                                                    to/ms/ik where this user went in a merge, m:<user> names of the merges by
+--                                                    which others came, d day of the last record, cut (see expire.lua)
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see below
 -- KEYS[4] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased (unix ms)
 -- KEYS[5] lw:{pp}:log                        stream  k e, t tenant, u user, e packed event, i event id, n number, p epoch
 -- ARGV    tenant, user, max_sequence, dedupe_window (ids), log_max_length (entries; 0: what is not archived stays), epoch for a new
 --         user (8 random bytes), time (unix ms) up to which events are refused (of an erased user who was merged into this one
---         since; -1: none), then per event: packed event, time (unix ms), hash of its event id (8 bytes, or empty: never a
---         duplicate), event id
+--         since; -1: none), another user who is meant and was merged into this one (or ''), by this merge, then per event: packed
+--         event, time (unix ms), hash of its event id (8 bytes, or empty: never a duplicate), event id
 -- Returns {events appended to this user so far, per event '1' stored, '0' duplicate or 'g' of before the erasure, epoch,
 --         attributes (MessagePack) or nil},
---         or {-1, user id that this one was merged into, state of the merge, time up to which this one was erased} and nothing is
---         done
+--         or {-1, user id that this one was merged into, state of the merge, time up to which this one was erased, name of the merge}
+--         and nothing is done; or {-2} if that merge of the other user is not known here, and nothing is done
 --
 -- The ring: u32 slots, u32 zero, u64 ids so far, then 8 bytes a slot; the id with ordinal o (from 0) is in slot o mod slots. 8 bytes an
 -- id (a sorted set takes about 100, a hash table 70), searched by one memchr-like scan of 8 KB at the default window, and an id costs
@@ -21,12 +22,16 @@
 -- needs, so the ring is written whole once, when it is full.
 
 local max_sequence, window = tonumber(ARGV[3]), tonumber(ARGV[4])
-local fixed = 7
+local fixed = 9
 local count = (#ARGV - fixed) / 4
 
-local meta = redis.call('HMGET', KEYS[2], 'n', 'f', 'l', 'e', 'to', 'ms', 'a', 'd', 'cut')
+local meta = redis.call('HMGET', KEYS[2], 'n', 'f', 'l', 'e', 'to', 'ms', 'a', 'd', 'cut', 'ik')
 if meta[5] then
-  return { -1, meta[5], meta[6] or '', redis.call('GET', KEYS[4]) or '-1' }
+  return { -1, meta[5], meta[6] or '', redis.call('GET', KEYS[4]) or '-1', meta[10] or '1' }
+end
+if ARGV[8] ~= '' then -- an erasure may have parted them since
+  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[8]) or '') .. ' '
+  if not string.find(merges, ' ' .. ARGV[9] .. ' ', 1, true) then return { -2 } end
 end
 local total, epoch = tonumber(meta[1]) or 0, meta[4] or ARGV[6]
 local erased_at = math.max(tonumber(redis.call('GET', KEYS[4])) or -1, tonumber(ARGV[7]))

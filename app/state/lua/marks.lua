@@ -1,14 +1,25 @@
--- Give a user fields of its meta that say what has been done with it, unless it was erased, or merged into another one.
+-- Give a user fields of its meta that say who was merged into it, and what has been done with it, unless it was merged into another one or
+-- is being erased.
 --
--- KEYS[1] lw:{pp}:<tenant>:meta:<user>       hash
--- KEYS[2] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased
--- ARGV    expected tombstone (or ''), then field, value, ...
+-- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash  m:<user> with the names of merges, separated by blanks, and others
+-- ARGV    another user who must be known here ('': nobody), by this merge, then field, value, ...; to a field m:<user> the value is added
 -- Returns 1 if it is done, 0 if not
 
-if redis.call('HEXISTS', KEYS[1], 'to') == 1 or (redis.call('GET', KEYS[2]) or '') ~= ARGV[1] then
+local function has(merges, merge) return string.find(' ' .. merges .. ' ', ' ' .. merge .. ' ', 1, true) end
+
+if redis.call('HEXISTS', KEYS[1], 'to') == 1
+  or (ARGV[1] ~= '' and not has(redis.call('HGET', KEYS[1], 'm:' .. ARGV[1]) or '', ARGV[2])) then
   return 0
 end
-for i = 2, #ARGV, 2 do
-  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1])
+for i = 3, #ARGV, 2 do
+  local value = ARGV[i + 1]
+  if string.sub(ARGV[i], 1, 2) == 'm:' then
+    local all = redis.call('HGET', KEYS[1], ARGV[i])
+    for merge in string.gmatch(all and value or '', '%S+') do
+      if not has(all, merge) then all = all .. ' ' .. merge end
+    end
+    value = all or value
+  end
+  redis.call('HSET', KEYS[1], ARGV[i], value)
 end
 return 1

@@ -4,11 +4,11 @@
 -- KEYS[2] lw:{pp}:log                   stream  k m, t tenant, u user, o target, c events, p '': the last c events that the archive has of
 --                                               u are with o now; older ones, which had left the sequence, stay in the archive alone
 -- KEYS[3...] seq, ids, shown and the states of every model
--- ARGV    tenant, user, target, log_max_length (0: no bound)
+-- ARGV    tenant, user, target, log_max_length (0: no bound), name of the merge
 -- Returns 1, or 0 if there was nothing to do
 
 local found = redis.call('HMGET', KEYS[1], 'to', 'ms', 'ik')
-if found[1] ~= ARGV[3] or found[2] ~= 'p' then
+if found[1] ~= ARGV[3] or found[2] ~= 'p' or (found[3] or '1') ~= ARGV[5] then
   return 0
 end
 redis.call('XLEN', KEYS[2]) -- of another type, it is met before anything is done: an error in the middle undoes nothing

@@ -5,7 +5,7 @@
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events, oldest first
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, d and cut (see expire.lua), one field for each import or merge that is
 --                                                    done, and m:<user> for each user that was merged into this one, with the
---                                                    name of that merge
+--                                                    names of its merges, separated by blanks
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
 -- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, c: how
 --                                                    many follow, i: the mark, a: attributes), then k h: an event that is new here
@@ -16,7 +16,7 @@
 --         number of new events, name of the merge (or ''), expected tombstone (or ''), header of the ring as it was read (or ''),
 --         max_sequence, the sequence, at most 1000 packed events an argument, then packed event and event id of each new
 --         event, as many an argument; each of these behind its length (u32, little-endian)
--- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before
+-- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before, -1 if the user does not know of that merge
 
 local MOST_LATE = 1000
 
@@ -25,6 +25,10 @@ if ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[10]) == 1 then
   return 2
 end
 local late = (tonumber(meta[1]) or 0) - tonumber(ARGV[4]) -- events appended since
+if ARGV[11] ~= '' then
+  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[11]) or '') .. ' '
+  if not string.find(merges, ' ' .. ARGV[17] .. ' ', 1, true) then return -1 end
+end
 if meta[3] or (meta[2] or '') ~= ARGV[3] or late < 0 or late > MOST_LATE or late > redis.call('LLEN', KEYS[1])
   or (redis.call('GET', KEYS[5]) or '') ~= ARGV[18] then
   return 0
@@ -123,9 +127,6 @@ if ARGV[9] ~= '' then
 end
 if ARGV[10] ~= '' then
   redis.call('HSET', KEYS[2], ARGV[10], '1')
-end
-if ARGV[11] ~= '' then
-  redis.call('HSET', KEYS[2], 'm:' .. ARGV[11], ARGV[17])
 end
 if ring ~= '' then
   redis.call('SET', KEYS[3], ring)

@@ -1,13 +1,13 @@
--- Give who has the events of a merged user what that one was shown, too, unless it was erased, or merged into another one. A second
--- time changes nothing.
+-- Give who has the events of a merged user what that one was shown, too, if the merge is known there, and it was not merged into another
+-- one. A second time changes nothing.
 --
 -- KEYS[1] lw:{pp}:<tenant>:shown:<user>      string  see impression.lua
--- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    to
--- KEYS[3] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased
--- ARGV    what the other one was shown, expected tombstone (or ''), most ids, most showings, how long they are remembered (ms)
+-- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    to, m:<user> with the names of merges, separated by blanks
+-- ARGV    what the other one was shown, that one, name of the merge, most ids, most showings, how long they are remembered (ms)
 -- Returns 1 if it is done, 0 if not
 
-if redis.call('HEXISTS', KEYS[2], 'to') == 1 or (redis.call('GET', KEYS[3]) or '') ~= ARGV[2] then
+local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or '') .. ' '
+if redis.call('HEXISTS', KEYS[2], 'to') == 1 or not string.find(merges, ' ' .. ARGV[3] .. ' ', 1, true) then
   return 0
 end
 
@@ -41,7 +41,7 @@ end
 
 local other_ids, other_showings = parts(ARGV[1])
 local own_ids, own_showings = parts(redis.call('GET', KEYS[1]) or '')
-local ids = union(other_ids, own_ids, tonumber(ARGV[3]))
-local showings = union(other_showings, own_showings, tonumber(ARGV[4]), function(one) return (struct.unpack('<I4', one, 9)) end)
-redis.call('SET', KEYS[1], struct.pack('<I2', #ids / 8) .. ids .. showings, 'PX', ARGV[5])
+local ids = union(other_ids, own_ids, tonumber(ARGV[4]))
+local showings = union(other_showings, own_showings, tonumber(ARGV[5]), function(one) return (struct.unpack('<I4', one, 9)) end)
+redis.call('SET', KEYS[1], struct.pack('<I2', #ids / 8) .. ids .. showings, 'PX', ARGV[6])
 return 1

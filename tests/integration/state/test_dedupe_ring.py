@@ -50,7 +50,7 @@ STEPS = st.one_of(
 def append(raw: redis.Redis, user: str, step: Step) -> str:
     """What append.lua says of each event."""
     of = keys.user_keys("default", user)
-    arguments: list[bytes | str | int] = [b"default", user, 1_000_000, step.window, 1_000, b"epoch---", -1]
+    arguments: list[bytes | str | int] = [b"default", user, 1_000_000, step.window, 1_000, b"epoch---", -1, b"", b""]
     for number, event_id in enumerate(step.ids):
         arguments += (b"event", number, event_id, event_id)
     _, flags, *_ = raw.eval(APPEND, 5, of.seq, of.meta, of.ids, of.gone, of.log, *arguments)

@@ -92,8 +92,8 @@ async def test_events_dated_after_their_erasure_do_not_come_back_by_a_retry(stor
 async def test_an_erasure_that_is_repeated_refuses_no_less(store: RedisStore, now_ms: int):
     await append(store, "alice", 5_000, ids=True)
     assert (await store.erase("default", "alice", 1_000)).refused_to == 5_000
-    assert (await store.erase("default", "alice", now_ms)).refused_to == 5_001  # another one than before
-    assert await append(store, "alice", 5_000, 5_001, 5_002, ids=True) == "gg1"
+    assert (await store.erase("default", "alice", now_ms)).refused_to == 5_000
+    assert await append(store, "alice", 5_000, 5_001, ids=True) == "g1"
 
 
 @pytest.mark.parametrize("named", ["alice", "cookie"])
@@ -383,7 +383,7 @@ async def test_what_cannot_be_merged_is_a_conflict_and_changes_nothing(store: Re
 
 
 @pytest.mark.parametrize("then", ["load", "append", "merge", "merge on", "erase"])
-@pytest.mark.parametrize("steps", range(2, 5))
+@pytest.mark.parametrize("steps", range(3, 5))
 async def test_a_merge_that_was_cut_off_is_finished_by_whoever_comes_next(store, redis_url, raw, steps: int, then: str):
     await append(store, "alice", 10)
     await append(store, "cookie", 5, 20)
@@ -410,7 +410,7 @@ async def test_a_merge_that_was_cut_off_is_finished_by_whoever_comes_next(store,
         assert left_of(raw, "alice", "cookie") == []
 
 
-@pytest.mark.parametrize("steps", [1])
+@pytest.mark.parametrize("steps", [1, 2])
 async def test_a_merge_that_was_cut_off_before_it_began_has_changed_nothing(store, redis_url, raw, steps: int):
     await append(store, "alice", 10)
     await append(store, "cookie", 5)
@@ -543,7 +543,7 @@ async def test_a_chain_of_merges_stays_short(store: RedisStore):
 
 
 async def test_another_life_of_an_identity_is_merged_anew(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
-    """An erasure is cut off after the first identity; that one comes back and is merged again."""
+    """An erasure is cut off after the events have gone; the other identity comes back and is merged again."""
     await append(store, "alice", 1)
     await append(store, "cookie", 2)
     await store.merge("default", "alice", "cookie")
@@ -562,7 +562,7 @@ async def test_another_life_of_an_identity_is_merged_anew(store: RedisStore, mon
             await store.erase("default", "alice", 10)
     await append(store, "cookie", 20, 21)
     await store.merge("default", "alice", "cookie")
-    assert await times(store, "alice") == [1, 2, 20, 21]
+    assert await times(store, "alice") == [20, 21]
 
 
 async def test_merging_two_who_are_not_known_makes_nobody(store: RedisStore):
@@ -647,9 +647,9 @@ async def test_an_intent_is_taken_back_by_the_request_that_had_it_alone(store: R
     alias = store._identities._alias
     await alias("default", "cookie", "intend", "alice", "one")
     await alias("default", "cookie", "intend", "alice", "other")
-    assert (await alias("default", "cookie", "stay", "alice", "one"))[2] == "alice"
-    assert (await alias("default", "cookie", "go", "alice", "one"))[0] == ""
-    assert (await alias("default", "cookie", "go", "alice", "other"))[0] == "alice"
+    assert (await alias("default", "cookie", "stay", "alice", "one")).leads == "alice"
+    assert (await alias("default", "cookie", "go", "alice", "one")).to == ""
+    assert (await alias("default", "cookie", "go", "alice", "other")).to == "alice"
 
 
 async def test_nobody_comes_back_who_was_merged_on_and_erased_while_another_finished_the_merge(store, stopping, raw):

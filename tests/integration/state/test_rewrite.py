@@ -127,6 +127,6 @@ async def test_an_erasure_that_comes_in_between_is_seen_where_there_was_no_user(
     await append(store, "cookie", event(5, "c"))
     before_each_write(store, erased)
     assert await store.write_history("default", "alice", [event(10, "old")], [None], "import 1") == 0
-    with pytest.raises(StorageError, match="keeps being merged or erased"):
+    with pytest.raises(StorageError, match="was erased while it was merged"):
         await store.merge("default", "alice", "cookie")
     assert await items(store, "alice") == []

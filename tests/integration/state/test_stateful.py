@@ -262,7 +262,7 @@ class World(RuleBasedStateMachine):
         # An event dated after its erasure must not come back either, under any name, also if the erasure is repeated.
         upto = max(at, self.people[name].latest, self.people[name].erased_at)
         for one in every:
-            self.people[one] = Person(erased_at=max(upto, self.people[one].erased_at + 1))
+            self.people[one] = Person(erased_at=max(upto, self.people[one].erased_at))
             self.told[one].append((ERASED, self.people[one].erased_at))
         assert erased.refused_to == self.people[user].erased_at
 
