@@ -11,13 +11,13 @@ import msgspec
 
 from app.errors import LongwaveError, StorageError, TooLargeError
 from app.state import keys
-from app.state.erasing import Call
+from app.state.erasing import ERASING, Call
 from app.state.redis import RedisStore
 from app.state.ring import id_hash
 from app.state.scripts import script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, Showing, pack_showings, read_shown
+from app.state.way import MOST_HOPS, Way
 
-_MOST_HOPS: Final = 8
 _NOBODYS_IDS: Final = 256  # of each partition: the last lists of nobody that are known again
 
 
@@ -67,17 +67,14 @@ class ImpressionStore:
         """
         found: list[str | Exception | None] = [None] * len(seen)
         waiting = list(range(len(seen)))
-        users = [one.user_id for one in seen]
-        refused_to = [-1] * len(seen)
-        for _ in range(_MOST_HOPS):
-            calls = [self._call(seen[place], users[place], refused_to[place]) for place in waiting]
+        ways = [self._store.way(self._tenant, one.user_id) for one in seen]
+        for _ in range(MOST_HOPS):
+            calls = [self._call(seen[place], ways[place]) for place in waiting]
             merged = []
             for place, reply in zip(waiting, await self._store.run_each(script("impression"), calls, durable=True), strict=True):
                 if isinstance(reply, list):
-                    *merge, erased_at = reply
-                    refused_to[place] = max(refused_to[place], int(erased_at))
                     try:
-                        users[place] = await self._store.merged_into(self._tenant, users[place], merge)
+                        await ways[place].go_on(reply)
                         merged.append(place)
                     except LongwaveError as error:
                         found[place] = error
@@ -85,38 +82,39 @@ class ImpressionStore:
                     found[place] = reply if isinstance(reply, Exception) else reply.decode()
             if not merged:
                 return [one for one in found if one is not None]
-            of_user = Counter(user for user, flag in zip(users, found, strict=True) if flag in ("0", "1", None))
+            of_user = Counter(way.user_id for way, flag in zip(ways, found, strict=True) if flag in ("0", "1", None))
             waiting = []
             for place in merged:
-                if of_user[users[place]] > MOST_IDS:  # under all their names; sent again, the first would not be known any more
-                    message = f"more than {MOST_IDS} impressions of user {users[place]!r}, who has several names, in one request"
+                user_id = ways[place].user_id
+                if of_user[user_id] > MOST_IDS:  # under all their names; sent again, the first would not be known any more
+                    message = f"more than {MOST_IDS} impressions of user {user_id!r}, who has several names, in one request"
                     found[place] = TooLargeError(message)
                 else:
                     waiting.append(place)
         for place in waiting:
-            found[place] = StorageError(f"{users[place]!r} was merged more than {_MOST_HOPS} times in a row")
+            found[place] = StorageError(f"{ways[place].user_id!r} was merged more than {MOST_HOPS} times in a row")
         return [one for one in found if one is not None]
 
     async def shown(self, user_id: str) -> list[Showing]:
         """What a user was shown of late, the latest last. Raises StorageError."""
-        for _ in range(_MOST_HOPS):
+        for _ in range(MOST_HOPS):
             user = keys.user_keys(self._tenant, user_id)
-            to, raw = await self._store.all([("HGET", user.meta, "to"), ("GET", user.shown)])
+            (to, state), raw = await self._store.all([("HMGET", user.meta, "to", "ms"), ("GET", user.shown)])
             if to is None:
                 return read_shown(raw or b"")
-            if to == _text(user_id):
-                return []  # is being erased
+            if state == ERASING:
+                return []
             user_id = to.decode("utf-8", "surrogatepass")
         return []
 
-    def _call(self, seen: Seen, user_id: str, refused_to: int) -> Call:
+    def _call(self, seen: Seen, way: Way) -> Call:
         impression = seen.impression
-        named = user_id != ""
-        user = keys.user_keys(self._tenant, user_id) if named else keys.nobodys_keys(self._tenant, impression.recommendation_id)
+        named = way.user_id != ""
+        user = keys.user_keys(self._tenant, way.user_id) if named else keys.nobodys_keys(self._tenant, impression.recommendation_id)
         at_s = min(max(impression.time_ms // 1000, 0), 2**32 - 1)
         arguments: list[Any] = [
             _text(self._tenant),
-            _text(user_id),
+            _text(way.user_id),
             encode_impression(impression),
             impression.time_ms,
             id_hash(_text(impression.recommendation_id)),
@@ -125,7 +123,8 @@ class ImpressionStore:
             MOST_SHOWINGS if named else 0,
             SHOWN_TTL_MS,
             self._log_max_length,
-            refused_to,
+            way.refused_to,
+            *way.guard,
         ]
         return (user.shown, user.meta, user.gone, user.log), arguments
 

@@ -22,12 +22,13 @@ from app.state.codec import PREFIX, new_epoch, peek
 from app.state.damage import Damage, OneOfManyError, names_of
 from app.state.erasing import Call
 from app.state.events import StoredEvent, decode_attributes, decode_event, encode_attributes, encode_event
-from app.state.identities import IMPORTED, Erased, Identities, NewEvent, OvertakenError
+from app.state.identities import IMPORTED, Erased, Identities, NewEvent
 from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
 from app.state.scripts import Script, script
 from app.state.store import NONE_BEGUN, Append, Appended, CommitResult, Decayed, Held, Loaded, UserMeta
 from app.state.transport import ClusterTransport, Command, Confirm, SingleTransport, Transport
+from app.state.way import MOST_HOPS, Way
 
 DEFAULT_MAX_SEQUENCE: Final = 20_000
 DEFAULT_DEDUPE_WINDOW: Final = 1_000
@@ -37,7 +38,6 @@ DEFAULT_STATE_TTL_S: Final = 30 * 86_400
 _PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
 DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
-_MOST_HOPS: Final = 8  # from one merged user to the next
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
 _REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)
@@ -119,50 +119,30 @@ class RedisStore:
         """
         found: list[Appended | Exception | None] = [None] * len(batches)
         waiting = list(range(len(batches)))
-        users = [batch.user_id for batch in batches]
-        refused_to = [-1] * len(batches)
-        came_by = [b""] * len(batches)  # the merge by which the user that is named leads to `users`
-        for _ in range(_MOST_HOPS):
-            calls = [
-                self._append_call(tenant, users[place], batches[place], refused_to[place], came_by[place]) for place in waiting
-            ]
+        ways = [self.way(tenant, batch.user_id) for batch in batches]
+        for _ in range(MOST_HOPS):
+            calls = [self._append_call(tenant, ways[place], batches[place]) for place in waiting]
             merged = []
             generation = self.generation  # before: who answers may be replaced before anybody hears of the answer
             replies = await self._run(script("append"), calls, durable=True)
             for place, (names, _), reply in zip(waiting, calls, replies, strict=True):
                 if isinstance(reply, Exception):
                     found[place] = await self._damage.explained(reply, names)
-                elif reply[0] == -1:
-                    *merge, erased_at, name = reply
-                    refused_to[place] = max(refused_to[place], int(erased_at))
+                elif reply[0] < 0:
                     try:
-                        following = await self.merged_into(tenant, users[place], merge)
+                        await ways[place].go_on(reply)
                         merged.append(place)
                     except LongwaveError as error:  # nothing of it is stored; the others may be
                         found[place] = error
-                        continue
-                    if following != users[place] == batches[place].user_id:
-                        came_by[place] = name
-                    users[place] = following
-                elif reply[0] == -2:  # they were parted since: look anew
-                    user_id = batches[place].user_id
-                    try:
-                        await self._identities.make_known(tenant, user_id, came_by[place], users[place])
-                    except LongwaveError as error:
-                        if not isinstance(error, OvertakenError):
-                            found[place] = error
-                            continue
-                    users[place], refused_to[place], came_by[place] = user_id, -1, b""
-                    merged.append(place)
                 else:
                     total, flags, epoch, attributes = reply
                     known = decode_attributes(attributes) if attributes else {}
-                    found[place] = Appended(users[place], flags.decode(), total, epoch, known, generation)
+                    found[place] = Appended(ways[place].user_id, flags.decode(), total, epoch, known, generation)
             waiting = merged
             if not waiting:
                 break
         for place in waiting:
-            found[place] = StorageError(f"{users[place]!r} was merged more than {_MOST_HOPS} times in a row")
+            found[place] = StorageError(f"{ways[place].user_id!r} was merged more than {MOST_HOPS} times in a row")
         return [appended for appended in found if appended is not None]
 
     async def load(
@@ -193,7 +173,7 @@ class RedisStore:
         found: list[Loaded | None] = [None] * len(user_ids)
         waiting = list(range(len(user_ids)))
         users = list(user_ids)
-        for _ in range(_MOST_HOPS):
+        for _ in range(MOST_HOPS):
             calls: list[Call] = []
             for place in waiting:
                 of_user = keys.user_keys(tenant, users[place])
@@ -204,14 +184,16 @@ class RedisStore:
             merged = []
             for place, reply in zip(waiting, await self.run(script("load"), calls, only=only), strict=True):
                 if reply is not None and reply[0] == -1:
-                    users[place] = await self.merged_into(tenant, users[place], reply)
+                    _, target, state = reply
+                    target = target.decode("utf-8", "surrogatepass")
+                    users[place] = await self._identities.follow(tenant, users[place], target, state)
                     merged.append(place)
                 else:
                     found[place] = _loaded(users[place], reply)
             waiting = merged
             if not waiting:
                 return [loaded for loaded in found if loaded is not None]
-        raise StorageError(f"{users[waiting[0]]!r} was merged more than {_MOST_HOPS} times in a row")
+        raise StorageError(f"{users[waiting[0]]!r} was merged more than {MOST_HOPS} times in a row")
 
     async def commit_many(
         self, tenant: str, model_id: str, blobs: Sequence[tuple[str, bytes]], only: int | None = None
@@ -250,20 +232,22 @@ class RedisStore:
 
     async def set_attributes(self, tenant: str, user_id: str, attributes: Mapping[str, str]) -> None:
         """Replace the user's attributes; a change starts a new epoch, so that every state is folded again from them."""
-        for _ in range(_MOST_HOPS):
-            user = keys.user_keys(tenant, user_id)
+        way = self.way(tenant, user_id)
+        for _ in range(MOST_HOPS):
+            user = keys.user_keys(tenant, way.user_id)
             arguments = (
                 _text(tenant),
-                _text(user_id),
+                _text(way.user_id),
                 encode_attributes(dict(attributes)),
                 new_epoch(),
                 self._log_max_length,
+                *way.guard,
             )
             (reply,) = await self.run(script("attributes"), [((user.meta, user.log), arguments)], durable=True)
             if not isinstance(reply, list):
                 return
-            user_id = await self.merged_into(tenant, user_id, reply)
-        raise StorageError(f"{user_id!r} was merged more than {_MOST_HOPS} times in a row")
+            await way.go_on(reply)
+        raise StorageError(f"{way.user_id!r} was merged more than {MOST_HOPS} times in a row")
 
     async def write_history(
         self, tenant: str, user_id: str, events: Sequence[StoredEvent], event_ids: Sequence[str | None], import_id: str
@@ -364,18 +348,17 @@ class RedisStore:
         """Close every connection."""
         await self._transport.close()
 
-    def _append_call(self, tenant: str, user_id: str, batch: Append, refused_to: int, came_by: bytes) -> Call:
-        user = keys.user_keys(tenant, user_id)
+    def _append_call(self, tenant: str, way: Way, batch: Append) -> Call:
+        user = keys.user_keys(tenant, way.user_id)
         arguments: list[Any] = [
             _text(tenant),
-            _text(user_id),
+            _text(way.user_id),
             self._max_sequence,
             self._dedupe_window,
             self._log_max_length,
             new_epoch(),
-            refused_to,
-            _text(batch.user_id) if came_by else b"",
-            came_by,
+            way.refused_to,
+            *way.guard,
         ]
         for event, event_id in zip(batch.events, batch.event_ids, strict=True):
             if event_id is None:
@@ -385,10 +368,9 @@ class RedisStore:
                 arguments += (encode_event(event), event.time_ms, id_hash(named), named)
         return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
 
-    async def merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str:
-        """Where a merged user went; a merge, or an erasure, that is halfway is finished first."""
-        _, target, state = reply
-        return await self._identities.follow(tenant, user_id, target.decode("utf-8", "surrogatepass"), state)
+    def way(self, tenant: str, name: str) -> Way:
+        """The way to who has the events of the user of this name, see `Way`."""
+        return Way(self._identities, tenant, name)
 
     async def rewrite(
         self,

@@ -9,12 +9,13 @@ from typing import Any, Final, Protocol
 from app.errors import StorageError
 from app.state import keys
 from app.state.codec import new_epoch
-from app.state.erasing import Call
+from app.state.erasing import RESTORED, Call
 from app.state.events import decode_attributes, decode_event, encode_attributes
 from app.state.identities import NewEvent, OvertakenError
 from app.state.ring import EMPTY_RING, id_hash, remember_ids
 from app.state.scripts import Script, script
 from app.state.transport import Command
+from app.state.way import Way
 
 _PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # events per argument
@@ -28,7 +29,7 @@ class Commands(Protocol):
 
     async def all(self, commands: Sequence[Command]) -> list[Any]: ...
 
-    async def merged_into(self, tenant: str, user_id: str, reply: list[Any]) -> str: ...
+    def way(self, tenant: str, name: str) -> Way: ...
 
 
 class Rewrite:
@@ -65,26 +66,27 @@ class Rewrite:
             OvertakenError: with an `origin`, the user does not know of that merge: it was erased, or merged into another one.
             StorageError: the user kept changing; nothing was done.
         """
-        refused_to = float("-inf")
+        way = self._store.way(tenant, user_id)
         for _ in range(_MOST_TRIES):
+            user_id = way.user_id
             user = keys.user_keys(tenant, user_id)
             before: list[Command] = [
-                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms"),
+                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms", "ik"),
                 ("LRANGE", user.seq, 0, -1),
                 ("GET", user.ids),
                 ("GET", user.gone),
             ]
-            (appended, epoch, first, last, own, *moved), packed, ring, gone = await self._store.all(before)
-            if origin and moved[0] is not None:
-                raise OvertakenError(f"{user_id!r} was merged into another user")
-            # What happened before its user was erased stays away, also under the name of who has its events now; but what comes
-            # with another user was that one's.
-            refused_to = refused_to if gone is None else max(refused_to, int(gone))
-            if moved[0] is not None:
-                user_id = await self._store.merged_into(tenant, user_id, [-1, *moved])
+            (appended, epoch, first, last, own, to, state, into), packed, ring, gone = await self._store.all(before)
+            if to is not None:
+                if origin:
+                    raise OvertakenError(f"{user_id!r} was merged into another user")
+                await way.go_on([-1, to, state, gone or -1, into or RESTORED])
                 await asyncio.sleep(_PAUSE_S)
                 continue
-            kept_new = [event for event in new if origin or event[1] > refused_to]
+            # What happened before its user was erased stays away, also under the name of who has its events now; but what comes
+            # with another user was that one's.
+            refused_to = max(way.refused_to, int(gone or -1))
+            kept_new = [event for event in new if origin or refused_to < 0 or event[1] > refused_to]
             if epoch is None and not kept_new and not origin:
                 return 0  # no user, and nothing that would make one
             there = [(event, decode_event(event).time_ms) for event in packed]
@@ -115,17 +117,20 @@ class Rewrite:
                 1,
                 -(-len(kept) // _CHUNK),
                 len(kept_new),
-                merge,
                 gone or b"",
                 (ring or b"")[: len(EMPTY_RING)],
                 self._max_sequence,
+                *((_text(origin), merge) if origin else way.guard),
                 *_packed([event for event, _ in kept], _CHUNK),
                 *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
             ]
             call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
             (result,) = await self._store.run(script("rewrite"), [call], durable=True)
-            if result < 0:
+            if result < 0 and origin:
                 raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
+            if result < 0:
+                await way.go_on([-2])
+                continue
             if result:
                 return len(kept_new) if result == 1 else None
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")

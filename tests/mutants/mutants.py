@@ -129,8 +129,8 @@ NOTHING_LOST_NOTHING_TWICE = [
         invariant="I2",
         broken="Events of a merged user are written with somebody to whom they do not belong any more, after an erasure.",
         file="app/state/lua/rewrite.lua",
-        original="ARGV[17] .. ' ', 1, true) then return -1 end",
-        replacement="ARGV[17] .. ' ', 1, true) then end",
+        original="ARGV[21] .. ' ', 1, true) then return -1 end",
+        replacement="ARGV[21] .. ' ', 1, true) then end",
         killed_by=IDENTITIES + "test_what_was_read_for_a_merge_is_not_written_after_the_target_was_erased[False]",
     ),
     Mutant(
@@ -184,8 +184,8 @@ NOTHING_LOST_NOTHING_TWICE = [
         invariant="I2",
         broken="An import brings back what an identity had done before it was erased and merged.",
         file="app/state/rewrite.py",
-        original="refused_to = refused_to if gone is None else max(refused_to, int(gone))",
-        replacement="refused_to = refused_to if gone is None or moved[0] is not None else max(refused_to, int(gone))",
+        original="await way.go_on([-1, to, state, gone or -1, into or RESTORED])",
+        replacement="await way.go_on([-1, to, state, -1, into or RESTORED])",
         killed_by=IDENTITIES + "test_an_import_of_what_was_erased_does_not_come_back_by_a_merge",
     ),
     Mutant(
@@ -238,7 +238,7 @@ NOTHING_LOST_NOTHING_TWICE = [
         invariant="I2",
         broken="An import that was worked out before an erasure is written after it.",
         file="app/state/lua/rewrite.lua",
-        original="  or (redis.call('GET', KEYS[5]) or '') ~= ARGV[18] then\n",
+        original="  or (redis.call('GET', KEYS[5]) or '') ~= ARGV[17] then\n",
         replacement="  then\n",
         killed_by="tests/integration/state/test_rewrite.py"
         "::test_an_erasure_that_comes_in_between_is_seen_where_there_was_no_user",

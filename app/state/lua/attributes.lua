@@ -1,14 +1,20 @@
 -- Replace a user's attributes. They set the initial state, so a change starts a new epoch and every state is folded again.
 --
--- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash    e epoch, a attributes (MessagePack, sorted by name), to/ms after a merge, d and cut: see
---                                               expire.lua
+-- KEYS[1] lw:{pp}:<tenant>:meta:<user>  hash    e epoch, a attributes (MessagePack, sorted by name), to/ms/ik after a merge, m:<user> names
+--                                               of the merges by which others came, d and cut: see expire.lua
 -- KEYS[2] lw:{pp}:log                   stream  k a, t tenant, u user, a attributes, p epoch
--- ARGV    tenant, user, attributes, new epoch (8 random bytes), log_max_length (entries; 0: no bound)
--- Returns 1 if something changed, 0 if the user has just these attributes already, {-1, user id, state} for a merged user
+-- ARGV    tenant, user, attributes, new epoch (8 random bytes), log_max_length (entries; 0: no bound), another user who is meant and
+--         was merged into this one (or ''), by this merge
+-- Returns 1 if something changed, 0 if the user has just these attributes already; or, as append.lua, {-1, user id, state, -1, merge} for
+--         a merged user, {-2} if that merge of the other user is not known here
 
-local meta = redis.call('HMGET', KEYS[1], 'e', 'a', 'to', 'ms')
+local meta = redis.call('HMGET', KEYS[1], 'e', 'a', 'to', 'ms', 'ik')
 if meta[3] then
-  return { -1, meta[3], meta[4] or '' }
+  return { -1, meta[3], meta[4] or '', -1, meta[5] or '1' }
+end
+if ARGV[6] ~= '' then
+  local merges = ' ' .. (redis.call('HGET', KEYS[1], 'm:' .. ARGV[6]) or '') .. ' '
+  if not string.find(merges, ' ' .. ARGV[7] .. ' ', 1, true) then return { -2 } end
 end
 if meta[1] and meta[2] == ARGV[3] then
   return 0

@@ -4,18 +4,24 @@
 --                                                    latest last), the last showings (12 bytes each, the latest last): key of an
 --                                                    item (8 bytes), when (u32, unix seconds); the first may be an older one that is
 --                                                    dated ahead of all others. Of nobody: the ids alone
--- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    to, ms after a merge
+-- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    to, ms, ik after a merge, m:<user> names of the merges by which others came
 -- KEYS[3] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased (unix ms)
 -- KEYS[4] lw:{pp}:log                        stream  k v, t tenant, u user ('': nobody), v packed impression
 -- ARGV    tenant, user, packed impression, time (unix ms), hash of the list's id, showings (12 bytes each), most ids, most showings,
 --         how long what was shown is remembered (ms), log_max_length (0: no bound), time (unix ms) up to which impressions are refused
---         (of an erased user who was merged into this one since; -1: none)
+--         (of an erased user who was merged into this one since; -1: none), another user who is meant and was merged into this one
+--         (or ''), by this merge
 -- Returns '1' stored, '0' duplicate or 'g' of before the erasure; or {-1, user id that this one was merged into, state of the merge,
---         time up to which this one was erased} and nothing is done
+--         time up to which this one was erased, name of the merge} and nothing is done; or {-2} if that merge of the other user is
+--         not known here, and nothing is done
 
-local meta = redis.call('HMGET', KEYS[2], 'to', 'ms')
+local meta = redis.call('HMGET', KEYS[2], 'to', 'ms', 'ik')
 if meta[1] then
-  return { -1, meta[1], meta[2] or '', redis.call('GET', KEYS[3]) or '-1' }
+  return { -1, meta[1], meta[2] or '', redis.call('GET', KEYS[3]) or '-1', meta[3] or '1' }
+end
+if ARGV[12] ~= '' then
+  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[12]) or '') .. ' '
+  if not string.find(merges, ' ' .. ARGV[13] .. ' ', 1, true) then return { -2 } end
 end
 if tonumber(ARGV[4]) <= math.max(tonumber(redis.call('GET', KEYS[3])) or -1, tonumber(ARGV[11])) then
   return 'g'

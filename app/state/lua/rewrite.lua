@@ -13,9 +13,9 @@
 -- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms, or ''), attributes
 --         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
 --         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of arguments with the sequence,
---         number of new events, name of the merge (or ''), expected tombstone (or ''), header of the ring as it was read (or ''),
---         max_sequence, the sequence, at most 1000 packed events an argument, then packed event and event id of each new
---         event, as many an argument; each of these behind its length (u32, little-endian)
+--         number of new events, expected tombstone (or ''), header of the ring as it was read (or ''), max_sequence, another user who
+--         must be known here (or ''), by this merge, the sequence, at most 1000 packed events an argument, then packed event and event
+--         id of each new event, as many an argument; each of these behind its length (u32, little-endian)
 -- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before, -1 if the user does not know of that merge
 
 local MOST_LATE = 1000
@@ -25,12 +25,12 @@ if ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[10]) == 1 then
   return 2
 end
 local late = (tonumber(meta[1]) or 0) - tonumber(ARGV[4]) -- events appended since
-if ARGV[11] ~= '' then
-  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[11]) or '') .. ' '
-  if not string.find(merges, ' ' .. ARGV[17] .. ' ', 1, true) then return -1 end
+if ARGV[20] ~= '' then
+  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[20]) or '') .. ' '
+  if not string.find(merges, ' ' .. ARGV[21] .. ' ', 1, true) then return -1 end
 end
 if meta[3] or (meta[2] or '') ~= ARGV[3] or late < 0 or late > MOST_LATE or late > redis.call('LLEN', KEYS[1])
-  or (redis.call('GET', KEYS[5]) or '') ~= ARGV[18] then
+  or (redis.call('GET', KEYS[5]) or '') ~= ARGV[17] then
   return 0
 end
 -- Not MessagePack: cmsgpack of Redis 6.2 does not know its type for bytes.
@@ -42,7 +42,7 @@ local function parts_of(packed)
   return parts
 end
 
-local fixed = 20
+local fixed = 21
 local last = fixed + tonumber(ARGV[15])
 local first_time, last_time, ring = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[12]
 local chunks = {} -- no more in one than unpack() can put on Lua's C stack
@@ -74,9 +74,9 @@ if late > 0 then
   if current then
     local slots, _, seen = struct.unpack('<I4I4I8', current)
     local read_slots, read_seen = slots, 0
-    if ARGV[19] ~= '' then
+    if ARGV[18] ~= '' then
       local _
-      read_slots, _, read_seen = struct.unpack('<I4I4I8', ARGV[19])
+      read_slots, _, read_seen = struct.unpack('<I4I4I8', ARGV[18])
     end
     if slots ~= read_slots or seen < read_seen then -- the setting was changed
       return 0
@@ -108,7 +108,7 @@ if late > 0 then
     first_time, last_time = math.min(first_time or time, time), math.max(last_time or time, time)
   end
   chunks = {}
-  for from = math.max(1, #sorted - tonumber(ARGV[20]) + 1), #sorted, 1000 do
+  for from = math.max(1, #sorted - tonumber(ARGV[19]) + 1), #sorted, 1000 do
     chunks[#chunks + 1] = { unpack(sorted, from, math.min(from + 999, #sorted)) }
   end
 end

@@ -15,6 +15,7 @@ import redis
 from app.errors import LongwaveError
 from app.state import keys
 from app.state.events import StoredEvent, decode_event
+from app.state.impressions import Impression, ImpressionStore, Seen
 from app.state.redis import RedisStore
 from app.state.store import Append
 from app.state.transport import Confirm, SingleTransport
@@ -432,3 +433,78 @@ async def test_what_is_told_beside_an_erasure_is_with_the_name_that_it_was_told_
         else:
             break
     assert steps > 1
+
+
+async def test_what_is_said_beside_an_erasure_is_with_the_name_that_it_was_said_under(store: RedisStore, held, raw):
+    """Attributes, what was shown, a history: cookie was alice's when they were on their way."""
+    telling, _ = held
+    seen = Seen("cookie", Impression("list", 2_000_000, ("film",)), [7])
+    history = [StoredEvent(type="purchase", time_ms=n, item_id=str(n)) for n in (2, 2_000_000)]
+    calls = {
+        "attributes": lambda: telling.store.set_attributes("default", "cookie", {"age": "20"}),
+        "shown": lambda: ImpressionStore(telling.store, "default", 0).add([seen]),
+        "history": lambda: telling.store.write_history("default", "cookie", history, [None, None], "import"),
+    }
+    for what, call in calls.items():
+        parted = 0
+        for steps in range(MOST):
+            empty(raw)
+            for user, ms in (("alice", 1), ("cookie", 2)):
+                await tell(store, user, ms)
+            await store.merge("default", "alice", "cookie")
+            if not await telling.begin(call(), steps):
+                break
+            await store.erase("default", "alice", 1_000_000)
+            assert not isinstance(await telling.end(), Exception)
+            assert naming(raw, "alice") == [], (what, steps)
+            assert naming(raw, "cookie"), (what, steps)
+            assert stored(raw) == ({2_000_000: 1} if what == "history" else {})
+            parted += 1
+        assert parted > 1, what
+
+
+async def test_an_erasure_does_not_take_who_has_parted_from_the_name_and_begun_anew(store: RedisStore, held, raw):
+    """cookie was alice's when hers was asked for; alice was erased, and is bob's friend, before it goes on."""
+    erasing, _ = held
+    anew = 0
+    for steps in range(MOST):
+        empty(raw)
+        for user, ms in (("alice", 1), ("cookie", 2), ("bob", 3)):
+            await tell(store, user, ms)
+        await store.merge("default", "alice", "cookie")
+        more = await erasing.begin(erasing.store.erase("default", "cookie", 1_000), steps)
+        await store.erase("default", "alice", 1_000)
+        await store.merge("default", "alice", "bob")
+        assert await tell(store, "alice", 2_000) == "1"
+        erased = await erasing.end()
+        assert not isinstance(erased, Exception)
+        assert await times(store, "bob") == [3, 2_000], (steps, erased)
+        anew += 1
+        if not more:
+            break
+    assert anew > 4
+
+
+async def test_the_names_of_who_is_erased_go_however_far_the_erasure_came(store: RedisStore, held, raw, monkeypatch):
+    """Also those of which the name alone is left, and which go by themselves, some before others."""
+    monkeypatch.setattr("app.state.erasing._MOST_AT_ONCE", 1)
+    erasing, merging = held
+    for steps in range(MOST):
+        empty(raw)
+        for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3)):
+            await tell(store, user, ms)
+        await store.merge("default", "cookie", "phone")
+        await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
+        while raw.hget(keys.user_keys("default", "cookie").meta, "ms") != b"p":
+            assert await merging.go_on(1)
+        await merging.cut_off()
+        more = await erasing.begin(erasing.store.erase("default", "alice", 1_000), steps)
+        await erasing.cut_off()
+        for name in raw.scan_iter():
+            if raw.pttl(name) > 0 and raw.type(name) == b"hash":
+                raw.delete(name)  # a minute later
+        await store.erase("default", "alice", 1_001)
+        assert naming(raw, "alice", "cookie", "phone") == [], steps
+        if not more:
+            break
+    assert steps > 6
