@@ -75,12 +75,12 @@ class Erasing:
         self, tenant: str, holder: str, named: str, upto: int, known: Mapping[str, bytes]
     ) -> Sequence[Forgotten] | None:
         """Forget the user who has a person's events, and all who were merged into it. None, and nothing is done, if it leads to
-        somebody else, or is being erased.
+        somebody else, or is being erased, or is not one with who was asked for any more.
 
         Args:
             named: whose erasure was asked for.
             upto: time (unix ms) up to which events are refused at least.
-            known: who is known to lead there, and by which merge.
+            known: who is known to lead there, and by which merge, first the one who was asked for.
         """
         models = await self._store.models()
         name = secrets.token_hex(8)
@@ -118,14 +118,14 @@ class Erasing:
         await self._drop_states(tenant, holder, models)
         found = await self._forget(tenant, holder, _marks(pairs), int(meta[b"up"]), models)
         # From here on nothing is left to be done, and if this is cut off, names alone are left: they go soon, whoever comes.
-        await self._tell(tenant, holder, found, "settle", _SETTLED_TTL_MS)
+        # Who was found by the marks of another one goes first: as long as any is left, all of them can be found again.
+        await self._tell(tenant, holder, found[::-1], "settle", _SETTLED_TTL_MS)
         user, name = keys.user_keys(tenant, holder), meta[b"ik"]
         receipt = (user.meta, keys.receipt_key(tenant, holder, name.decode()))
         arguments = (_encode(holder), name, msgspec.msgpack.encode(found), _SETTLED_TTL_MS)
         await self._store.run(script("settle"), [(receipt, arguments)], durable=True)
-        # Who was found by the marks of another one goes first: as long as any is left, all of them can be found again. And last
-        # who is going to be named again, should this be cut off.
-        await self.part(tenant, holder, [one for one in reversed(found) if one.user_id != named])
+        # In that order, too. And last who is going to be named again, should this be cut off.
+        await self.part(tenant, holder, [one for one in found[::-1] if one.user_id != named])
         await self.part(tenant, holder, [Forgotten(_encode(holder), name, 0, 0)])
         await self.part(tenant, holder, [one for one in found if one.user_id == named])
 

@@ -13,6 +13,7 @@ events (see erasing.py), so what was read before it is not written after it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -270,6 +271,9 @@ class Identities:
         for _ in range(_MOST_ROUNDS):
             way: dict[str, bytes] = {}
             holder = await self.resolve(tenant, user_id, damaged=True, way=way)
+            if holder != user_id:
+                with contextlib.suppress(DamagedError, OvertakenError):
+                    await self.make_known(tenant, user_id, way[user_id], holder)
             upto = max(now_ms, await self._ahead_ms(tenant, holder, now_ms))
             forgotten = await self._erasing(tenant, holder, user_id, upto, way) or ()
             for one in forgotten:

@@ -9,15 +9,20 @@
 --                                                    that time, and still m:<user>
 -- KEYS[4...] seq, ids, shown and the states of every model
 -- ARGV    tenant, user, time (unix ms) up to which events are refused at least, how long the tombstone stays (ms), a new name for this
---         erasure, then users who are known to lead here, each with the name of its merge
+--         erasure, then users who are known to lead here, each with the name of its merge, first the one that was asked for
 -- Returns {events that the user has had, time up to which events are refused from now on, 1 if there are others to be forgotten};
---         {-1, 0, 0} if it leads to another user, or is being erased, and nothing is done
+--         {-1, 0, 0} if it leads to another user, or is being erased, or does not know of the first of those merges: they were parted
+--         since, and who is here now may be somebody else; nothing is done
 
 -- A meta that is damaged says nothing, and goes.
 local kind = redis.call('TYPE', KEYS[3])['ok']
 local sound = kind == 'hash' or kind == 'none'
 if sound and redis.call('HEXISTS', KEYS[3], 'to') == 1 then
   return { -1, 0, 0 }
+end
+if sound and ARGV[6] then
+  local merges = ' ' .. (redis.call('HGET', KEYS[3], 'm:' .. ARGV[6]) or '') .. ' '
+  if not string.find(merges, ' ' .. ARGV[7] .. ' ', 1, true) then return { -1, 0, 0 } end
 end
 
 -- An event that is dated in the future of its erasure, as far as clocks may be wrong, must not come back either: not when the erasure
