@@ -28,7 +28,9 @@ RESTORED: Final = b"1"
 ERASING: Final = b"e"
 """State of a user who is being erased; `to` is who had the events."""
 
-_MOST_AT_ONCE: Final = 100  # users in one round trip
+MOST_AT_ONCE: Final = 100
+"""Users in one round trip."""
+
 _SETTLED_TTL_MS: Final = 60_000
 
 Call = tuple[Sequence[str], Sequence[Any]]
@@ -134,10 +136,10 @@ class Erasing:
         await self._tell(tenant, holder, users, "part")
 
     async def _tell(self, tenant: str, holder: str, users: Sequence[Forgotten], what: str, *more: int) -> None:
-        for start in range(0, len(users), _MOST_AT_ONCE):
+        for start in range(0, len(users), MOST_AT_ONCE):
             calls = [
                 ((keys.user_keys(tenant, one.user_id).meta,), (what, _encode(holder), one.merges, *more))
-                for one in users[start : start + _MOST_AT_ONCE]
+                for one in users[start : start + MOST_AT_ONCE]
             ]
             await self._store.run(script("alias"), calls, durable=True)
 
@@ -148,7 +150,7 @@ class Erasing:
         forgotten = []
         known = set(waiting)
         while waiting:
-            now, waiting = waiting[:_MOST_AT_ONCE], waiting[_MOST_AT_ONCE:]
+            now, waiting = waiting[:MOST_AT_ONCE], waiting[MOST_AT_ONCE:]
             calls = [
                 (
                     _names(tenant, name.decode("utf-8", "surrogatepass"), models),

@@ -21,7 +21,7 @@ from typing import Any, Final, Protocol
 
 from app.errors import ConflictError, DamagedError, StorageError
 from app.state import keys
-from app.state.erasing import ERASING, RESTORED, SOURCE, Call, Erasing, Forgotten
+from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Call, Erasing, Forgotten
 from app.state.events import decode_event
 from app.state.ring import ring_ids
 from app.state.scripts import Script, script
@@ -239,9 +239,13 @@ class Identities:
             await self._hand_on(tenant, holder, source, merge, marks)
         if shown:
             await self._hand_on_shown(tenant, holder, source, merge, shown)
-        for name, merges in marks.items():
-            if name.startswith(SOURCE.encode()):
-                await self._alias(tenant, _decode(name[len(SOURCE) :]), "shorten", holder, source, merges)
+        came = [(_decode(name[len(SOURCE) :]), merges) for name, merges in marks.items() if name.startswith(SOURCE.encode())]
+        for start in range(0, len(came), MOST_AT_ONCE):
+            calls = [
+                ((keys.user_keys(tenant, one).meta,), ("shorten", _encode(holder), _encode(source), merges))
+                for one, merges in came[start : start + MOST_AT_ONCE]
+            ]
+            await self._store.run(script("alias"), calls, durable=True)
         states = [keys.state_key(tenant, model, source) for model in await self._store.models()]
         names = (user.meta, user.log, user.seq, user.ids, user.shown, *states)
         arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length, merge)

@@ -339,13 +339,27 @@ async def test_who_is_being_erased_with_somebody_who_is_not_is_nobody(store: Red
     assert (await times(store, "alice"), await times(store, "cookie")) == ([1], [2])
 
 
-async def test_an_erasure_takes_more_names_than_one_round_trip_carries(store: RedisStore, raw):
-    names = [f"name {n}" for n in range(230)]
-    await tell(store, "alice", 1)
+def with_names(raw: redis.Redis, user: str, count: int) -> list[str]:
+    """So many were merged into a user; their names."""
+    names = [f"name {n}" for n in range(count)]
     for name in names:
         mark, meta = f"m:{name}", keys.user_keys("default", name).meta
-        raw.hset(keys.user_keys("default", "alice").meta, mark, "merge")
-        raw.hset(meta, mapping={"to": "alice", "ms": "d", "ik": "merge"})
+        raw.hset(keys.user_keys("default", user).meta, mark, "merge")
+        raw.hset(meta, mapping={"to": user, "ms": "d", "ik": "merge"})
+    return names
+
+
+async def test_who_has_many_names_is_merged_in_a_few_round_trips(store: RedisStore, held, raw):
+    merging, _ = held
+    await tell(store, "alice", 1)
+    names = with_names(raw, "alice", 230)
+    assert not await merging.begin(merging.store.merge("default", "bob", "alice"), 40)
+    assert [raw.hget(keys.user_keys("default", name).meta, "to") for name in names] == [b"bob"] * 230
+
+
+async def test_an_erasure_takes_more_names_than_one_round_trip_carries(store: RedisStore, raw):
+    await tell(store, "alice", 1)
+    names = with_names(raw, "alice", 230)
     assert sorted((await store.erase("default", names[7], 1_000)).identities) == sorted(["alice", *names])
     assert list(raw.scan_iter("lw:*:meta:*")) == []
     assert await tell(store, names[200], 1_000) == "g"
@@ -487,7 +501,7 @@ async def test_an_erasure_does_not_take_who_has_parted_from_the_name_and_begun_a
 
 async def test_the_names_of_who_is_erased_go_however_far_the_erasure_came(store: RedisStore, held, raw, monkeypatch):
     """Also those of which the name alone is left, and which go by themselves, some before others."""
-    monkeypatch.setattr("app.state.erasing._MOST_AT_ONCE", 1)
+    monkeypatch.setattr("app.state.erasing.MOST_AT_ONCE", 1)
     erasing, merging = held
     for steps in range(MOST):
         empty(raw)
