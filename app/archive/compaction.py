@@ -175,8 +175,9 @@ class Compaction:
 def without(table: pa.Table, removals: Collection[Removal]) -> pa.Table:
     """The rows that removals leave, in their order.
 
-    The user's own rows up to the erasure go, it with them. Of other users, who was merged into an erased user loses that alias,
-    and a sequence that came from one the name of its origin.
+    The user's own rows up to the erasure go, it with them. Of other users, who was merged into an erased user, and a sequence
+    that came from one, lose that name. Who was merged has an erasure of its own, unless that one was cut off: until then that it
+    was merged must be told, or its events would be its own again.
     """
     last: dict[tuple[str, int, str], tuple[int, int]] = {}
     erased_ms: dict[tuple[str, str], int] = {}
@@ -192,8 +193,8 @@ def without(table: pa.Table, removals: Collection[Removal]) -> pa.Table:
         upto = last.get((tenant, partition, user))
         gone = upto is not None and (ms, seq) <= upto
         named = other is not None and ms <= erased_ms.get((tenant, other), -1)
-        keep.append(not gone and not (named and kind == MOVED))
-        named_rows.append(named and kind == SEQUENCE)
+        keep.append(not gone)
+        named_rows.append(named and kind in (MOVED, SEQUENCE))
     mask = pa.array(named_rows, pa.bool_())
     for name in ("other", "event_id"):  # the mark of a merge has the name, too
         at = table.schema.get_field_index(name)

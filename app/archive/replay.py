@@ -75,7 +75,8 @@ class Replay:
         elif record.kind == MOVED:
             # What had left the sequence before has not moved with it.
             older = self.life.events[: max(0, len(self.life.events) - record.count)]
-            self.life = Life(events=older, marks=self.life.marks, moved_to=record.other, moved_ms=record.ms)
+            moved = Life(events=older, marks=self.life.marks, moved_to=record.other, moved_ms=record.ms)
+            self.life = moved if record.other else Life()  # else to somebody who was erased: compaction has taken that name
 
     def finish(self) -> None:
         """The records end here. Raises ArchiveError like `apply`."""

@@ -224,7 +224,8 @@ class ExperimentRows:
         moves: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
         for file in self._files:
             for group in read_file(self._archive, file, (*_PLACE, "other"), holding=("other", None)):
-                table = self._living(group.filter(pc.equal(group.column("kind"), MOVED)))
+                moved = pc.and_(pc.equal(group.column("kind"), MOVED), pc.is_valid(group.column("other")))  # else to the erased
+                table = self._living(group.filter(moved))
                 who, into = (column_keys(_column(table, name)).view(np.int64).tolist() for name in ("user_id", "other"))
                 at = zip(_whole(table, "ms").tolist(), _whole(table, "seq").tolist(), strict=True)
                 for user, other, (ms, seq) in zip(who, into, at, strict=True):

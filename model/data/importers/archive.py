@@ -137,7 +137,8 @@ def _in_force(rows: pl.DataFrame) -> pl.DataFrame:
 def _moved(rows: pl.DataFrame, moves: pl.DataFrame) -> pl.DataFrame:
     """The rows without those that moved to another user with the last events of their own one; the rest are the other's, too."""
     moves = moves.unique(_USER, keep="last", maintain_order=True)
-    gone = moves.select(*_USER, pl.col("count").alias("_moved"))
+    # Of who has moved to somebody who was erased, whose name is taken from the archive then, all has gone.
+    gone = moves.select(*_USER, pl.when(pl.col("other").is_null()).then(2**40).otherwise(pl.col("count")).alias("_moved"))
     rows = rows.join(gone, on=_USER, how="left", maintain_order="left")
     of_moved = rows.filter(pl.col("_moved").is_not_null() & pl.col("kind").is_in([*EVENTS, "s", "r"]))
     # A rewritten sequence is sorted by time; what came later follows in its own order.

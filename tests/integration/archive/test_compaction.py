@@ -21,6 +21,7 @@ from app.archive.histories import histories, users
 from app.archive.keys import user_hash
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
+from model.data.importers.archive import read
 
 MakeArchiver = Callable[..., Archiver]
 
@@ -118,6 +119,28 @@ def test_an_erased_user_is_in_no_byte_of_the_archive(archive: Archive, make_arch
     add(raw, raw_after)
     archiver.once(erase_now=True)
     assert [h.events for h in histories(archive) if h.user_id == "unforgettable"] == [[event(7)]]
+
+
+def test_who_was_merged_into_the_erased_does_not_come_back_if_the_erasure_was_cut_off(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis
+):
+    world = LogWorld()
+    for n in (0, 1):
+        add(raw, world.event("alias", event(YESTERDAY_MS + n)))
+    del world.users["default", "alias"].events[0]  # as if the sequence had room for one
+    add(raw, world.event("unforgettable", event(YESTERDAY_MS)))
+    add(raw, world.event("stays", event(YESTERDAY_MS)))
+    for script in world.merge("alias", "unforgettable"):
+        add(raw, script)
+    add(raw, world.erase("unforgettable"))
+    for erase_now in (False, True):
+        make_archiver().once(erase_now=erase_now)
+        assert [user.user_id for user in users(archive, archive.latest())] == ["stays"]
+    assert not is_written_anywhere(archive, "unforgettable")
+    assert read(archive.folder).events.get_column("user_id").to_list() == ["stays"]
+    add(raw, world.erase("alias"))
+    make_archiver().once(erase_now=True)
+    assert [row["user_id"] for row in rows(archive)] == ["stays"]
 
 
 def test_what_a_merge_left_for_its_readers_is_erased_too(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
