@@ -125,8 +125,10 @@ class LogWorld:
         if what < 0.96 and self._user("default", user).epoch:
             return [self.expire(user)]
         if what < 0.98 or user == other or self._user("default", other).to is not None:
-            aliases = [alias for (_, alias), known in self.users.items() if known.to == user]
-            return [self.erase(one) for one in (*aliases, user)]
+            everybody = [user]  # and who was merged into it, at whatever remove
+            for one in everybody:
+                everybody += [alias for (_, alias), known in self.users.items() if known.to == one]
+            return [self.erase(one) for one in everybody]
         return self.merge(user, other)
 
     def _user(self, tenant: str, user_id: str) -> User:
