@@ -109,12 +109,13 @@ class ImpressionStore:
 
     def _call(self, seen: Seen, way: Way) -> Call:
         impression = seen.impression
-        named = way.user_id != ""
-        user = keys.user_keys(self._tenant, way.user_id) if named else keys.nobodys_keys(self._tenant, impression.recommendation_id)
+        user_id = way.user_id
+        named = user_id != ""
+        user = keys.user_keys(self._tenant, user_id) if named else keys.nobodys_keys(self._tenant, impression.recommendation_id)
         at_s = min(max(impression.time_ms // 1000, 0), 2**32 - 1)
         arguments: list[Any] = [
             _text(self._tenant),
-            _text(way.user_id),
+            _text(user_id),
             encode_impression(impression),
             impression.time_ms,
             id_hash(_text(impression.recommendation_id)),
