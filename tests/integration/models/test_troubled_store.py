@@ -132,7 +132,8 @@ async def test_a_full_store_is_read_from_and_users_are_erased(start, two_models,
             assert (await worker.ask("u"))["source"] == "model"
             refused = await worker.post("/v1/events", json=[event("u", 3)])
             assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
-            assert (await worker.delete("/v1/users/u")).status_code == 200
+            answer = await worker.delete("/v1/users/u")
+            assert answer.status_code == 200, answer.text
         finally:
             raw.config_set("maxmemory", "0")
         await worker.tell(event("v", 4))

@@ -334,7 +334,10 @@ async def test_a_merge_of_which_nobody_knows_any_more_is_made_known_again(store:
 
 async def test_who_is_being_erased_with_somebody_who_is_not_is_nobody(store: RedisStore, raw):
     await tell(store, "alice", 1)
+    impressions = ImpressionStore(store, "default", 0)
+    await impressions.add([Seen("alice", Impression("list", 1, ("film",)), [7])])
     raw.hset(keys.user_keys("default", "cookie").meta, mapping={"to": "alice", "ms": "e", "ik": "merge", "up": "5"})
+    assert await impressions.shown("cookie") == []
     assert await tell(store, "cookie", 2) == "1"
     assert (await times(store, "alice"), await times(store, "cookie")) == ([1], [2])
 
