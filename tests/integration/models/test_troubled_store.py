@@ -123,12 +123,12 @@ async def test_a_worker_that_starts_without_a_store_registers_its_model_when_the
 
 async def test_a_full_store_is_read_from_and_users_are_erased(start, two_models, raw, monkeypatch):
     folder, old, _ = two_models
-    monkeypatch.setattr(hall, "LEASE_S", 0.1)
+    monkeypatch.setattr(hall, "LEASE_S", 0.4)
     async with start(folder, old) as worker:
         await worker.tell(event("u", 1), event("v", 2))
         raw.config_set("maxmemory", "1")
         try:
-            await asyncio.sleep(0.5)  # longer than a lease that was not renewed
+            await asyncio.sleep(0.9)  # longer than a lease that was not renewed
             assert (await worker.ask("u"))["source"] == "model"
             refused = await worker.post("/v1/events", json=[event("u", 3)])
             assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
