@@ -23,6 +23,7 @@ from rich.table import Table
 from app.archive.commands import register, warn_of_retention
 from app.archive.experiment.command import experiment
 from app.errors import LongwaveError, StorageAddressError
+from app.ours import ours
 from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import MULTIPROCESS_DIR, configure_logs
 
@@ -79,9 +80,7 @@ def serve(
         warn_of_retention(settings)
         _export(settings, url)
         if settings.archive == "inside":
-            stack.enter_context(
-                kept("archiver", [sys.executable, "-c", "from app.cli import main; main()", "archive", "--follow"])
-            )
+            stack.enter_context(kept("archiver", ours("from app.cli import main; main()", "archive", "--follow")))
         if settings.workers > 1:
             os.environ[MULTIPROCESS_DIR] = stack.enter_context(tempfile.TemporaryDirectory(prefix="longwave-metrics-"))
         # uvicorn raises the signal that stopped it once more when it is done; as an exit, it lets the stack unwind.

@@ -71,6 +71,18 @@ def test_it_merges_and_erases_as_the_archiver_would(archive: Archive, make_archi
     assert len(places(archive)) == 27
 
 
+def test_it_is_ours_where_the_current_folder_has_another_app(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for package in ("app", "app/archive"):
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    fill(make_archiver, raw)
+    rewriting(archive)(lambda: None)
+    assert len(archive.latest().files) == 1
+
+
 def test_no_process_is_made_where_nothing_is_due(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
     calls: list[object] = []
     fill(make_archiver, raw, files=1)
