@@ -57,7 +57,6 @@ def serve(
     from app.keeper import kept
     from app.runtime.bundle import read_bundle
     from app.state.embedded import EMBEDDED_URL, EmbeddedRedis
-    from app.workers import Workers
 
     settings = _settings(bundle_dir=bundle, host=host, port=port, workers=workers, storage_dir=storage_dir)
     configure_logs(settings.log_level, settings.log_format)
@@ -102,7 +101,14 @@ def serve(
             "timeout_worker_healthcheck": _WORKER_SILENT_S,
         }
         if settings.workers > 1:
-            Workers(uvicorn.Config(**serving)).run()
+            from uvicorn.config import STARTUP_FAILURE
+
+            from app.workers import Workers
+
+            several = Workers(uvicorn.Config(**serving))
+            several.run()
+            if several.failed:
+                sys.exit(STARTUP_FAILURE)
         else:
             uvicorn.run(**serving)
 

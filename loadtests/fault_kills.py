@@ -184,7 +184,7 @@ class Kills:
                 time.sleep(self._random.uniform(*_DOWN_S))
                 self._store.start()
             case "worker":
-                # Uvicorn's parent looks after its workers twice a second and starts a new one for each that died.
+                # Their parent looks after them twice a second and starts a new one for each that died, if it lived for 5 s.
                 if workers := self._service.workers():
                     _kill(self._random.choice(workers))
             case "service" | "parent":
