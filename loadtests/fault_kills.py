@@ -65,8 +65,11 @@ class Service:
         self.begin()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.stop()
+        elif self._process is not None and self._process.poll() is None:
+            self.kill()  # that it does not end, either, must not be all that is heard of
 
     def begin(self) -> None:
         """Start it, and do not wait."""
