@@ -46,14 +46,17 @@ class Rewriting:
             Exception: what `still_ours` raises; the process is then ended.
         """
         # A session of its own: Ctrl-C is for the archiver, which ends when this has.
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=asking_for_signal(os.getpid()),
-        )
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                preexec_fn=asking_for_signal(os.getpid()),
+            )
+        except OSError as error:
+            raise ArchiveError(f"no process can be started that compacts the archive: {error.strerror}") from error
         with process:
             try:
                 while True:

@@ -101,6 +101,13 @@ def test_what_is_wrong_with_a_file_is_said_as_the_archiver_would(archive: Archiv
         rewriting(archive)(lambda: None)
 
 
+def test_that_no_process_can_be_had_is_said(archive: Archive):
+    without = rewriting(archive)
+    without._command[0] = "/nowhere/python"
+    with pytest.raises(ArchiveError, match="no process can be started that compacts the archive: No such file"):
+        without(lambda: None)
+
+
 def test_the_lease_is_kept_meanwhile_and_without_redis_the_process_ends(
     archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis
 ):
