@@ -171,7 +171,9 @@ def _said_of_scratch() -> Iterator[None]:
         yield
     except OSError as error:
         folder = tempfile.gettempdir()
-        raise ImportFileError(f"{folder} (TMPDIR): cannot hold the events while they are sorted: {error.strerror or error}") from error
+        raise ImportFileError(
+            f"{folder} (TMPDIR): cannot hold the events while they are sorted: {error.strerror or error}"
+        ) from error
 
 
 class _Spill:

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,7 +184,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_imported(
     tmp_path: Path, redis_url: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, rows: int
 ):
     file, _ = big_file(tmp_path, rows=rows)
-    monkeypatch.setattr("tempfile.TemporaryFile", lambda: open("/dev/full", "r+b"))
+    monkeypatch.setattr("tempfile.TemporaryFile", partial(open, "/dev/full", "r+b"))
     with pytest.raises(ImportFileError, match=r"\(TMPDIR\): cannot hold the events while they are sorted: No space left"):
         run_import([file], redis_url)
     assert raw.dbsize() == 0

@@ -70,11 +70,19 @@ def answer(*items: tuple[str, float], **fields: Any) -> dict[str, Any]:
 def test_why_a_run_is_given_up_is_heard_though_the_service_does_not_end(tmp_path, monkeypatch):
     monkeypatch.setattr("loadtests.fault_kills._STOP_S", 0.2)
     service = Service(tmp_path, "redis://127.0.0.1:1", tmp_path / "log", 2)
-    service._command = [sys.executable, "-c", "import signal; signal.pthread_sigmask(0, {15}); print(1, flush=True); signal.pause()"]
-    with pytest.raises(BenchError, match="no events"), service:
+    service._command = [
+        sys.executable,
+        "-c",
+        "import signal; signal.pthread_sigmask(0, {15}); print(1, flush=True); signal.pause()",
+    ]
+
+    def give_up() -> None:
         while not service.last_words():
             time.sleep(0.01)
         raise BenchError("no events")
+
+    with pytest.raises(BenchError, match="no events"), service:
+        give_up()
 
 
 def test_lists_differ_by_more_than_float_noise_or_not_at_all():
