@@ -23,6 +23,7 @@ from rich.table import Table
 from app.archive.commands import register, warn_of_retention
 from app.archive.experiment.command import experiment
 from app.errors import LongwaveError, StorageAddressError
+from app.ours import ours
 from app.settings import Settings, SettingsError, load_settings, variable
 from app.telemetry import MULTIPROCESS_DIR, configure_logs
 
@@ -56,7 +57,6 @@ def serve(
     from app.keeper import kept
     from app.runtime.bundle import read_bundle
     from app.state.embedded import EMBEDDED_URL, EmbeddedRedis
-    from app.workers import Workers
 
     settings = _settings(bundle_dir=bundle, host=host, port=port, workers=workers, storage_dir=storage_dir)
     configure_logs(settings.log_level, settings.log_format)
@@ -79,9 +79,7 @@ def serve(
         warn_of_retention(settings)
         _export(settings, url)
         if settings.archive == "inside":
-            stack.enter_context(
-                kept("archiver", [sys.executable, "-c", "from app.cli import main; main()", "archive", "--follow"])
-            )
+            stack.enter_context(kept("archiver", ours("from app.cli import main; main()", "archive", "--follow")))
         if settings.workers > 1:
             os.environ[MULTIPROCESS_DIR] = stack.enter_context(tempfile.TemporaryDirectory(prefix="longwave-metrics-"))
         # uvicorn raises the signal that stopped it once more when it is done; as an exit, it lets the stack unwind.
@@ -103,7 +101,14 @@ def serve(
             "timeout_worker_healthcheck": _WORKER_SILENT_S,
         }
         if settings.workers > 1:
-            Workers(uvicorn.Config(**serving)).run()
+            from uvicorn.config import STARTUP_FAILURE
+
+            from app.workers import Workers
+
+            several = Workers(uvicorn.Config(**serving))
+            several.run()
+            if several.failed:
+                sys.exit(STARTUP_FAILURE)
         else:
             uvicorn.run(**serving)
 

@@ -37,15 +37,19 @@ def kept(name: str, command: Sequence[str]) -> Iterator[None]:
                 ask()
 
         while True:
-            with guard:
-                if stopping.is_set():
-                    return
-                child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=prepare)
-                current[:] = [child]
-            code = child.wait()
+            try:
+                with guard:
+                    if stopping.is_set():
+                        return
+                    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=prepare)
+                    current[:] = [child]
+            except OSError as error:  # no memory, or no process to be had just now
+                why = f"cannot be started: {error.strerror}"
+            else:
+                why = f"has ended with exit code {child.wait()}"
             if stopping.wait(_RESTART_DELAY_S):
                 return
-            log.error("a process beside the service has ended and is started again", process=name, exit_code=code)
+            log.error("a process beside the service is started again", process=name, why=why)
 
     thread = threading.Thread(target=keep, name=name, daemon=True)
     thread.start()

@@ -9,40 +9,63 @@ from __future__ import annotations
 import logging
 from pickle import UnpicklingError
 from time import monotonic
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from uvicorn import Config
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 from uvicorn.supervisors.multiprocess import Process
 
+_AGAIN_S = 5.0  # between two starts in the place of one worker: they may die of what they load, each time
+_STOP_S = 20.0  # longer than a worker gives its last requests
+
 log = logging.getLogger("uvicorn.error")
 
 
 class Workers(Multiprocess):
-    """`config.workers` processes that share a port. One that has died is replaced within a second, one that gives no sign of life
-    for `config.timeout_worker_healthcheck` seconds is killed and replaced."""
+    """`config.workers` processes that share a port. One that has died is replaced within a second, if it lived for five; one that
+    gives no sign of life for `config.timeout_worker_healthcheck` seconds is killed and replaced.
+
+    Attributes:
+        failed: a worker could not start, and none had before; `run` has ended for that.
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, sockets=[config.bind_socket()])
         self._asked_s: WeakKeyDictionary[Process, float] = WeakKeyDictionary()
+        self._begun_s: WeakKeyDictionary[Process, float] = WeakKeyDictionary()
+        self._buried: WeakSet[Process] = WeakSet()
+        self._served = False
+        self.failed = False
 
     def keep_subprocess_alive(self) -> None:
         """Look at each worker, wait for none, and replace those that are gone."""
         for place, process in enumerate(self.processes):
-            if self.should_exit.is_set():
-                return
-            if process.process.is_alive() and self._is_heard(process):
-                continue
-            process.kill()
+            begun_s = self._begun_s.setdefault(process, monotonic())
+            if process not in self._buried:
+                if process.process.is_alive() and self._is_heard(process):
+                    continue
+                process.kill()
+                process.join()
+                self._buried.add(process)
+                log.error(f"Child process [{process.pid}] died with exit code {process.exitcode}")
+                if process.exitcode == STARTUP_FAILURE and not self._served:  # nor would any other one
+                    log.error("No worker can start, stopping the parent process.")
+                    self.failed = True
+                    self.should_exit.set()
+                    return
+            if monotonic() >= begun_s + _AGAIN_S:
+                self.processes[place] = Process(self.config, self.sockets)
+                self.processes[place].start()
+
+    def join_all(self) -> None:
+        """Wait until all have ended as they were told to, and no longer for one that stands still."""
+        until_s = monotonic() + _STOP_S
+        for process in self.processes:
+            process.process.join(max(0.0, until_s - monotonic()))
+            if process.process.is_alive():
+                process.kill()
             process.join()
-            if process.exitcode == STARTUP_FAILURE:  # and so would every other one
-                log.error(f"Child process [{process.pid}] failed to start, stopping the parent process.")
-                self.should_exit.set()
-                return
-            log.info(f"Child process [{process.pid}] died")
-            self.processes[place] = Process(self.config, self.sockets)
-            self.processes[place].start()
 
     def _is_heard(self, process: Process) -> bool:
         """Whether it has answered the last question, or may still; asks the next one."""
@@ -50,7 +73,7 @@ class Workers(Multiprocess):
             if process in self._asked_s:
                 if not process.parent_conn.poll():
                     return monotonic() < self._asked_s[process] + self.config.timeout_worker_healthcheck
-                process.parent_conn.recv()
+                self._served |= process.parent_conn.recv()
             process.parent_conn.send(b"ping")
         except (OSError, EOFError, UnpicklingError):
             return False

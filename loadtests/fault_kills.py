@@ -65,8 +65,11 @@ class Service:
         self.begin()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.stop()
+        elif self._process is not None and self._process.poll() is None:
+            self.kill()  # that it does not end, either, must not be all that is heard of
 
     def begin(self) -> None:
         """Start it, and do not wait."""
@@ -184,7 +187,7 @@ class Kills:
                 time.sleep(self._random.uniform(*_DOWN_S))
                 self._store.start()
             case "worker":
-                # Uvicorn's parent looks after its workers twice a second and starts a new one for each that died.
+                # Their parent looks after them twice a second and starts a new one for each that died, if it lived for 5 s.
                 if workers := self._service.workers():
                     _kill(self._random.choice(workers))
             case "service" | "parent":

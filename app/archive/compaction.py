@@ -67,30 +67,36 @@ class Compaction:
         Raises:
             ArchiveError: a file is missing or damaged, or none can be written.
         """
-        if self._rewriter is None or erase_now:
-            self.rewrite(erase_now, still_ours)
-        elif self._due(self._archive.latest()):
-            self._rewriter(still_ours)
-        self._archive.prune()
-        if erase_now or time.monotonic() - self._swept_s >= _SWEEP_EVERY_S:
-            self._swept_s = time.monotonic()
-            sweep(self._archive)
+        try:
+            if self._rewriter is None or erase_now:
+                self.rewrite(erase_now, still_ours)
+            elif self._due(self._archive.latest()):
+                self._rewriter(still_ours)
+        finally:  # one that fails again and again must not fill the disk with what it leaves, nor its archiver with manifests
+            self._archive.prune()
+            if erase_now or time.monotonic() - self._swept_s >= _SWEEP_EVERY_S:
+                self._swept_s = time.monotonic()
+                sweep(self._archive)
 
     def rewrite(self, erase_now: bool = False, still_ours: StillOurs = lambda: None) -> None:
         """The part of `run` that reads and writes rows."""
         manifest = self._archive.latest()
         if manifest.removals and (erase_now or self._removals_due(manifest)):
             self._remove(manifest.removals, still_ours)
+        failed: ArchiveError | None = None
         for some in self._mergeable(self._archive.latest()):
             still_ours()
             try:
                 written = write_file(self._archive, some[0].tenant, some[0].day, merged(self._archive, some))
-            except ArchiveError:
+            except ArchiveError as error:
                 if {*some} <= {*self._archive.latest().files}:
-                    raise
-                log.warning("another archiver has replaced these files", files=len(some))
+                    failed = failed or error  # a file that is damaged is no reason to leave the other days as they are
+                else:
+                    log.warning("another archiver has replaced these files", files=len(some))
                 continue
             self._exchange(some, [written])
+        if failed is not None:
+            raise failed
 
     def _due(self, manifest: Manifest) -> bool:
         """Whether `rewrite` has anything to do."""
@@ -119,16 +125,20 @@ class Compaction:
             by_tenant[removal.tenant].append(removal)
         replaced: list[File] = []
         written: list[File] = []
-        for file in self._archive.latest().files:
-            still_ours()
-            of_tenant = by_tenant.get(file.tenant, [])
-            if not of_tenant or not _names(self._archive, file, of_tenant):
-                continue
-            left = (without(table, of_tenant) for table in merged(self._archive, [file]))
-            replaced.append(file)
-            written.append(write_file(self._archive, file.tenant, file.day, left))
-            if not written[-1].rows:
-                self._archive.discard([written.pop()])
+        try:
+            for file in self._archive.latest().files:
+                still_ours()
+                of_tenant = by_tenant.get(file.tenant, [])
+                if not of_tenant or not _names(self._archive, file, of_tenant):
+                    continue
+                left = (without(table, of_tenant) for table in merged(self._archive, [file]))
+                replaced.append(file)
+                written.append(write_file(self._archive, file.tenant, file.day, left))
+                if not written[-1].rows:
+                    self._archive.discard([written.pop()])
+        except BaseException:  # a full disk may be: what is tried again and again must not leave its files each time
+            self._archive.discard(written)
+            raise
         now_ms = time.time_ns() // 1_000_000
         kept_from_ms = now_ms - _KEPT_REMOVED_MS
         forgotten = set(removals)

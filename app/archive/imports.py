@@ -11,7 +11,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -122,7 +122,7 @@ async def import_files(
             if found.index not in bad:
                 yield first + found.index, found.user_id, found.event, found.event_id
 
-    with ExitStack() as files_of_ours:
+    with _said_of_scratch(), ExitStack() as files_of_ours:
         # They have no names: nothing of them is left, however this process ends.
         spill = _Spill([files_of_ours.enter_context(tempfile.TemporaryFile()) for _ in range(buckets)])
         with spill:
@@ -164,6 +164,18 @@ async def _write(
             group.create_task(write(user_id, events, event_ids))
 
 
+@contextmanager
+def _said_of_scratch() -> Iterator[None]:
+    """A full disk is told of by the folder that people can make room in, or change."""
+    try:
+        yield
+    except OSError as error:
+        folder = tempfile.gettempdir()
+        raise ImportFileError(
+            f"{folder} (TMPDIR): cannot hold the events while they are sorted: {error.strerror or error}"
+        ) from error
+
+
 class _Spill:
     """Events on disk, in buckets by user, a file each. Filled within its context, read after it."""
 
@@ -185,6 +197,9 @@ class _Spill:
             for bucket in range(len(self._files)):
                 self._flush(bucket)
         self._stack.close()
+        if kind is None:
+            for file in self._files:
+                file.flush()
 
     def add(self, row: int, user_id: str, event: StoredEvent, event_id: str | None) -> None:
         user = to_text(user_id)

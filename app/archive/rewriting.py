@@ -1,7 +1,5 @@
 """Compaction in a process of its own: what it takes of memory, and keeps for a while, goes back when it ends.
 
-    python -m app.archive.rewriting FOLDER ERASE_WITHIN_S LOG_LEVEL LOG_FORMAT
-
 It needs no Redis: the archiver that waits for it holds the lease. It may be killed anywhere, as any archiver may, and is when the
 archiver dies; an archiver that goes on without it makes another.
 """
@@ -18,6 +16,7 @@ from typing import Final
 from app.archive.archive import Archive
 from app.archive.compaction import Compaction
 from app.errors import ArchiveError
+from app.ours import ours
 from app.state.embedded import asking_for_signal
 from app.telemetry import configure_logs
 
@@ -35,7 +34,8 @@ class Rewriting:
     """
 
     def __init__(self, folder: Path, erase_within_s: float, lease_ms: int, log_level: str, log_format: str) -> None:
-        self._command = [sys.executable, "-m", __name__, str(folder), str(erase_within_s), log_level, log_format]
+        words = (str(folder), str(erase_within_s), log_level, log_format)
+        self._command = ours("from app.archive.rewriting import main; main(*sys.argv[1:])", *words)
         self._period_s = min(_SIGN_OF_LIFE_S, lease_ms / 1000 / _MOST_SIGNS)
 
     def __call__(self, still_ours: Callable[[], object]) -> None:
@@ -46,14 +46,17 @@ class Rewriting:
             Exception: what `still_ours` raises; the process is then ended.
         """
         # A session of its own: Ctrl-C is for the archiver, which ends when this has.
-        process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=asking_for_signal(os.getpid()),
-        )
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                preexec_fn=asking_for_signal(os.getpid()),
+            )
+        except OSError as error:
+            raise ArchiveError(f"no process can be started that compacts the archive: {error.strerror}") from error
         with process:
             try:
                 while True:
@@ -84,7 +87,3 @@ def main(folder: str, erase_within_s: str, log_level: str, log_format: str) -> N
 def _refuse(why: str) -> None:
     print(why)
     sys.exit(REFUSED)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,7 +1,4 @@
-"""Making an index beside a running service, once for all workers.
-
-`python -m app.recommend.indexing SOURCE OUT` makes one of the arrays in a folder.
-"""
+"""Making an index beside a running service, once for all workers."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -20,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from app.errors import IndexDamagedError
+from app.ours import ours
 from app.recommend.index import RowIndex, Source, build
 
 _POLL_S: Final = 0.25
@@ -68,7 +65,7 @@ async def _make(folder: Path, source: Source) -> None:
     _clear(folder)
     with tempfile.TemporaryDirectory(prefix=".source.", dir=folder.parent) as scratch:
         await asyncio.to_thread(_save, source, Path(scratch))
-        command = (sys.executable, "-m", "app.recommend.indexing", scratch, str(folder))
+        command = ours("from app.recommend.indexing import main; main(*sys.argv[1:])", scratch, str(folder))
         child = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -112,6 +109,7 @@ def _forget_others(folder: Path) -> None:
         shutil.rmtree(other, ignore_errors=True)
 
 
-if __name__ == "__main__":
+def main(source: str, out: str) -> None:
+    """In the process of its own: make one of the arrays in a folder."""
     os.nice(_NICENESS)
-    build(_load(Path(sys.argv[1])), Path(sys.argv[2]))
+    build(_load(Path(source)), Path(out))

@@ -280,3 +280,50 @@ def test_a_damaged_file_is_named(archive: Archive, make_archiver: MakeArchiver, 
     path.unlink()
     with pytest.raises(ArchiveError, match=f"{file.path}: is not there"):
         list(histories(archive))
+
+
+def test_a_damaged_file_keeps_no_other_day_from_being_merged(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    for n in range(6):
+        add_at(raw, LogWorld().event("a", event(n)), YESTERDAY_MS + 86_400_000 * (n // 2) + n)
+        make_archiver()._drain()
+    damaged = archive.latest().files[0]
+    os.truncate(archive.folder / damaged.path, 100)
+    with pytest.raises(ArchiveError, match=f"{damaged.path}: damaged"):
+        Compaction(archive).run()
+    assert sorted(file.rows for file in archive.latest().files) == [1, 1, 2, 2]
+
+
+def test_a_compaction_that_fails_again_and_again_leaves_no_manifests_and_no_files(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis
+):
+    for n in range(4):
+        add_at(raw, LogWorld().event("a", event(n)), YESTERDAY_MS + n)
+        make_archiver()._drain()
+    first = archive.latest().files[0]
+    left = (archive.folder / first.path).with_name("of-a-killed-one.parquet")
+    left.write_bytes(b"?")
+    os.utime(left, (0, 0))
+    os.truncate(archive.folder / first.path, 100)
+    with pytest.raises(ArchiveError, match=f"{first.path}: damaged"):
+        Compaction(archive).run()
+    assert len(list((archive.folder / MANIFESTS).iterdir())) <= 2  # the sweep's own, and the one before it
+    assert not left.exists()
+
+
+def test_an_erasure_that_fails_takes_with_it_what_it_has_written(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+    world = LogWorld()
+    for n in range(3):
+        add(raw, [*world.event("a", event(n)), *world.event("b", event(n))])
+        make_archiver()._drain()
+    add(raw, world.erase("a"))
+    make_archiver()._drain()
+    files = archive.latest().files
+    last = archive.folder / files[2].path
+    whole = last.read_bytes()
+    os.truncate(last, 100)
+    with pytest.raises(ArchiveError, match=f"{files[2].path}: damaged"):
+        make_archiver().once(erase_now=True)
+    assert files_on_disk(archive) == {file.path for file in files}
+    last.write_bytes(whole)
+    make_archiver().once(erase_now=True)
+    assert {row["user_id"] for row in rows(archive)} == {"b"}

@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -176,6 +177,17 @@ def test_a_killed_import_leaves_nothing_on_the_disk(tmp_path: Path, redis_url: s
     assert process.exitcode == -signal.SIGKILL
     assert list(scratch.iterdir()) == []
     assert any(name.startswith(str(scratch)) for name in held)  # there was something to leave
+
+
+@pytest.mark.parametrize("rows", [10, 10_000])
+def test_a_full_disk_is_told_of_and_nothing_is_imported(
+    tmp_path: Path, redis_url: str, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch, rows: int
+):
+    file, _ = big_file(tmp_path, rows=rows)
+    monkeypatch.setattr("tempfile.TemporaryFile", partial(open, "/dev/full", "r+b"))
+    with pytest.raises(ImportFileError, match=r"\(TMPDIR\): cannot hold the events while they are sorted: No space left"):
+        run_import([file], redis_url)
+    assert raw.dbsize() == 0
 
 
 def test_a_killed_import_is_finished_by_running_it_again(

@@ -71,6 +71,18 @@ def test_it_merges_and_erases_as_the_archiver_would(archive: Archive, make_archi
     assert len(places(archive)) == 27
 
 
+def test_it_is_ours_where_the_current_folder_has_another_app(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for package in ("app", "app/archive"):
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    fill(make_archiver, raw)
+    rewriting(archive)(lambda: None)
+    assert len(archive.latest().files) == 1
+
+
 def test_no_process_is_made_where_nothing_is_due(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
     calls: list[object] = []
     fill(make_archiver, raw, files=1)
@@ -87,6 +99,13 @@ def test_what_is_wrong_with_a_file_is_said_as_the_archiver_would(archive: Archiv
     (archive.folder / archive.latest().files[1].path).unlink()
     with pytest.raises(ArchiveError, match=f"{archive.latest().files[1].path}: is not there"):
         rewriting(archive)(lambda: None)
+
+
+def test_that_no_process_can_be_had_is_said(archive: Archive):
+    without = rewriting(archive)
+    without._command[0] = "/nowhere/python"
+    with pytest.raises(ArchiveError, match="no process can be started that compacts the archive: No such file"):
+        without(lambda: None)
 
 
 def test_the_lease_is_kept_meanwhile_and_without_redis_the_process_ends(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ if str(ROOT) not in sys.path:  # the load tests are part of the checkout, not of
 from loadtests.errors import BenchError  # noqa: E402
 from loadtests.fault import WRONG, run_faults  # noqa: E402
 from loadtests.fault_check import difference  # noqa: E402
+from loadtests.fault_kills import Service  # noqa: E402
 
 _LENGTH_AT = 40  # in a state's header: here follow the length of the tensors and the tensors themselves (app/state/codec.py)
 
@@ -63,6 +65,24 @@ def test_a_run_without_events_is_given_up_and_says_what_can_be_seen_of_each_part
 def answer(*items: tuple[str, float], **fields: Any) -> dict[str, Any]:
     listed = [{"item_id": item, "score": score} for item, score in items]
     return {"source": "model", "applied_events": 3, "last_event_time": None, "items": listed} | fields
+
+
+def test_why_a_run_is_given_up_is_heard_though_the_service_does_not_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("loadtests.fault_kills._STOP_S", 0.2)
+    service = Service(tmp_path, "redis://127.0.0.1:1", tmp_path / "log", 2)
+    service._command = [
+        sys.executable,
+        "-c",
+        "import signal; signal.pthread_sigmask(0, {15}); print(1, flush=True); signal.pause()",
+    ]
+
+    def give_up() -> None:
+        while not service.last_words():
+            time.sleep(0.01)
+        raise BenchError("no events")
+
+    with pytest.raises(BenchError, match="no events"), service:
+        give_up()
 
 
 def test_lists_differ_by_more_than_float_noise_or_not_at_all():

@@ -184,6 +184,26 @@ def test_a_killed_worker_is_replaced_while_another_is_silent(tiny_bundle, tmp_pa
             os.kill(silent, signal.SIGCONT)
 
 
+def test_where_no_worker_can_start_the_command_fails(tiny_bundle, tmp_path):
+    """What started it must see that it did not end by being told to."""
+    dies = "import os, sys\nif any('spawn_main' in word for word in sys.orig_argv): os._exit(3)\n"  # as uvicorn's workers do then
+    (tmp_path / "sitecustomize.py").write_text(dies)
+    command = ("serve", "--bundle", tiny_bundle, "--storage-dir", tmp_path / "data", "--port", "0", "--workers", "2")
+    done = run(*command, PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+    assert done.returncode == 3, done.stderr
+    assert "No worker can start" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the workers under /proc")
+def test_the_service_ends_though_a_worker_stands_still(tiny_bundle, tmp_path):
+    with serving(tiny_bundle, tmp_path / "data", "--workers", "2") as (_, process):
+        silent, _ = children_of(process.pid, b"spawn_main")
+        os.kill(silent, signal.SIGSTOP)
+        process.terminate()
+        assert process.wait(40) == 0
+        assert gone(silent)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_workers_end_with_a_killed_parent_and_free_the_port(tiny_bundle, tmp_path):
     with serving(tiny_bundle, tmp_path / "data", "--workers", "2") as (url, process):

@@ -28,8 +28,8 @@ class Worker:
     def kill(self):
         self.alive, self.exitcode = False, -9
 
-    def join(self):
-        assert not self.alive
+    def join(self, timeout=None):
+        assert timeout is not None or not self.alive
 
     def answer(self):
         """What uvicorn's worker does when it is asked."""
@@ -60,6 +60,7 @@ def test_one_that_has_died_is_replaced_at_once_and_none_other_is(workers, clock)
     first, second, third = workers.processes
     workers.keep_subprocess_alive()
     second.alive = False
+    clock[0] += 5
     workers.keep_subprocess_alive()
     assert [place is now for place, now in zip((first, second, third), workers.processes, strict=True)] == [True, False, True]
     assert workers.processes[1].alive
@@ -93,9 +94,46 @@ def test_an_answer_that_comes_late_counts(workers, clock):
     assert first.child_conn.poll()  # it has been asked again
 
 
-def test_one_that_cannot_start_ends_them_all(workers, clock):
-    workers.processes[0].alive = False
-    workers.processes[0].kill = lambda: None
-    workers.processes[0].exitcode = uvicorn.config.STARTUP_FAILURE
+def fail_to_start(worker):
+    worker.alive = False
+    worker.kill = lambda: None
+    worker.exitcode = uvicorn.config.STARTUP_FAILURE
+
+
+def test_where_none_can_start_all_end(workers, clock):
+    fail_to_start(workers.processes[0])
     workers.keep_subprocess_alive()
     assert workers.should_exit.is_set()
+    assert workers.failed
+
+
+def test_one_that_cannot_start_leaves_those_at_work_that_did(workers, clock):
+    first, second, third = workers.processes
+    workers.keep_subprocess_alive()
+    first.answer()
+    fail_to_start(second)
+    clock[0] += 5
+    workers.keep_subprocess_alive()
+    assert not workers.should_exit.is_set()
+    assert (workers.processes[0], workers.processes[2]) == (first, third)
+    assert workers.processes[1].alive
+
+
+def test_in_the_place_of_one_that_dies_at_once_none_starts_more_often_than_every_five_seconds(workers, clock):
+    started = {id(workers.processes[1])}
+    for _ in range(2 * SILENT_S):
+        workers.keep_subprocess_alive()
+        for other in (workers.processes[0], workers.processes[2]):
+            other.answer()
+        started.add(id(workers.processes[1]))
+        workers.processes[1].alive = False
+        clock[0] += 0.5
+    assert SILENT_S / 6 < len(started) <= SILENT_S / 5 + 1
+    assert not workers.should_exit.is_set()
+
+
+def test_at_the_end_one_that_stands_still_is_killed(workers, clock):
+    first, second, third = workers.processes
+    first.alive = third.alive = False
+    workers.join_all()
+    assert (first.exitcode, second.exitcode, third.exitcode) == (None, -9, None)
