@@ -1,7 +1,8 @@
 """Recurrences of one cost per event, for ablation (`model.cell`): all but the LSTM are trained and compared, not exported.
 
 A cell folds inputs (B, T, D) that its block has normalised: `cell(x, h, c, lengths)` -> outputs (B, T, D) and the state after each
-row's last valid event. h (1, B, D) begins with what is known of a user; c (1, B, `memory`) begins with zeros.
+row's last valid event. h (1, B, D) begins with what is known of a user; c (1, B, `memory`) begins with zeros. A cell of `TIMED` is
+told the gaps before the events as well, `cell(x, h, c, lengths, elapsed)`, (B, T) ms, 0 before a user's first.
 """
 
 from __future__ import annotations
@@ -153,6 +154,45 @@ class Convolved(nn.Module):
         return y, h1, torch.cat([own1, whole.gather(1, place).flatten(1)[None]], -1)
 
 
+class Decayed(nn.Module):
+    """The LSTM whose memory fades while nothing happens: before each event c <- c * (1 + gap in hours) ** -softplus(rate).
+
+    `rate` (D) is learned, channel by channel. A gap of 0 leaves the plain LSTM.
+
+    Source: memories that fade between events as in the neural Hawkes process (Mei & Eisner 2017, arXiv:1612.09328), GRU-D (Che et
+    al. 2016, arXiv:1606.01865) and T-LSTM (Baytas et al. 2017), which fades by the logarithm of the gap as well.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.memory = width
+        self.lstm = nn.LSTM(width, width, batch_first=True)  # its weights alone: it cannot be told of gaps
+        self.rate = nn.Parameter(torch.full((width,), -4.0))  # a day without an event leaves 94%
+
+    def left(self, elapsed: Tensor) -> Tensor:
+        """elapsed (B, T) ms -> what is left of the memory at each event (B, T, D)."""
+        hours = elapsed.to(self.rate.dtype) / 3.6e6
+        return torch.exp(-nn.functional.softplus(self.rate) * torch.log1p(hours)[..., None])
+
+    def forward(
+        self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None, elapsed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        into, back = self.lstm.weight_ih_l0, self.lstm.weight_hh_l0.t()
+        inputs = nn.functional.linear(x, into, self.lstm.bias_ih_l0 + self.lstm.bias_hh_l0)
+        h1, c1, hs, cs = h[0], c[0], [], []
+        for of_input, left in zip(inputs.unbind(1), self.left(elapsed).unbind(1), strict=True):
+            i, f, g, o = torch.addmm(of_input, h1, back).chunk(4, 1)
+            c1 = torch.sigmoid(f) * (c1 * left) + torch.sigmoid(i) * torch.tanh(g)
+            h1 = torch.sigmoid(o) * torch.tanh(c1)
+            hs.append(h1)
+            cs.append(c1)
+        y = torch.stack(hs, 1)
+        if lengths is None:
+            return y, h1[None], c1[None]
+        end = (torch.arange(len(x)), lengths - 1)
+        return y, y[end][None], torch.stack(cs, 1)[end][None]
+
+
 CELLS: dict[str, Callable[[int], nn.Module]] = {
     "lstm": Lstm,
     "gru": Gru,
@@ -161,7 +201,10 @@ CELLS: dict[str, Callable[[int], nn.Module]] = {
     "mlstm": lambda width: Matrices(width, delta=False),
     "delta": lambda width: Matrices(width, delta=True),
     "conv": Convolved,
+    "decay": Decayed,
 }
+TIMED = (Decayed,)
+"""Those that are told the gaps."""
 
 
 def memory_of(cell: str, width: int) -> int:

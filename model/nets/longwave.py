@@ -131,7 +131,7 @@ class Longwave(nn.Module):
         clock = maximum(before, event.time[:, None])  # a late event counts as now: the gap is clipped at zero
         elapsed = torch.where(first, 0, clock - before)
         x = self.event(event, torch.where(first, -1, elapsed))
-        interest, h, c = self.recurrence(x[:, None], state["h"], state["c"])
+        interest, h, c = self.recurrence(x[:, None], state["h"], state["c"], elapsed)
         interest = interest[:, 0]
         acc, weight = self.accumulators.step(state["acc"], state["acc_weight"], interest, elapsed)
         count = state["count"] + 1
@@ -276,7 +276,7 @@ class Longwave(nn.Module):
         first = (state["count"] + torch.arange(valid.shape[1], device=valid.device)) == 0
         elapsed = torch.where(first, 0, clock[:, 1:] - clock[:, :-1])
         x = self.event(events, torch.where(first, -1, elapsed)[..., None])
-        interest, h, c = self.recurrence(x, state["h"], state["c"], lengths)
+        interest, h, c = self.recurrence(x, state["h"], state["c"], elapsed, lengths)
         events_in_row = valid.to(torch.int64).sum(1)
         some = (events_in_row > 0)[:, None, None]
         return _Trace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model.nets.cells import CELLS
+from model.nets.cells import CELLS, TIMED
 from model.nets.dropout import Dropout
 
 
@@ -24,18 +24,22 @@ class Block(nn.Module):
         )
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None, elapsed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D), h and c (1, B, D) -> outputs (B, T, D), h and c after each row's last valid event.
 
-        `lengths` (B) int64 >= 1 on the CPU gives the valid events of each row; None means all T.
+        `lengths` (B) int64 >= 1 on the CPU gives the valid events of each row; None means all T. `elapsed` (B, T) ms since the
+        event before.
         """
         inputs = self.norm(x)
+        more = (elapsed,) if isinstance(self.cell, TIMED) else ()
         if x.is_cuda:
             # Autocast would give cuDNN float16 factors, whatever it was told, and their gradients would need scaling.
             with torch.autocast("cuda", enabled=False):
-                y, h1, c1 = self.cell(inputs.float(), h, c, lengths)
+                y, h1, c1 = self.cell(inputs.float(), h, c, lengths, *more)
         else:
-            y, h1, c1 = self.cell(inputs, h, c, lengths)
+            y, h1, c1 = self.cell(inputs, h, c, lengths, *more)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed(x)), h1, c1
 
@@ -48,12 +52,14 @@ class Recurrence(nn.Module):
         self.blocks = nn.ModuleList(Block(width, dropout, cell) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, D), h and c (B, L, D) -> interest at each event i (B, T, D), and h, c (B, L, D) after the last."""
+    def forward(
+        self, x: Tensor, h: Tensor, c: Tensor, elapsed: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, T, D), h and c (B, L, D), elapsed (B, T) ms -> interest at each event i (B, T, D), and h, c (B, L, D) after the last."""
         hs, cs = [], []
         layers = zip(self.blocks, _by_layer(h), _by_layer(c), strict=True)
         for block, h0, c0 in layers:
-            x, h1, c1 = block(x, h0, c0, lengths)
+            x, h1, c1 = block(x, h0, c0, lengths, elapsed)
             hs.append(h1)
             cs.append(c1)
         return self.norm(x), torch.cat(hs).transpose(0, 1), torch.cat(cs).transpose(0, 1)
