@@ -350,8 +350,12 @@ def check_together(path: Path, settings: Settings) -> None:
             raise ConfigError(f"{path}: model.{key} must be divisible by model.heads ({model['heads']}), got {model[key]}")
     if settings.train.negatives and model["interests"] > 1:
         raise ConfigError(f"{path}: train.negatives must be 0 where model.interests is above 1, got {settings.train.negatives}")
-    if settings.train.mask_seen and (settings.train.negatives or model["interests"] > 1):
-        raise ConfigError(f"{path}: train.mask_seen must be false with train.negatives, and where model.interests is above 1")
+    if settings.train.mask_seen and settings.train.negatives:
+        raise ConfigError(f"{path}: train.mask_seen must be false with train.negatives")
+    if settings.train.mask_seen and settings.train.smoothing and model["interests"] > 1:
+        raise ConfigError(f"{path}: train.smoothing must be 0 with train.mask_seen where model.interests is above 1")
+    if model["mixture"] and model["interests"] == 1:
+        raise ConfigError(f"{path}: model.interests must be above 1 with model.mixture")
     for key in ("unseen_items", "content_weight"):
         if getattr(settings.train, key) and (settings.train.negatives or model["interests"] > 1):
             raise ConfigError(f"{path}: train.{key} must be 0 with train.negatives, and where model.interests is above 1")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.begin import begun
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, names_of, save_checkpoint
@@ -21,7 +22,7 @@ from model.data.splits import select
 from model.foreign import Foreign
 from model.lanes import LaneBatch, lane_batches
 from model.loop import Loop
-from model.losses import Additions, Popularity, basket_cross_entropy, basket_softmax
+from model.losses import BLOCK, Additions, Popularity, Soft, basket_cross_entropy, basket_softmax
 from model.memory import Memories, fold_memories
 from model.metrics import ndcg
 from model.nets import Longwave, Readout
@@ -171,8 +172,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         smoothing = self.train.smoothing
         soft = self.teacher.at(asked, self.train.distil) if self.teacher else None
         if net.config.interests > 1:
-            scores = logits(net, readout, item_matrix, item_bias, self.table.at(as_of), as_of, self.memories, asked)
-            return basket_cross_entropy(scores, owner, target, smoothing, soft)
+            return self._blocks(readout, questions, item_matrix, item_bias, soft)
         logs, slot = self.logs, self.table.slot(as_of)
         if unseen is not None:
             slots, slot = torch.unique(slot, return_inverse=True)
@@ -203,6 +203,28 @@ class Trainer(Loop[Longwave, Checkpoint]):
         content, _ = net.item.unseen(self.inputs.item_text, self.inputs.item_features)
         beside = content_loss(interest, content[:, :scored], questions.queries, self.first, smoothing, self.factor)
         return loss + self.train.content_weight * beside
+
+    def _blocks(
+        self, readout: Readout, questions: Questions, item_matrix: Tensor, item_bias: Tensor, soft: Soft | None
+    ) -> Tensor:
+        """The loss of several interests, some queries at a time: their scores are made again on the way back, and never all there."""
+        ends = torch.cumsum(torch.bincount(questions.owner, minlength=len(questions.asked)), 0).tolist()
+        seen, total = self._seen(questions.queries), item_bias.new_zeros(())
+
+        def of(begin: int, part: Readout, matrix: Tensor, bias: Tensor) -> Tensor:
+            block = slice(begin, begin + len(part.context))
+            own = slice(ends[begin - 1] if begin else 0, ends[block.stop - 1])
+            asked, as_of = questions.asked[block], questions.as_of[block]
+            scores = logits(self.net, part, matrix, bias, self.table.at(as_of), as_of, self.memories, asked)
+            said = None if soft is None else Soft(soft.rows[block], soft.share[block], soft.weight)
+            answers = questions.owner[own] - begin, questions.target[own]
+            mask = None if seen is None else seen.mask(block)
+            return basket_cross_entropy(scores, *answers, self.train.smoothing, said, mask) * len(part.context)
+
+        for begin in range(0, len(questions.asked), BLOCK):
+            part = Readout(*(field[begin : begin + BLOCK] for field in readout))
+            total = total + checkpoint(of, begin, part, item_matrix, item_bias, use_reentrant=False)
+        return total / len(questions.asked)
 
     def _unseen(self) -> Tensor | None:
         """(N) bool: the items that this step takes for new ones, of which nothing but their content is known; None for none."""

@@ -51,6 +51,8 @@ class ModelConfig:
     popularity_half_lives_s: tuple[float, ...] = (3 * DAY, 14 * DAY, 60 * DAY)
     interests: int = 1
     """J: interest vectors per user; an item's score is its best match."""
+    mixture: bool = False
+    """Whether it is a gated mean of the matches instead; for ablation: model/nets/mixture.py."""
     query_time: bool = True
     """Whether the readout sees the time since the last event. Off for protocols where that time would leak."""
     transition: int = 0

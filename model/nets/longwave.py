@@ -17,6 +17,7 @@ from model.nets.dropout import Dropout
 from model.nets.event import EventBatch, EventFusion
 from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
+from model.nets.mixture import Mixture
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
 from model.nets.repeats import RepeatScorer, remember, remember_all, seconds, since_2000
@@ -61,6 +62,7 @@ class Longwave(nn.Module):
             config.width, config.accumulator_width, config.event_half_lives, config.time_half_lives_s
         )
         self.readout = InterestReadout(config)
+        self.mixture = Mixture(config.width, config.interests) if config.mixture else None
         self.repeats = RepeatScorer(config.repeat_half_lives_s, config.width, config.repeat_hidden) if config.repeats else None
         tables = [nn.Embedding(size + 1, config.layers * config.width) for size in config.attribute_sizes]
         for table in tables:

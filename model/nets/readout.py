@@ -105,13 +105,17 @@ def scores_of(interests: Tensor, item_matrix: Tensor, item_bias: Tensor, recent:
     Returns:
         (n, N): the best match of the J interests, plus bias, plus the weighted logarithm of recent popularity.
     """
-    if recent.dim() == 2:
-        beside = torch.addmm(item_bias, popularity_weight, recent.t())
-    else:
-        beside = torch.matmul(recent, popularity_weight[..., None]).flatten(1) + item_bias
+    beside = beside_match(item_bias, recent, popularity_weight)
     if interests.shape[1] == 1:
         return torch.addmm(beside, interests[:, 0], item_matrix.t())
     return torch.matmul(interests, item_matrix.t()).amax(1) + beside
+
+
+def beside_match(item_bias: Tensor, recent: Tensor, popularity_weight: Tensor) -> Tensor:
+    """What scores are but for the match of interests; arguments as of `scores_of`."""
+    if recent.dim() == 2:
+        return torch.addmm(item_bias, popularity_weight, recent.t())
+    return torch.matmul(recent, popularity_weight[..., None]).flatten(1) + item_bias
 
 
 def add_repeats(scores: Tensor, rows: Tensor, repeat_scores: Tensor, repeat_interest: Tensor, item_matrix: Tensor) -> Tensor:
