@@ -17,7 +17,7 @@ from model.lanes import LaneBatch, lane_batches
 from model.memory import Memories, fold_memories
 from model.nets import Longwave, Readout, State
 from model.nets.integers import MAX_CHUNK
-from model.nets.readout import beside_match, item_scores, recency, repeat_additions
+from model.nets.readout import beside_match, recency, repeat_additions, scores_of
 from model.nets.repeats import seconds
 from model.nets.slots import Moment, RepeatState
 from model.popularity import popularity_of
@@ -74,11 +74,25 @@ def logits(
     queries: Tensor,
 ) -> Tensor:
     """Scores of all items for n queries: popularity (N, P) or (n, N, P), as_of (n) ms, queries (n) -> (n, N)."""
+    return logits_beside(net, readout, item_matrix, item_bias, recency(popularity), as_of, memories, queries)
+
+
+def logits_beside(
+    net: Longwave,
+    readout: Readout,
+    item_matrix: Tensor,
+    item_bias: Tensor,
+    recent: Tensor,
+    as_of: Tensor,
+    memories: Memories | None,
+    queries: Tensor,
+) -> Tensor:
+    """As `logits`, with `recency` of the counts, (N, P) or (n, N, P)."""
     if net.mixture is None:
-        scores = item_scores(readout.interests, item_matrix, item_bias, popularity, readout.popularity_weight)
+        scores = scores_of(readout.interests, item_matrix, item_bias, recent, readout.popularity_weight)
     else:
         scores = net.mixture(readout.interests, readout.context, item_matrix)
-        scores = scores + beside_match(item_bias, recency(popularity), readout.popularity_weight)
+        scores = scores + beside_match(item_bias, recent, readout.popularity_weight)
     if memories is None:
         return scores
     return scores.scatter_add(1, *repeats_at(net, readout, item_matrix, as_of, memories, queries))

@@ -30,7 +30,7 @@ from model.nets.readout import RARE
 from model.nets.slots import RepeatState
 from model.popularity import popularity_of
 from model.precision import mixed
-from model.predict import Carried, block_of, logits, rank, read_out, repeats_at
+from model.predict import Carried, block_of, logits_beside, rank, read_out, repeats_at
 from model.replay import seen_items
 from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings, check_together, model_defaults
@@ -215,7 +215,9 @@ class Trainer(Loop[Longwave, Checkpoint]):
             block = slice(begin, begin + len(part.context))
             own = slice(ends[begin - 1] if begin else 0, ends[block.stop - 1])
             asked, as_of = questions.asked[block], questions.as_of[block]
-            scores = logits(self.net, part, matrix, bias, self.table.at(as_of), as_of, self.memories, asked)
+            logs = self.logs[self.table.slot(as_of)]
+            with mixed(self.factor, self.device):
+                scores = logits_beside(self.net, part, matrix, bias, logs, as_of, self.memories, asked).float()
             said = None if soft is None else Soft(soft.rows[block], soft.share[block], soft.weight)
             answers = questions.owner[own] - begin, questions.target[own]
             mask = None if seen is None else seen.mask(block)

@@ -62,7 +62,7 @@ class Longwave(nn.Module):
             config.width, config.accumulator_width, config.event_half_lives, config.time_half_lives_s
         )
         self.readout = InterestReadout(config)
-        self.mixture = Mixture(config.width, config.interests) if config.mixture else None
+        self.mixture = Mixture(config.width, config.item_width, config.interests) if config.mixture else None
         self.repeats = RepeatScorer(config.repeat_half_lives_s, config.width, config.repeat_hidden) if config.repeats else None
         tables = [nn.Embedding(size + 1, config.layers * config.width) for size in config.attribute_sizes]
         for table in tables:
