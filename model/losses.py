@@ -28,14 +28,19 @@ class Soft(NamedTuple):
 
 
 def basket_cross_entropy(
-    logits: Tensor, owner: Tensor, target: Tensor, smoothing: float = 0.0, soft: Soft | None = None, seen: Tensor | None = None
+    logits: Tensor,
+    owner: Tensor,
+    target: Tensor,
+    smoothing: float = 0.0,
+    soft: Soft | None = None,
+    seen: Tensor | None = None,
 ) -> Tensor:
     """Mean over n queries of the mean negative log-likelihood of their targets, normalised over all N items.
 
     Args:
         logits: (n, N). owner: (t) query of each target, ascending; target: (t) its item row. Every query has a target.
         smoothing: probability mass spread over all items. soft: what teachers say.
-        seen: (n, N), 1 for items that are no answers and play no part, else 0; a target plays it all the same. Not with smoothing.
+        seen: (n, N), 1 for items that are no answers and play no part, else 0; a target plays it all the same. No smoothing then.
 
     With one target a query this is cross-entropy; with more, each item of the basket is an equally likely next item.
     """

@@ -58,6 +58,7 @@ class TrainSettings:
     negatives: int = 0
     foreign: float = 0.0
     offsets: float = 0.0
+    pretrain: int = 0
     mask_seen: bool = False
     unseen_items: float = 0.0
     content_weight: float = 0.0
@@ -164,6 +165,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "negatives": _whole(0),
         "foreign": SHARE,
         "offsets": SHARE,
+        "pretrain": _whole(0),
         "unseen_items": BELOW_ONE,
         "content_weight": NOT_NEGATIVE,
         "distil": SHARE,

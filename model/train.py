@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +21,10 @@ from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, names
 from model.content import FirstTimes, content_loss
 from model.data.sequences import Queries
 from model.data.splits import select
+from model.files import write_whole
 from model.foreign import Foreign
 from model.lanes import LaneBatch, lane_batches
-from model.loop import Loop
+from model.loop import Loop, Report
 from model.losses import BLOCK, Additions, Popularity, Soft, basket_cross_entropy, basket_softmax
 from model.memory import Memories, fold_memories
 from model.metrics import ndcg
@@ -31,6 +34,7 @@ from model.nets.slots import RepeatState
 from model.popularity import popularity_of
 from model.precision import mixed
 from model.predict import Carried, block_of, logits_beside, rank, read_out, repeats_at
+from model.pretrain import info_nce, interest_of_view, windows
 from model.replay import seen_items
 from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings, check_together, model_defaults
@@ -104,9 +108,43 @@ class Trainer(Loop[Longwave, Checkpoint]):
         self.teacher = Teacher(Path(train.teacher), task) if train.teacher else None
         self._plan()
 
+    def run(self, report: Report | None = None) -> Checkpoint:
+        """As of `Loop`, after `train.pretrain` passes without answers; their losses go to `pretrain.json` in the folder."""
+        if self.train.pretrain and not self.history:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(self.folder / "pretrain.json", json.dumps(self.pretrain()) + "\n")
+        return super().run(report)
+
+    def pretrain(self, most: int | None = None) -> list[float]:
+        """The mean loss of each pass (model/pretrain.py); with an optimizer of its own, so that training's course is what it was.
+
+        `most`: steps of a pass, for trying it out.
+        """
+        task, net, rng = self.task, self.net, np.random.default_rng((self.train.seed, 2))
+        optimizer = torch.optim.AdamW(net.parameters(), self.train.learning_rate, weight_decay=self.train.weight_decay)
+        net.train()
+        losses = []
+        for _ in range(self.train.pretrain):
+            found = []
+            for window in islice(windows(task.seq.offsets[:-1], task.split.train_end, rng), most):
+                matrix, _ = net.item(self.inputs.item_text, self.inputs.item_features)
+                with mixed(self.factor, self.device):
+                    one, other = (interest_of_view(net, self.inputs, matrix, window, rng) for _ in range(2))
+                loss = info_nce(one, other)
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                torch.nn.utils.clip_grad_norm_(net.parameters(), self.train.clip)
+                optimizer.step()
+                found.append(float(loss.detach()))
+            losses.append(float(np.mean(found)))
+        optimizer.zero_grad()
+        return losses
+
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
         task = self.task
-        return lane_batches(task.seq.offsets[:-1], task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng, self.train.offsets)
+        return lane_batches(
+            task.seq.offsets[:-1], task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng, self.train.offsets
+        )
 
     def _memories(self, queries: Queries) -> Memories | None:
         return fold_memories(self.net, self.task.seq, queries) if self.net.repeats is not None else None
@@ -207,7 +245,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
     def _blocks(
         self, readout: Readout, questions: Questions, item_matrix: Tensor, item_bias: Tensor, soft: Soft | None
     ) -> Tensor:
-        """The loss of several interests, some queries at a time: their scores are made again on the way back, and never all there."""
+        """The loss of several interests, block by block: scores are made again on the way back, and are never all there."""
         ends = torch.cumsum(torch.bincount(questions.owner, minlength=len(questions.asked)), 0).tolist()
         seen, total = self._seen(questions.queries), item_bias.new_zeros(())
 

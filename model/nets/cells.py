@@ -1,8 +1,8 @@
 """Recurrences of one cost per event, for ablation (`model.cell`): all but the LSTM are trained and compared, not exported.
 
-A cell folds inputs (B, T, D) that its block has normalised: `cell(x, h, c, lengths)` -> outputs (B, T, D) and the state after each
-row's last valid event. h (1, B, D) begins with what is known of a user; c (1, B, `memory`) begins with zeros. A cell of `TIMED` is
-told the gaps before the events as well, `cell(x, h, c, lengths, elapsed)`, (B, T) ms, 0 before a user's first.
+A cell folds inputs (B, T, D) that its block has normalised: `cell(x, h, c, lengths)` -> outputs (B, T, D) and the state after
+each row's last valid event. h (1, B, D) begins with what is known of a user; c (1, B, `memory`) begins with zeros. A cell of
+`TIMED` is told the gaps before the events as well, `cell(x, h, c, lengths, elapsed)`, (B, T) ms, 0 before a user's first.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class RgLru(nn.Module):
 class Matrices(nn.Module):
     """One matrix of keys and values for each head.
 
-    Without `delta` the mLSTM with sigmoid gates (Beck et al. 2025, arXiv:2503.14376): S = f S + i v k'. With it the gated delta rule
-    (Yang et al. 2024, arXiv:2412.06464): what the key had is taken out first. What is known of a user is added to every input.
+    Without `delta` the mLSTM with sigmoid gates (Beck et al. 2025, arXiv:2503.14376): S = f S + i v k'. With it the gated delta
+    rule (Yang et al. 2024, arXiv:2412.06464): what the key had is taken out first. What is known of a user is added to every input.
     """
 
     def __init__(self, width: int, *, delta: bool) -> None:
@@ -174,14 +174,12 @@ class Decayed(nn.Module):
         hours = elapsed.to(self.rate.dtype) / 3.6e6
         return torch.exp(-nn.functional.softplus(self.rate) * torch.log1p(hours)[..., None])
 
-    def forward(
-        self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None, elapsed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        into, back = self.lstm.weight_ih_l0, self.lstm.weight_hh_l0.t()
-        inputs = nn.functional.linear(x, into, self.lstm.bias_ih_l0 + self.lstm.bias_hh_l0)
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None, elapsed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        into, back, *biases = (self.lstm.get_parameter(f"{of}_l0") for of in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        inputs = nn.functional.linear(x, into, sum(biases[1:], biases[0]))
         h1, c1, hs, cs = h[0], c[0], [], []
         for of_input, left in zip(inputs.unbind(1), self.left(elapsed).unbind(1), strict=True):
-            i, f, g, o = torch.addmm(of_input, h1, back).chunk(4, 1)
+            i, f, g, o = torch.addmm(of_input, h1, back.t()).chunk(4, 1)
             c1 = torch.sigmoid(f) * (c1 * left) + torch.sigmoid(i) * torch.tanh(g)
             h1 = torch.sigmoid(o) * torch.tanh(c1)
             hs.append(h1)

@@ -13,7 +13,16 @@ class ItemFusion(nn.Module):
     online has no ID. The same vector is the event's input and the score's weight, so that embeddings exist once.
     """
 
-    def __init__(self, items: int, width: int, text_width: int, feature_width: int, id_dropout: float, beside: int = 0, cosine: bool = False) -> None:
+    def __init__(
+        self,
+        items: int,
+        width: int,
+        text_width: int,
+        feature_width: int,
+        id_dropout: float,
+        beside: int = 0,
+        cosine: bool = False,
+    ) -> None:
         super().__init__()
         self.id_dropout = id_dropout
         self.cosine = cosine

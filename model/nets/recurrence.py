@@ -24,9 +24,7 @@ class Block(nn.Module):
         )
         self.dropout = Dropout(dropout)
 
-    def forward(
-        self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None, elapsed: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, h: Tensor, c: Tensor, lengths: Tensor | None, elapsed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x (B, T, D), h and c (1, B, D) -> outputs (B, T, D), h and c after each row's last valid event.
 
         `lengths` (B) int64 >= 1 on the CPU gives the valid events of each row; None means all T. `elapsed` (B, T) ms since the
@@ -55,7 +53,7 @@ class Recurrence(nn.Module):
     def forward(
         self, x: Tensor, h: Tensor, c: Tensor, elapsed: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, D), h and c (B, L, D), elapsed (B, T) ms -> interest at each event i (B, T, D), and h, c (B, L, D) after the last."""
+        """x (B, T, D), h and c (B, L, D), elapsed (B, T) ms -> interest at each event (B, T, D), h and c (B, L, D) after the last."""
         hs, cs = [], []
         layers = zip(self.blocks, _by_layer(h), _by_layer(c), strict=True)
         for block, h0, c0 in layers:

@@ -52,7 +52,9 @@ def test_what_was_seen_has_no_part_in_the_softmax_but_as_a_target():
 def test_the_loss_in_blocks_is_the_loss_at_once_gradients_included(mixture, tmp_path, monkeypatch):
     settings = tiny_settings()
     shape = {**settings.model, "mixture": mixture, "dropout": 0.0, "item_dropout": 0.0, "id_dropout": 0.0}
-    settings = dataclasses.replace(settings, model=shape, train=dataclasses.replace(settings.train, mask_seen=True, precision="float32"))
+    settings = dataclasses.replace(
+        settings, model=shape, train=dataclasses.replace(settings.train, mask_seen=True, precision="float32")
+    )
     task = make_task(synthetic_world("tiny").dataset, settings.data)
     task = dataclasses.replace(task, split=dataclasses.replace(task.split, filter_seen=True))
     run = Trainer(task, settings, tmp_path)
