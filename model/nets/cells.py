@@ -95,7 +95,8 @@ class Matrices(nn.Module):
     """One matrix of keys and values for each head.
 
     Without `delta` the mLSTM with sigmoid gates (Beck et al. 2025, arXiv:2503.14376): S = f S + i v k'. With it the gated delta
-    rule (Yang et al. 2024, arXiv:2412.06464): what the key had is taken out first. What is known of a user is added to every input.
+    rule (Yang et al. 2024, arXiv:2412.06464): what the key had is taken out first. What is known of a user is added to every
+    input.
     """
 
     def __init__(self, width: int, *, delta: bool) -> None:

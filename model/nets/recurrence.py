@@ -53,7 +53,7 @@ class Recurrence(nn.Module):
     def forward(
         self, x: Tensor, h: Tensor, c: Tensor, elapsed: Tensor, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, T, D), h and c (B, L, D), elapsed (B, T) ms -> interest at each event (B, T, D), h and c (B, L, D) after the last."""
+        """x (B, T, D), h and c (B, L, D), elapsed (B, T) ms -> interest at each event (B, T, D), h and c after the last."""
         hs, cs = [], []
         layers = zip(self.blocks, _by_layer(h), _by_layer(c), strict=True)
         for block, h0, c0 in layers:

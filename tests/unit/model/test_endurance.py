@@ -70,7 +70,7 @@ def test_without_long_histories_nobody_is_asked(tiny_run: TinyRun, small, monkey
 
 def test_a_state_that_grows_with_every_event_is_found_out(tiny_run: TinyRun, small):
     checkpoint, task = load_run(tiny_run.run, tiny_run.data)
-    lstm = checkpoint.net.recurrence.blocks[0].lstm
+    lstm = checkpoint.net.recurrence.blocks[0].cell.lstm
     with torch.no_grad():
         lstm.bias_ih_l0 += 100.0  # every gate open: the cell counts events
     found = endurance(checkpoint, task)
