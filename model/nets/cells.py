@@ -164,11 +164,12 @@ class Decayed(nn.Module):
     al. 2016, arXiv:1606.01865) and T-LSTM (Baytas et al. 2017), which fades by the logarithm of the gap as well.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, fastest: float = -4.0) -> None:
+        """`fastest`: the rates begin from -4 (a day without an event leaves 94%) to this (0: a tenth)."""
         super().__init__()
         self.memory = width
         self.lstm = nn.LSTM(width, width, batch_first=True)  # its weights alone: it cannot be told of gaps
-        self.rate = nn.Parameter(torch.full((width,), -4.0))  # a day without an event leaves 94%
+        self.rate = nn.Parameter(torch.linspace(-4.0, fastest, width))
 
     def left(self, elapsed: Tensor) -> Tensor:
         """elapsed (B, T) ms -> what is left of the memory at each event (B, T, D)."""
@@ -201,6 +202,7 @@ CELLS: dict[str, Callable[[int], nn.Module]] = {
     "delta": lambda width: Matrices(width, delta=True),
     "conv": Convolved,
     "decay": Decayed,
+    "decay-spread": lambda width: Decayed(width, 0.0),
 }
 TIMED = (Decayed,)
 """Those that are told the gaps."""
