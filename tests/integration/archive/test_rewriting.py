@@ -133,8 +133,16 @@ def test_killed_at_any_time_it_loses_and_doubles_nothing(archive: Archive, make_
     rewriting(Archive(archive.folder / "none"))(lambda: None)
     starting_s = time.monotonic() - began_s
     killed = 0
-    for part in range(5):
-        at_s = time.monotonic() + starting_s * (0.7 + 0.15 * part)
+    for share in (
+        0.0,
+        0.05,
+        0.7,
+        0.85,
+        1.0,
+        1.15,
+        1.3,
+    ):  # the first two are sure to come before its end, however fast it is this time
+        at_s = time.monotonic() + starting_s * share
 
         def kill(at_s: float = at_s) -> None:
             if time.monotonic() >= at_s:
