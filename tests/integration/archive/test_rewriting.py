@@ -141,7 +141,7 @@ def test_killed_at_any_time_it_loses_and_doubles_nothing(archive: Archive, make_
         1.0,
         1.15,
         1.3,
-    ):  # the first two are sure to come before its end, however fast it is this time
+    ):  # two before its end, however fast it is
         at_s = time.monotonic() + starting_s * share
 
         def kill(at_s: float = at_s) -> None:
