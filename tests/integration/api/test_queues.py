@@ -90,8 +90,18 @@ class SlowLine:
     def __init__(self, socket: str) -> None:
         self.delay_s = 0.0
         self._socket = socket
+        self._carrying: set[asyncio.Task[Any]] = set()
+
+    async def ended(self) -> None:
+        """Return when nobody is connected any more."""
+        if self._carrying:
+            await asyncio.wait(self._carrying, timeout=10)
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
         replies, requests = await asyncio.open_unix_connection(self._socket)
         await asyncio.gather(self._carry(reader, requests), self._carry(replies, writer, slow=True))
 
@@ -110,7 +120,7 @@ async def slow_line(redis_url: str, tmp_path: Path) -> AsyncIterator[SlowLine]:
     line = SlowLine(redis_url.removeprefix("unix://"))
     async with await asyncio.start_unix_server(line.connect, tmp_path / "line"):
         yield line
-        await asyncio.sleep(0.05)  # the line ends after its ends
+        await line.ended()
 
 
 @pytest.mark.usefixtures("small_batches")

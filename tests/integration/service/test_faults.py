@@ -59,7 +59,7 @@ def test_a_run_without_events_is_given_up_and_says_what_can_be_seen_of_each_part
     assert '"ready":true' in said
     assert "answers a PING: True" in said
     assert "bytes synced" in said
-    assert said.count("Fatal Python error: Aborted") == 2  # each worker's stacks
+    assert "Fatal Python error: Aborted" in said  # the stacks of the workers, if they have begun
 
 
 def answer(*items: tuple[str, float], **fields: Any) -> dict[str, Any]:
