@@ -7,9 +7,10 @@ as one that hangs, and one that has just been started until it has imported what
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pickle import UnpicklingError
 from time import monotonic
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from uvicorn import Config
 from uvicorn.config import STARTUP_FAILURE
@@ -22,6 +23,15 @@ _STOP_S = 20.0  # longer than a worker gives its last requests
 log = logging.getLogger("uvicorn.error")
 
 
+@dataclass
+class _Life:
+    """When a worker was first looked at, when it was asked for a sign of life last, and whether it has been seen to be over."""
+
+    begun_s: float
+    asked_s: float | None = None
+    over: bool = False
+
+
 class Workers(Multiprocess):
     """`config.workers` processes that share a port. One that has died is replaced within a second, if it lived for five; one that
     gives no sign of life for `config.timeout_worker_healthcheck` seconds is killed and replaced.
@@ -32,29 +42,27 @@ class Workers(Multiprocess):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config, sockets=[config.bind_socket()])
-        self._asked_s: WeakKeyDictionary[Process, float] = WeakKeyDictionary()
-        self._begun_s: WeakKeyDictionary[Process, float] = WeakKeyDictionary()
-        self._buried: WeakSet[Process] = WeakSet()
+        self._lives: WeakKeyDictionary[Process, _Life] = WeakKeyDictionary()
         self._served = False
         self.failed = False
 
     def keep_subprocess_alive(self) -> None:
         """Look at each worker, wait for none, and replace those that are gone."""
         for place, process in enumerate(self.processes):
-            begun_s = self._begun_s.setdefault(process, monotonic())
-            if process not in self._buried:
-                if process.process.is_alive() and self._is_heard(process):
+            life = self._lives.setdefault(process, _Life(monotonic()))
+            if not life.over:
+                if process.process.is_alive() and self._is_heard(process, life):
                     continue
                 process.kill()
                 process.join()
-                self._buried.add(process)
+                life.over = True
                 log.error(f"Child process [{process.pid}] died with exit code {process.exitcode}")
                 if process.exitcode == STARTUP_FAILURE and not self._served:  # nor would any other one
                     log.error("No worker can start, stopping the parent process.")
                     self.failed = True
                     self.should_exit.set()
                     return
-            if monotonic() >= begun_s + _AGAIN_S:
+            if monotonic() >= life.begun_s + _AGAIN_S:
                 self.processes[place] = Process(self.config, self.sockets)
                 self.processes[place].start()
 
@@ -67,15 +75,15 @@ class Workers(Multiprocess):
                 process.kill()
             process.join()
 
-    def _is_heard(self, process: Process) -> bool:
+    def _is_heard(self, process: Process, life: _Life) -> bool:
         """Whether it has answered the last question, or may still; asks the next one."""
         try:
-            if process in self._asked_s:
+            if life.asked_s is not None:
                 if not process.parent_conn.poll():
-                    return monotonic() < self._asked_s[process] + self.config.timeout_worker_healthcheck
+                    return monotonic() < life.asked_s + self.config.timeout_worker_healthcheck
                 self._served |= process.parent_conn.recv()
             process.parent_conn.send(b"ping")
         except (OSError, EOFError, UnpicklingError):
             return False
-        self._asked_s[process] = monotonic()
+        life.asked_s = monotonic()
         return True

@@ -18,6 +18,7 @@ from app.archive.archive import Archive
 from app.archive.log import evaluate, storage_errors
 from app.archive.manifest import Manifest
 from app.state import keys
+from app.state.text import encode_text
 
 _METAS: Final = "lw:{*:meta:*"
 _SCAN: Final = 1_000  # keys looked at in one go
@@ -115,7 +116,7 @@ class Expiry:
         user, pp = keys.user_keys(tenant, user_id), keys.partition(tenant, user_id)
         states = (keys.state_key(tenant, model, user_id) for model in models)
         names = (user.meta, user.seq, user.ids, user.log, keys.log_identity_key(pp), user.shown, *states)
-        who = (text.encode("utf-8", "surrogatepass") for text in (tenant, user_id))
+        who = (encode_text(text) for text in (tenant, user_id))
         # Where the archive may lack what another folder has, or had, the script gets no identity, and lets nobody go.
         known = (manifest.cursor(int(pp, 16)), manifest.identity(int(pp, 16)) if pp in manifest.whole else "")
         return int(evaluate(self._client, "expire", names, *who, *known, self._days, _MOST_WAITING))

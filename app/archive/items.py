@@ -19,6 +19,7 @@ from app.errors import ArchiveError, StorageError
 from app.state import keys
 from app.state.items import MOST_ITEMS, Change, Item, Said, change_arguments, sound, touched_keys
 from app.state.scripts import script
+from app.state.text import decode_text
 
 FILE: Final = "items.jsonl"
 TENANT: Final = "default"  # more of them come with authentication
@@ -85,7 +86,7 @@ class ItemsFile:
                 found = sound(name, value)
                 said |= {one.item_id: one for one in found}
                 if not found:
-                    damaged.add(name.decode("utf-8", "surrogatepass"))
+                    damaged.add(decode_text(name))
         for one in said.values():
             yield ItemRecord(one.item_id, one.item or one.was or Item(), one.since_ms, one.item is None)
         if damaged := damaged - said.keys():  # what was written of them last is more than nothing

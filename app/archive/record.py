@@ -10,6 +10,7 @@ import msgspec
 from app.errors import ArchiveError
 from app.state.events import StoredEvent, decode_event
 from app.state.impressions import Impression, decode_impression
+from app.state.text import decode_text
 
 EVENT: Final = "e"  # a live event
 HISTORY: Final = "h"  # an event of a bulk import or a merge; belongs to the SEQUENCE before it
@@ -79,17 +80,17 @@ def parse(partition: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Rec
     try:
         return Record(
             kind=kind,
-            tenant=_text(fields[b"t"]),
-            user_id=_text(fields[b"u"]),
+            tenant=decode_text(fields[b"t"]),
+            user_id=decode_text(fields[b"u"]),
             partition=partition,
             ms=ms,
             seq=seq,
             epoch=fields[b"p"] if kind not in (ERASED, MOVED, IMPRESSION) else b"",
             n=int(fields[b"n"]) if b"n" in known else 0,
             event=decode_event(fields[b"e"]) if b"e" in known else None,
-            event_id=(_text(fields[b"i"]) if b"e" in known else _text(fields.get(b"i", b""))) or None,
+            event_id=(decode_text(fields[b"i"]) if b"e" in known else decode_text(fields.get(b"i", b""))) or None,
             count=int(fields[b"c"]) if b"c" in known else 0,
-            other=_text(fields[b"o"]) if b"o" in known else "",
+            other=decode_text(fields[b"o"]) if b"o" in known else "",
             attributes=_attributes(kind, fields),
             gone_ms=int(fields[b"g"]) if b"g" in known else None,
             impression=decode_impression(fields[b"v"]) if b"v" in known else None,
@@ -113,10 +114,6 @@ def _attributes(kind: str, fields: Mapping[bytes, bytes]) -> dict[str, str] | No
     if kind == ATTRIBUTES or (kind == SEQUENCE and fields.get(b"a")):
         return _decode_attributes(fields[b"a"])
     return None
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogatepass")
 
 
 def _name(raw: bytes) -> str:

@@ -30,6 +30,7 @@ from app.state.erasing import SOURCE
 from app.state.events import StoredEvent, compact_number, encode_event
 from app.state.keys import LAYOUT, LAYOUT_KEY, partition, user_keys
 from app.state.ring import EMPTY_RING, remember_ids
+from app.state.text import encode_text
 
 RESTORING: Final = "half of a restore"
 """Value of the layout key meanwhile: a service that looks refuses this Redis, and a second restore knows what it found."""
@@ -139,7 +140,7 @@ def _check_partition(user: ArchivedUser) -> None:
 def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], window: int) -> None:
     key = user_keys(user.tenant, user.user_id)
     if user.moved_to is not None:
-        writer.add("HSET", key.meta, "to", _text(user.moved_to), "ms", "d")
+        writer.add("HSET", key.meta, "to", encode_text(user.moved_to), "ms", "d")
         return
     for start in range(0, len(kept), _CHUNK):
         writer.add("RPUSH", key.seq, *(encode_event(_compact(event)) for event in kept[start : start + _CHUNK]))
@@ -151,10 +152,10 @@ def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], win
         meta |= {"f": min(times), "l": max(times)}
     if user.attributes:
         meta["a"] = _encode_attributes(dict(user.attributes))
-    done = (part for mark in user.marks for part in (_text(mark), 1))
+    done = (part for mark in user.marks for part in (encode_text(mark), 1))
     writer.add("HSET", key.meta, *(part for pair in meta.items() for part in pair), *done)
     if user.ids:
-        hashes = [blake2b(i.encode("utf-8", "surrogatepass"), digest_size=8).digest() for i in user.ids]
+        hashes = [blake2b(encode_text(i), digest_size=8).digest() for i in user.ids]
         writer.add("SET", key.ids, remember_ids(EMPTY_RING, hashes, window))
 
 
@@ -166,13 +167,9 @@ def _mark_sources(writer: _Writer, aliases: Mapping[tuple[str, str], ArchivedUse
         while (tenant, holder) in aliases and hops < len(aliases):
             holder, hops = aliases[tenant, holder or ""].moved_to, hops + 1
         assert holder is not None
-        writer.add("HSET", user_keys(tenant, source).meta, "to", _text(holder))
-        marks = (part for mark in (SOURCE + source, *alias.marks) for part in (_text(mark), 1))
+        writer.add("HSET", user_keys(tenant, source).meta, "to", encode_text(holder))
+        marks = (part for mark in (SOURCE + source, *alias.marks) for part in (encode_text(mark), 1))
         writer.add("HSET", user_keys(tenant, holder).meta, *marks)
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
 
 
 def _compact(event: StoredEvent) -> StoredEvent:

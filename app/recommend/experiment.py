@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from pydantic_core import PydanticCustomError
 
 from app.state.lists import MOST_ARM_BYTES
+from app.state.text import encode_text
 
 HOLDOUT: Final = "holdout"
 """The arm of those who get the popular items."""
@@ -90,7 +91,7 @@ class Experiment:
         self.name = name
         self.version = version
         self.settings = settings
-        self._key = blake2b(_bytes(settings.salt or name), digest_size=32).digest()
+        self._key = blake2b(encode_text(settings.salt or name), digest_size=32).digest()
         sums = list(accumulate(arm.share for arm in settings.arms))
         # The last one ends at 1, whatever floats make of the shares.
         self._ends = [settings.holdout + (1 - settings.holdout) * (part / sums[-1]) for part in sums[:-1]]
@@ -104,7 +105,7 @@ class Experiment:
 
     def place_of(self, user_id: str) -> float:
         """Where a user stands."""
-        digest = blake2b(_bytes(user_id), key=self._key, digest_size=8).digest()
+        digest = blake2b(encode_text(user_id), key=self._key, digest_size=8).digest()
         return (int.from_bytes(digest, "big") >> 11) / 2**53  # more than 53 bits would be rounded, up to 1 at the end
 
     def arm_of(self, user_id: str) -> Arm | None:
@@ -113,7 +114,3 @@ class Experiment:
             return self.settings.arms[0]
         place = self.place_of(user_id)
         return None if place < self.settings.holdout else self.settings.arms[bisect_right(self._ends, place)]
-
-
-def _bytes(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -14,6 +14,7 @@ from app.state import keys
 from app.state.erasing import Call
 from app.state.redis import RedisStore
 from app.state.scripts import script
+from app.state.text import decode_text, encode_text
 from app.state.transport import Command
 
 MOST_VALUES: Final = 200
@@ -54,14 +55,14 @@ class Contexts:
         for (facet, value), events in told.items():
             names = (self._values_key(tenant, facet), self._items_key(tenant, facet, value))
             for start in range(0, len(events), _CHUNK):
-                arguments: list[object] = [_text(value), *head]
+                arguments: list[object] = [encode_text(value), *head]
                 for item, weight, time_ms in events[start : start + _CHUNK]:
-                    arguments += (_text(item), f"{weight:.17g}", time_ms)
+                    arguments += (encode_text(item), f"{weight:.17g}", time_ms)
                 calls.append((names, arguments))
                 facets.append(facet)
         replies = await self._store.run(script("context"), calls)
         gone: list[Command] = [
-            ("UNLINK", self._items_key(tenant, facet, value.decode("utf-8", "surrogatepass")))
+            ("UNLINK", self._items_key(tenant, facet, decode_text(value)))
             for facet, value in zip(facets, replies, strict=True)
             if value
         ]
@@ -89,9 +90,5 @@ def _parsed(pairs: Sequence[bytes]) -> list[tuple[str, Faded]]:
     found = []
     for name, faded in zip(pairs[::2], pairs[1::2], strict=True):
         time_ms, count = faded.split()
-        found.append((name.decode("utf-8", "surrogatepass"), Faded(int(time_ms), float(count))))
+        found.append((decode_text(name), Faded(int(time_ms), float(count))))
     return found
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -17,6 +17,7 @@ import msgspec
 from app.errors import DamagedError
 from app.state import keys
 from app.state.scripts import Script, script
+from app.state.text import decode_text, encode_text
 from app.state.transport import Command
 
 SOURCE: Final = "m:"
@@ -60,7 +61,7 @@ class Forgotten(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def user_id(self) -> str:
-        return self.name.decode("utf-8", "surrogatepass")
+        return decode_text(self.name)
 
 
 _RECEIPT: Final = msgspec.msgpack.Decoder(list[Forgotten])
@@ -86,14 +87,14 @@ class Erasing:
         """
         models = await self._store.models()
         name = secrets.token_hex(8)
-        pairs = (part for source, merge in known.items() for part in (_encode(source), merge))
-        head = (_encode(tenant), _encode(holder), upto, self._tombstone_ttl_ms, name)
+        pairs = (part for source, merge in known.items() for part in (encode_text(source), merge))
+        head = (encode_text(tenant), encode_text(holder), upto, self._tombstone_ttl_ms, name)
         ((appended, refused_to, others),) = await self._store.run(
             script("erase"), [(_names(tenant, holder, models), (*head, *pairs))], durable=True
         )
         if appended < 0:
             return None
-        own = Forgotten(_encode(holder), b"", appended, refused_to)
+        own = Forgotten(encode_text(holder), b"", appended, refused_to)
         if not others:
             await self._drop_states(tenant, holder, (model for model in await self._store.models() if model not in models))
             return [own]
@@ -113,7 +114,7 @@ class Erasing:
         except DamagedError:
             return
         meta = dict(zip(pairs[::2], pairs[1::2], strict=True))
-        if meta.get(b"to") != _encode(holder) or meta.get(b"ms") != ERASING:
+        if meta.get(b"to") != encode_text(holder) or meta.get(b"ms") != ERASING:
             return  # somebody else has done it
         models = await self._store.models()
         # A model that was registered meanwhile may have got a state after the models were read.
@@ -124,11 +125,11 @@ class Erasing:
         await self._tell(tenant, holder, found[::-1], "settle", _SETTLED_TTL_MS)
         user, name = keys.user_keys(tenant, holder), meta[b"ik"]
         receipt = (user.meta, keys.receipt_key(tenant, holder, name.decode()))
-        arguments = (_encode(holder), name, msgspec.msgpack.encode(found), _SETTLED_TTL_MS)
+        arguments = (encode_text(holder), name, msgspec.msgpack.encode(found), _SETTLED_TTL_MS)
         await self._store.run(script("settle"), [(receipt, arguments)], durable=True)
         # In that order, too. And last who is going to be named again, should this be cut off.
         await self.part(tenant, holder, [one for one in found[::-1] if one.user_id != named])
-        await self.part(tenant, holder, [Forgotten(_encode(holder), name, 0, 0)])
+        await self.part(tenant, holder, [Forgotten(encode_text(holder), name, 0, 0)])
         await self.part(tenant, holder, [one for one in found if one.user_id == named])
 
     async def part(self, tenant: str, holder: str, users: Sequence[Forgotten]) -> None:
@@ -138,7 +139,7 @@ class Erasing:
     async def _tell(self, tenant: str, holder: str, users: Sequence[Forgotten], what: str, *more: int) -> None:
         for start in range(0, len(users), MOST_AT_ONCE):
             calls = [
-                ((keys.user_keys(tenant, one.user_id).meta,), (what, _encode(holder), one.merges, *more))
+                ((keys.user_keys(tenant, one.user_id).meta,), (what, encode_text(holder), one.merges, *more))
                 for one in users[start : start + MOST_AT_ONCE]
             ]
             await self._store.run(script("alias"), calls, durable=True)
@@ -153,8 +154,8 @@ class Erasing:
             now, waiting = waiting[:MOST_AT_ONCE], waiting[MOST_AT_ONCE:]
             calls = [
                 (
-                    _names(tenant, name.decode("utf-8", "surrogatepass"), models),
-                    (_encode(tenant), name, upto, self._tombstone_ttl_ms, _encode(holder), merges),
+                    _names(tenant, decode_text(name), models),
+                    (encode_text(tenant), name, upto, self._tombstone_ttl_ms, encode_text(holder), merges),
                 )
                 for name, merges in now
             ]
@@ -189,7 +190,3 @@ def _marks(pairs: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
     mark = SOURCE.encode()
     fields = zip(pairs[::2], pairs[1::2], strict=True)
     return [(name.removeprefix(mark), merges) for name, merges in fields if name.startswith(mark)]
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from app.errors import ConflictError, DamagedError, StorageError
-from app.state import keys
-from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Call, Erasing, Forgotten
+from app.state import erasing, keys
+from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Erasing, Forgotten
 from app.state.events import decode_event
 from app.state.ring import ring_ids
-from app.state.scripts import Script, script
+from app.state.scripts import script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
+from app.state.text import decode_text, encode_text
 from app.state.transport import Command
 
 _DONE: Final = "d:"  # begins the fields that say that a sequence was taken over: the epoch of that sequence follows
@@ -59,12 +60,8 @@ class OvertakenError(StorageError):
     was done."""
 
 
-class Commands(Protocol):
+class Commands(erasing.Commands, Protocol):
     """What is needed of the store."""
-
-    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]: ...
-
-    async def all(self, commands: Sequence[Command]) -> list[Any]: ...
 
     async def rewrite(
         self,
@@ -78,8 +75,6 @@ class Commands(Protocol):
         ids: Sequence[bytes],
         attributes: bytes,
     ) -> int | None: ...
-
-    async def models(self) -> dict[str, str]: ...
 
 
 class Identities:
@@ -116,11 +111,11 @@ class Identities:
             if target is None:
                 return user_id
             try:
-                following = await self.follow(tenant, user_id, _decode(target), state)
+                following = await self.follow(tenant, user_id, decode_text(target), state)
             except DamagedError:
                 if not damaged or state == ERASING:
                     raise
-                following = _decode(target)
+                following = decode_text(target)
             if way is not None and following != user_id:
                 way[user_id] = merge or RESTORED
             user_id = following
@@ -135,8 +130,8 @@ class Identities:
         await self._erasing.finish(tenant, target)
         # Such as after a Redis that took over from another one lacks what the erasure did last.
         ((to, state, merge),) = await self._store.all([("HMGET", keys.user_keys(tenant, user_id).meta, "to", "ms", "ik")])
-        if to == _encode(target) != _encode(user_id) and state == ERASING:
-            await self._erasing.part(tenant, target, [Forgotten(_encode(user_id), merge, 0, 0)])
+        if to == encode_text(target) != encode_text(user_id) and state == ERASING:
+            await self._erasing.part(tenant, target, [Forgotten(encode_text(user_id), merge, 0, 0)])
         return user_id
 
     async def merge(self, tenant: str, target: str, source: str) -> str:
@@ -191,7 +186,7 @@ class Identities:
             raise ConflictError(f"{holder!r} is being merged into {source!r} at this moment")
         try:
             # As long as the target is known there, it is still one with the holder.
-            await self._hand_on(tenant, holder, target, way.get(target, b""), {_encode(SOURCE + source): token.encode()})
+            await self._hand_on(tenant, holder, target, way.get(target, b""), {encode_text(SOURCE + source): token.encode()})
         except OvertakenError:
             await self._alias(tenant, source, "stay", holder, token)
             raise
@@ -216,7 +211,7 @@ class Identities:
         ((to, state, merge),) = await self._store.all([("HMGET", user.meta, "to", "ms", "ik")])
         if to is None or state == ERASING:
             raise StorageError(f"{source!r} was erased while it was merged into {target!r}; try again")
-        if to != _encode(target) or state != PENDING:
+        if to != encode_text(target) or state != PENDING:
             return  # somebody else has done it
         merge = merge or RESTORED
         holder = await self.resolve(tenant, target, most=_MOST_ROUNDS)
@@ -239,16 +234,16 @@ class Identities:
             await self._hand_on(tenant, holder, source, merge, marks)
         if shown:
             await self._hand_on_shown(tenant, holder, source, merge, shown)
-        came = [(_decode(name[len(SOURCE) :]), merges) for name, merges in marks.items() if name.startswith(SOURCE.encode())]
+        came = [(decode_text(name[len(SOURCE) :]), merges) for name, merges in marks.items() if name.startswith(SOURCE.encode())]
         for start in range(0, len(came), MOST_AT_ONCE):
             calls = [
-                ((keys.user_keys(tenant, one).meta,), ("shorten", _encode(holder), _encode(source), merges))
+                ((keys.user_keys(tenant, one).meta,), ("shorten", encode_text(holder), encode_text(source), merges))
                 for one, merges in came[start : start + MOST_AT_ONCE]
             ]
             await self._store.run(script("alias"), calls, durable=True)
         states = [keys.state_key(tenant, model, source) for model in await self._store.models()]
         names = (user.meta, user.log, user.seq, user.ids, user.shown, *states)
-        arguments = (_encode(tenant), _encode(source), _encode(target), self._log_max_length, merge)
+        arguments = (encode_text(tenant), encode_text(source), encode_text(target), self._log_max_length, merge)
         await self._store.run(script("moved"), [(names, arguments)], durable=True)
 
     async def make_known(self, tenant: str, source: str, merge: bytes, holder: str) -> None:
@@ -256,14 +251,16 @@ class Identities:
 
         If no one does, as after the loss of a Redis that was not replicated, the merge gets another name and is made known.
         """
-        ((merges, to),) = await self._store.all([("HMGET", keys.user_keys(tenant, holder).meta, _encode(SOURCE + source), "to")])
+        ((merges, to),) = await self._store.all(
+            [("HMGET", keys.user_keys(tenant, holder).meta, encode_text(SOURCE + source), "to")]
+        )
         if to is None:
             if merge in (merges or b"").split():
                 return
             # Who has the events knows of it, and the way leads here, if it is still the same.
             token = secrets.token_hex(8)
             if (await self._alias(tenant, source, "again", merge, token)).merge == token:
-                await self._hand_on(tenant, holder, "", b"", {_encode(SOURCE + source): token.encode()})
+                await self._hand_on(tenant, holder, "", b"", {encode_text(SOURCE + source): token.encode()})
         raise OvertakenError(f"{holder!r} was erased, or merged into another user")
 
     async def erase(self, tenant: str, user_id: str, now_ms: int) -> Erased:
@@ -304,10 +301,10 @@ class Identities:
 
     async def _alias(self, tenant: str, user_id: str, what: str, *arguments: str | bytes) -> _Leads:
         """Take a step of alias.lua."""
-        encoded = (_encode(one) if isinstance(one, str) else one for one in arguments)
+        encoded = (encode_text(one) if isinstance(one, str) else one for one in arguments)
         call = ((keys.user_keys(tenant, user_id).meta,), (what, *encoded))
         ((to, _, leads, merge),) = await self._store.run(script("alias"), [call], durable=what != "look")
-        return _Leads(_decode(to), _decode(leads), _decode(merge))
+        return _Leads(decode_text(to), decode_text(leads), decode_text(merge))
 
     async def _leads_to(self, tenant: str, user_id: str, other: str) -> bool:
         for _ in range(_MOST_HOPS):
@@ -320,7 +317,7 @@ class Identities:
 
     async def _hand_on(self, tenant: str, user_id: str, source: str, merge: bytes, marks: Mapping[bytes, bytes]) -> None:
         """Give marks to who has the events of a user, if that merge of `source` is known there. Raises OvertakenError."""
-        guard = (_encode(source), merge) if merge else (b"", b"")
+        guard = (encode_text(source), merge) if merge else (b"", b"")
         arguments = (*guard, *(part for pair in marks.items() for part in pair))
         (done,) = await self._store.run(script("marks"), [((keys.user_keys(tenant, user_id).meta,), arguments)], durable=True)
         if not done:
@@ -329,7 +326,7 @@ class Identities:
     async def _hand_on_shown(self, tenant: str, user_id: str, source: str, merge: bytes, shown: bytes) -> None:
         """Give what was shown to a merged user to who has its events. Raises OvertakenError."""
         user = keys.user_keys(tenant, user_id)
-        arguments = (shown, _encode(source), merge, MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS)
+        arguments = (shown, encode_text(source), merge, MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS)
         (done,) = await self._store.run(script("shown"), [((user.shown, user.meta), arguments)], durable=True)
         if not done:
             raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
@@ -342,11 +339,3 @@ class _Leads:
     to: str
     leads: str
     merge: str
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def _decode(text: bytes) -> str:
-    return text.decode("utf-8", "surrogatepass")

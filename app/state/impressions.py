@@ -16,6 +16,7 @@ from app.state.redis import RedisStore
 from app.state.ring import id_hash
 from app.state.scripts import script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, Showing, pack_showings, read_shown
+from app.state.text import decode_text, encode_text
 from app.state.way import MOST_HOPS, Way
 
 _NOBODYS_IDS: Final = 256  # of each partition: the last lists of nobody that are known again
@@ -104,7 +105,7 @@ class ImpressionStore:
                 return read_shown(raw or b"")
             if state == ERASING:
                 return []
-            user_id = to.decode("utf-8", "surrogatepass")
+            user_id = decode_text(to)
         return []
 
     def _call(self, seen: Seen, way: Way) -> Call:
@@ -114,11 +115,11 @@ class ImpressionStore:
         user = keys.user_keys(self._tenant, user_id) if named else keys.nobodys_keys(self._tenant, impression.recommendation_id)
         at_s = min(max(impression.time_ms // 1000, 0), 2**32 - 1)
         arguments: list[Any] = [
-            _text(self._tenant),
-            _text(user_id),
+            encode_text(self._tenant),
+            encode_text(user_id),
             encode_impression(impression),
             impression.time_ms,
-            id_hash(_text(impression.recommendation_id)),
+            id_hash(encode_text(impression.recommendation_id)),
             pack_showings(seen.item_keys, at_s) if named else b"",
             MOST_IDS if named else _NOBODYS_IDS,
             MOST_SHOWINGS if named else 0,
@@ -128,7 +129,3 @@ class ImpressionStore:
             *way.guard,
         ]
         return (user.shown, user.meta, user.gone, user.log), arguments
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -19,6 +19,7 @@ from app.errors import DamagedError, InvalidRequestError
 from app.state import keys
 from app.state.redis import RedisStore
 from app.state.scripts import script
+from app.state.text import decode_text, encode_text
 from app.state.transport import Command
 
 MOST_CHANGES: Final = 20_000
@@ -135,7 +136,7 @@ class ItemStore:
 
     async def get(self, item_id: str) -> Said | None:
         """What was said last of an item; None if nothing was."""
-        (found,) = await self._store.all([("HGET", self._items, _text(item_id))])
+        (found,) = await self._store.all([("HGET", self._items, encode_text(item_id))])
         return None if found is None else read_said(item_id, found)
 
     async def mark(self) -> Mark:
@@ -164,7 +165,7 @@ class ItemStore:
         said: list[Said] = []
         for at, name, value in zip(versions, names, values[0], strict=True):
             found_now = sound(name, value) if value is not None else []
-            said.append(replace(found_now[0], version=at) if found_now else Said(name.decode("utf-8", "surrogatepass"), at, None))
+            said.append(replace(found_now[0], version=at) if found_now else Said(decode_text(name), at, None))
         return said
 
     async def everything(self) -> AsyncIterator[list[Said]]:
@@ -180,14 +181,14 @@ class ItemStore:
         """What `keep_vectors` kept for these items."""
         if not item_ids:
             return []
-        (found,) = await self._store.all([("HMGET", self._vectors(model_id), *map(_text, item_ids))])
+        (found,) = await self._store.all([("HMGET", self._vectors(model_id), *map(encode_text, item_ids))])
         return list(found)
 
     async def keep_vectors(self, model_id: str, vectors: Mapping[str, bytes]) -> None:
         """Keep what a model made of some items, for other workers and the next start; forgotten a month after the last of
         them."""
         key = self._vectors(model_id)
-        pairs = [part for item_id, packed in vectors.items() for part in (_text(item_id), packed)]
+        pairs = [part for item_id, packed in vectors.items() for part in (encode_text(item_id), packed)]
         commands: list[Command] = [("HSET", key, *pairs), ("EXPIRE", key, _VECTORS_TTL_S)]
         await self._store.all(commands)
 
@@ -209,7 +210,7 @@ def change_arguments(
         arguments += (name, kind)
     for one in changes:
         said = b"" if one.item is None else _encode(one.item)
-        arguments += (_text(one.item_id), said, -1 if one.expected is None else one.expected)
+        arguments += (encode_text(one.item_id), said, -1 if one.expected is None else one.expected)
     return arguments
 
 
@@ -242,11 +243,7 @@ def _item(said: bytes) -> Item:
 def sound(name: bytes, value: bytes) -> list[Said]:
     """An item, or nothing if it is damaged, which is logged: the others are not held up by it."""
     try:
-        return [read_said(name.decode("utf-8", "surrogatepass"), value)]
+        return [read_said(decode_text(name), value)]
     except DamagedError as error:
         log.error("an item is left out", error=error.detail)
         return []
-
-
-def _text(item_id: str) -> bytes:
-    return item_id.encode("utf-8", "surrogatepass")

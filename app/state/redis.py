@@ -27,6 +27,7 @@ from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
 from app.state.scripts import Script, script
 from app.state.store import NONE_BEGUN, Append, Appended, CommitResult, Decayed, Held, Loaded, UserMeta
+from app.state.text import decode_text, encode_text
 from app.state.transport import ClusterTransport, Command, Confirm, SingleTransport, Transport
 from app.state.way import MOST_HOPS, Way
 
@@ -185,7 +186,7 @@ class RedisStore:
             for place, reply in zip(waiting, await self.run(script("load"), calls, only=only), strict=True):
                 if reply is not None and reply[0] == -1:
                     _, target, state = reply
-                    target = target.decode("utf-8", "surrogatepass")
+                    target = decode_text(target)
                     users[place] = await self._identities.follow(tenant, users[place], target, state)
                     merged.append(place)
                 else:
@@ -236,8 +237,8 @@ class RedisStore:
         for _ in range(MOST_HOPS):
             user = keys.user_keys(tenant, way.user_id)
             arguments = (
-                _text(tenant),
-                _text(way.user_id),
+                encode_text(tenant),
+                encode_text(way.user_id),
                 encode_attributes(dict(attributes)),
                 new_epoch(),
                 self._log_max_length,
@@ -260,7 +261,7 @@ class RedisStore:
         """
         new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, event_ids, strict=True)]
         # By the name in the import: two of its users may be one here.
-        mark = f"{IMPORTED}{import_id}:{blake2b(_text(user_id), digest_size=8).hexdigest()}"
+        mark = f"{IMPORTED}{import_id}:{blake2b(encode_text(user_id), digest_size=8).hexdigest()}"
         return await self.rewrite(tenant, user_id, new, mark=mark)
 
     async def merge(self, tenant: str, target: str, source: str) -> str:
@@ -305,7 +306,7 @@ class RedisStore:
         for start in range(0, len(increments), _CHUNK):
             arguments = list(head)
             for item, weight, time_ms in increments[start : start + _CHUNK]:
-                arguments += (_text(item), f"{weight:.17g}", time_ms, begin.get(item, ""))
+                arguments += (encode_text(item), f"{weight:.17g}", time_ms, begin.get(item, ""))
             calls.append(((key,), arguments))
         totals = await self.run(script("popularity"), calls)
         return int(totals[-1]) if totals else await self.popularity_events(tenant, half_lives_s)
@@ -328,7 +329,7 @@ class RedisStore:
                 if not item:
                     continue  # the number of events counted
                 at_ms, *numbers = value.split()
-                counts[item.decode("utf-8", "surrogatepass")] = (int(at_ms), tuple(map(float, numbers)))
+                counts[decode_text(item)] = (int(at_ms), tuple(map(float, numbers)))
             yield counts
             if int(cursor) == 0:
                 return
@@ -351,8 +352,8 @@ class RedisStore:
     def _append_call(self, tenant: str, way: Way, batch: Append) -> Call:
         user = keys.user_keys(tenant, way.user_id)
         arguments: list[Any] = [
-            _text(tenant),
-            _text(way.user_id),
+            encode_text(tenant),
+            encode_text(way.user_id),
             self._max_sequence,
             self._dedupe_window,
             self._log_max_length,
@@ -364,7 +365,7 @@ class RedisStore:
             if event_id is None:
                 arguments += (encode_event(event), event.time_ms, b"", b"")
             else:
-                named = _text(event_id)
+                named = encode_text(event_id)
                 arguments += (encode_event(event), event.time_ms, id_hash(named), named)
         return (user.seq, user.meta, user.ids, user.gone, user.log), arguments
 
@@ -490,7 +491,3 @@ def _decayed(item: str, counts: Decayed, half_lives: int) -> str:
     if len(numbers) != half_lives:
         raise ValueError(f"item {item!r} has {len(numbers)} counts for {half_lives} half-lives")
     return f"{at_ms} {' '.join(f'{number:.17g}' for number in numbers)}"
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -14,6 +14,7 @@ from app.state.events import decode_attributes, decode_event, encode_attributes
 from app.state.identities import NewEvent, OvertakenError
 from app.state.ring import EMPTY_RING, id_hash, remember_ids
 from app.state.scripts import Script, script
+from app.state.text import encode_text
 from app.state.transport import Command
 from app.state.way import Way
 
@@ -96,13 +97,13 @@ class Rewrite:
             times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None]
             known = ring or EMPTY_RING
             if self._dedupe_window:
-                hashes = [*ids, *(id_hash(_text(event_id)) for _, _, event_id in kept_new if event_id)]
+                hashes = [*ids, *(id_hash(encode_text(event_id)) for _, _, event_id in kept_new if event_id)]
                 known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
             if attributes and own:
                 attributes = encode_attributes(decode_attributes(attributes) | decode_attributes(own))
             arguments: list[Any] = [
-                _text(tenant),
-                _text(user_id),
+                encode_text(tenant),
+                encode_text(user_id),
                 epoch or b"",
                 int(appended or 0),
                 new_epoch(),
@@ -110,8 +111,8 @@ class Rewrite:
                 min(times, default=""),
                 max(times, default=""),
                 attributes,
-                _text(mark),
-                _text(origin),
+                encode_text(mark),
+                encode_text(origin),
                 known if len(known) > len(EMPTY_RING) else b"",
                 self._log_max_length,
                 1,
@@ -120,9 +121,9 @@ class Rewrite:
                 gone or b"",
                 (ring or b"")[: len(EMPTY_RING)],
                 self._max_sequence,
-                *((_text(origin), merge) if origin else way.guard),
+                *((encode_text(origin), merge) if origin else way.guard),
                 *_packed([event for event, _ in kept], _CHUNK),
-                *_packed([part for event, _, event_id in kept_new for part in (event, _text(event_id))], 2 * _CHUNK),
+                *_packed([part for event, _, event_id in kept_new for part in (event, encode_text(event_id))], 2 * _CHUNK),
             ]
             call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
             (result,) = await self._store.run(script("rewrite"), [call], durable=True)
@@ -140,7 +141,3 @@ def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:
     """Up to `size` parts an argument, each behind its length: Redis takes no command of more than 1,048,576 arguments."""
     for start in range(0, len(parts), size):
         yield b"".join(len(part).to_bytes(4, "little") + part for part in parts[start : start + size])
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")

@@ -18,6 +18,7 @@ class Script:
 
 @cache
 def script(name: str) -> Script:
-    """The script `lua/<name>.lua`, read once."""
-    source = files("app.state").joinpath("lua", f"{name}.lua").read_bytes()
+    """The script `lua/<name>.lua`, behind what all of them share, read once."""
+    folder = files("app.state").joinpath("lua")
+    source = folder.joinpath("shared.lua").read_bytes() + folder.joinpath(f"{name}.lua").read_bytes()
     return Script(source=source, sha=sha1(source, usedforsecurity=False).hexdigest())

@@ -15,6 +15,7 @@ from app.state import keys
 from app.state.erasing import Call
 from app.state.redis import RedisStore
 from app.state.scripts import script
+from app.state.text import decode_text, encode_text
 from app.state.transport import Command
 
 MOST_ITEMS: Final = 20_000
@@ -56,7 +57,7 @@ class Trends:
             for start in range(0, len(items), _CHUNK):
                 arguments: list[object] = [*head]
                 for item, weight in items[start : start + _CHUNK]:
-                    arguments += (item.encode("utf-8", "surrogatepass"), f"{weight:.17g}")
+                    arguments += (encode_text(item), f"{weight:.17g}")
                 calls.append(((keys.trend_key(tenant, ring.width_s, bucket % ring.slots),), arguments))
         await self._store.run(script("trend"), calls)
 
@@ -76,7 +77,7 @@ class Trends:
             replies = await self._store.all(scans)
             for bucket, (cursor, found) in zip(list(cursors), replies, strict=True):
                 items = zip(found[::2], found[1::2], strict=True)
-                yield bucket, [(item.decode("utf-8", "surrogatepass"), float(weight)) for item, weight in items if item]
+                yield bucket, [(decode_text(item), float(weight)) for item, weight in items if item]
                 cursors[bucket] = cursor
                 if int(cursor) == 0:
                     del cursors[bucket]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from app.state.identities import Identities, OvertakenError
+from app.state.text import decode_text, encode_text
 
 MOST_HOPS: Final = 8
 
@@ -33,7 +34,7 @@ class Way:
     def guard(self) -> tuple[bytes, bytes]:
         """What a script is told of the way, so that it writes with somebody else only who is still one with the name: that name,
         and the merge by which it must be known there; empty for its own user."""
-        return (self._name.encode("utf-8", "surrogatepass"), self._merge) if self._merge else (b"", b"")
+        return (encode_text(self._name), self._merge) if self._merge else (b"", b"")
 
     async def go_on(self, reply: Sequence[Any]) -> None:
         """Raises LongwaveError; nothing is written then.
@@ -50,6 +51,6 @@ class Way:
         _, target, state, erased_at, merge = reply
         self.refused_to = max(self.refused_to, int(erased_at))
         before = self.user_id
-        self.user_id = await self._identities.follow(self._tenant, before, target.decode("utf-8", "surrogatepass"), state)
+        self.user_id = await self._identities.follow(self._tenant, before, decode_text(target), state)
         if self.user_id != before == self._name:
             self._merge = merge

@@ -33,8 +33,6 @@ class ModelConfig:
     """D: width of item vectors, interests and the recurrence."""
     layers: int = 2
     """L: residual LSTM blocks."""
-    cosine: bool = False
-    """Whether items and interests are compared by their direction alone, times a learned temperature."""
     heads: int = 4
     ring: int = 32
     """K: how many of the last events attention sees exactly."""

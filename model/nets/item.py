@@ -13,19 +13,9 @@ class ItemFusion(nn.Module):
     online has no ID. The same vector is the event's input and the score's weight, so that embeddings exist once.
     """
 
-    def __init__(
-        self,
-        items: int,
-        width: int,
-        text_width: int,
-        feature_width: int,
-        id_dropout: float,
-        beside: int = 0,
-        cosine: bool = False,
-    ) -> None:
+    def __init__(self, items: int, width: int, text_width: int, feature_width: int, id_dropout: float, beside: int = 0) -> None:
         super().__init__()
         self.id_dropout = id_dropout
-        self.cosine = cosine
         self.id = nn.Embedding(items, width)
         self.no_id = nn.Parameter(torch.zeros(width))
         self.bias = nn.Parameter(torch.zeros(items))
@@ -49,11 +39,10 @@ class ItemFusion(nn.Module):
         return torch.stack(parts).sum(0) if parts else None
 
     def fuse(self, behaviour: Tensor, content: Tensor | None) -> Tensor:
-        fused = behaviour
-        if content is not None and self.gate is not None:
-            gate = torch.sigmoid(self.gate(torch.cat([behaviour, content], -1)))
-            fused = gate * behaviour + (1 - gate) * content
-        return nn.functional.normalize(fused, dim=-1) if self.cosine else fused
+        if content is None or self.gate is None:
+            return behaviour
+        gate = torch.sigmoid(self.gate(torch.cat([behaviour, content], -1)))
+        return gate * behaviour + (1 - gate) * content
 
     def forward(
         self, text: Tensor | None, features: Tensor | None, rows: Tensor | None = None, unseen: Tensor | None = None

@@ -50,8 +50,9 @@ class Longwave(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        sizes = (config.items, config.width, config.text_width, config.feature_width)
-        self.item = ItemFusion(*sizes, config.id_dropout, beside=2 * config.transition, cosine=config.cosine)
+        self.item = ItemFusion(
+            config.items, config.width, config.text_width, config.feature_width, config.id_dropout, 2 * config.transition
+        )
         self.item_dropout = Dropout(config.item_dropout)
         self.event = EventFusion(config)
         self.recurrence = Recurrence(config.layers, config.width, config.dropout)

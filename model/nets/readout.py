@@ -32,7 +32,6 @@ class InterestReadout(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), Dropout(config.dropout), nn.Linear(2 * width, width))
         self.out_norm = nn.LayerNorm(width)
         self.interest = nn.Linear(width, config.interests * width)
-        self.temperature = nn.Parameter(torch.tensor(10.0).log()) if config.cosine else None
         self.popularity = nn.Linear(width, len(config.popularity_half_lives_s))
         self.transition = Transition(width, config.transition, config.transition_decays) if config.transition else None
         self.kinship = Kinship(width, config.kinship_decays) if config.kinship_decays else None
@@ -67,8 +66,6 @@ class InterestReadout(nn.Module):
         z = self.norm(asked + mixed + self.accumulated(accumulated))
         z = self.out_norm(z + self.feed(z))
         interests = self.interest(z).view(-1, self.interests, self.width)
-        if self.temperature is not None:
-            interests = nn.functional.normalize(interests, dim=-1) * self.temperature.exp()
         if self.kinship is not None and kin is not None:
             interests = interests + self.kinship.interest(kin, z)[:, None]
         if self.transition is not None and recent is not None:

@@ -29,7 +29,6 @@ KINDS = {
         "number_edges": ((1.0, 3.0), (2.0,), ()),
     },
     "nothing": {"repeats": 0, "query_time": False},
-    "cosine": {"text_width": 5, "feature_width": 3, "attribute_sizes": (3, 1), "repeats": 6, "transition": 8, "cosine": True},
 }
 
 
@@ -50,15 +49,6 @@ def test_graphs_of_every_kind_of_model_agree_with_the_net(made):
     net, matrix, bias, graphs = made
     proof = verify(net, graphs, golden_vectors(net, matrix, bias, graphs), [some_events(net, 1, 700, matrix)], matrix, bias)
     assert proof.vectors >= 700
-
-
-def test_by_cosine_items_differ_by_their_direction_alone(made):
-    net, matrix, _, _ = made
-    lengths = matrix[:, : net.config.width].norm(dim=1)
-    if net.config.cosine:
-        torch.testing.assert_close(lengths, torch.ones(len(matrix)))
-    else:
-        assert lengths.std() > 0.01
 
 
 def test_attributes_set_the_initial_state_and_content_gives_an_unseen_item_its_vector(made):

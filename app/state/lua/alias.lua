@@ -28,7 +28,7 @@ local function get() return redis.call('HMGET', KEYS[1], 'to', 'ms', 'into', 'ia
 local what, found = ARGV[1], get()
 local age = found[3] and now - tonumber(found[4])
 local function by(merges) -- whether this user goes by one of them; one that was restored from an archive has no other name than 1
-  return string.find(' ' .. merges .. ' ', ' ' .. (found[5] or '1') .. ' ', 1, true)
+  return is_among(merges, found[5] or '1')
 end
 
 if what == 'intend' then

@@ -29,10 +29,7 @@ local meta = redis.call('HMGET', KEYS[2], 'n', 'f', 'l', 'e', 'to', 'ms', 'a', '
 if meta[5] then
   return { -1, meta[5], meta[6] or '', redis.call('GET', KEYS[4]) or '-1', meta[10] or '1' }
 end
-if ARGV[8] ~= '' then -- an erasure may have parted them since
-  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[8]) or '') .. ' '
-  if not string.find(merges, ' ' .. ARGV[9] .. ' ', 1, true) then return { -2 } end
-end
+if ARGV[8] ~= '' and not knows(KEYS[2], ARGV[8], ARGV[9]) then return { -2 } end -- an erasure has parted them since
 local total, epoch = tonumber(meta[1]) or 0, meta[4] or ARGV[6]
 local erased_at = math.max(tonumber(redis.call('GET', KEYS[4])) or -1, tonumber(ARGV[7]))
 

@@ -12,10 +12,7 @@ local meta = redis.call('HMGET', KEYS[1], 'e', 'a', 'to', 'ms', 'ik')
 if meta[3] then
   return { -1, meta[3], meta[4] or '', -1, meta[5] or '1' }
 end
-if ARGV[6] ~= '' then
-  local merges = ' ' .. (redis.call('HGET', KEYS[1], 'm:' .. ARGV[6]) or '') .. ' '
-  if not string.find(merges, ' ' .. ARGV[7] .. ' ', 1, true) then return { -2 } end
-end
+if ARGV[6] ~= '' and not knows(KEYS[1], ARGV[6], ARGV[7]) then return { -2 } end
 if meta[1] and meta[2] == ARGV[3] then
   return 0
 end

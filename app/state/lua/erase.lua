@@ -20,10 +20,7 @@ local sound = kind == 'hash' or kind == 'none'
 if sound and redis.call('HEXISTS', KEYS[3], 'to') == 1 then
   return { -1, 0, 0 }
 end
-if sound and ARGV[6] then
-  local merges = ' ' .. (redis.call('HGET', KEYS[3], 'm:' .. ARGV[6]) or '') .. ' '
-  if not string.find(merges, ' ' .. ARGV[7] .. ' ', 1, true) then return { -1, 0, 0 } end
-end
+if sound and ARGV[6] and not knows(KEYS[3], ARGV[6], ARGV[7]) then return { -1, 0, 0 } end
 
 -- An event that is dated in the future of its erasure, as far as clocks may be wrong, must not come back either: not when the erasure
 -- is repeated, and not when that is done by a host whose clock is behind.

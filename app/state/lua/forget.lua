@@ -8,14 +8,15 @@
 -- KEYS[4...] seq, ids, shown and the states of every model
 -- ARGV    tenant, user, time (unix ms) up to which events are refused at least, how long the tombstone stays (ms), who is being erased,
 --         the names of the merges by which this user is known there
--- Returns, also the second time, {events that the user has had, time up to which events are refused from now on, a field m:<user> for each who was merged into this
---         one, and its value}; {-1, 0, {}} if it did not go by one of these merges, and nothing is done: the mark is of an
---         earlier life, and who has the name now is another one. Nor will it: an intent to go by one of them is taken back
+-- Returns, also the second time, {events that the user has had, time up to which events are refused from now on, a field m:<user> for
+--         each who was merged into this one, and its value}; {-1, 0, {}} if it did not go by one of these merges, and nothing is
+--         done: the mark is of an earlier life, and who has the name now is another one. Nor will it: an intent to go by one of them
+--         is taken back
 
 local kind = redis.call('TYPE', KEYS[3])['ok']
 local meta = kind == 'hash' and redis.call('HMGET', KEYS[3], 'to', 'ms', 'ik', 'up', 'n', 'l') or {}
 local merge = meta[3] or '1' -- a merge that was restored from an archive has no other name
-if not string.find(' ' .. ARGV[6] .. ' ', ' ' .. merge .. ' ', 1, true) then
+if not is_among(ARGV[6], merge) then
   return { -1, 0, {} }
 end
 if not meta[1] then

@@ -19,10 +19,7 @@ local meta = redis.call('HMGET', KEYS[2], 'to', 'ms', 'ik')
 if meta[1] then
   return { -1, meta[1], meta[2] or '', redis.call('GET', KEYS[3]) or '-1', meta[3] or '1' }
 end
-if ARGV[12] ~= '' then
-  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[12]) or '') .. ' '
-  if not string.find(merges, ' ' .. ARGV[13] .. ' ', 1, true) then return { -2 } end
-end
+if ARGV[12] ~= '' and not knows(KEYS[2], ARGV[12], ARGV[13]) then return { -2 } end
 if tonumber(ARGV[4]) <= math.max(tonumber(redis.call('GET', KEYS[3])) or -1, tonumber(ARGV[11])) then
   return 'g'
 end

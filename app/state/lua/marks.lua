@@ -5,10 +5,7 @@
 -- ARGV    another user who must be known here ('': nobody), by this merge, then field, value, ...; to a field m:<user> the value is added
 -- Returns 1 if it is done, 0 if not
 
-local function has(merges, merge) return string.find(' ' .. merges .. ' ', ' ' .. merge .. ' ', 1, true) end
-
-if redis.call('HEXISTS', KEYS[1], 'to') == 1
-  or (ARGV[1] ~= '' and not has(redis.call('HGET', KEYS[1], 'm:' .. ARGV[1]) or '', ARGV[2])) then
+if redis.call('HEXISTS', KEYS[1], 'to') == 1 or (ARGV[1] ~= '' and not knows(KEYS[1], ARGV[1], ARGV[2])) then
   return 0
 end
 for i = 3, #ARGV, 2 do
@@ -16,7 +13,7 @@ for i = 3, #ARGV, 2 do
   if string.sub(ARGV[i], 1, 2) == 'm:' then
     local all = redis.call('HGET', KEYS[1], ARGV[i])
     for merge in string.gmatch(all and value or '', '%S+') do
-      if not has(all, merge) then all = all .. ' ' .. merge end
+      if not is_among(all, merge) then all = all .. ' ' .. merge end
     end
     value = all or value
   end

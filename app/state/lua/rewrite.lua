@@ -25,10 +25,7 @@ if ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[10]) == 1 then
   return 2
 end
 local late = (tonumber(meta[1]) or 0) - tonumber(ARGV[4]) -- events appended since
-if ARGV[20] ~= '' then
-  local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[20]) or '') .. ' '
-  if not string.find(merges, ' ' .. ARGV[21] .. ' ', 1, true) then return -1 end
-end
+if ARGV[20] ~= '' and not knows(KEYS[2], ARGV[20], ARGV[21]) then return -1 end
 if meta[3] or (meta[2] or '') ~= ARGV[3] or late < 0 or late > MOST_LATE or late > redis.call('LLEN', KEYS[1])
   or (redis.call('GET', KEYS[5]) or '') ~= ARGV[17] then
   return 0

@@ -6,8 +6,7 @@
 -- ARGV    what the other one was shown, that one, name of the merge, most ids, most showings, how long they are remembered (ms)
 -- Returns 1 if it is done, 0 if not
 
-local merges = ' ' .. (redis.call('HGET', KEYS[2], 'm:' .. ARGV[2]) or '') .. ' '
-if redis.call('HEXISTS', KEYS[2], 'to') == 1 or not string.find(merges, ' ' .. ARGV[3] .. ' ', 1, true) then
+if redis.call('HEXISTS', KEYS[2], 'to') == 1 or not knows(KEYS[2], ARGV[2], ARGV[3]) then
   return 0
 end
 

@@ -102,6 +102,13 @@ async def tell(store: RedisStore, user: str, *times: int) -> str:
     return appended.flags
 
 
+async def begin_with(store: RedisStore, raw: redis.Redis, **people: int) -> None:
+    """These alone, each with one event at that time."""
+    empty(raw)
+    for user, ms in people.items():
+        await tell(store, user, ms)
+
+
 async def times(store: RedisStore, user: str) -> list[int]:
     (loaded,) = await store.load("default", "m", [user])
     return [event.time_ms for event in loaded.tail]
@@ -126,9 +133,7 @@ async def test_after_an_erasure_that_was_cut_off_another_name_finds_what_is_left
     erasing, _ = held
     people = {"alice": 1, "cookie": 2, "phone": 3, "bob": 4}
     for steps in range(MOST):
-        empty(raw)
-        for user, ms in people.items():
-            await tell(store, user, ms)
+        await begin_with(store, raw, **people)
         await store.merge("default", "alice", "cookie")
         await store.merge("default", "alice", "phone")
         more = await erasing.begin(erasing.store.erase("default", "phone", 1_000), steps)
@@ -153,9 +158,7 @@ async def test_two_erasures_under_two_names_leave_nothing_whoever_is_merged_on_i
     one, other = held
     for steps in range(MOST):
         for more_steps in range(MOST):
-            empty(raw)
-            for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3), ("bob", 4)):
-                await tell(store, user, ms)
+            await begin_with(store, raw, alice=1, cookie=2, phone=3, bob=4)
             await store.merge("default", "alice", "cookie")
             await store.merge("default", "alice", "phone")
             more = await one.begin(one.store.erase("default", "phone", 1_000), steps)
@@ -176,9 +179,7 @@ async def test_two_erasures_under_two_names_leave_nothing_whoever_is_merged_on_i
 async def test_who_is_read_while_an_erasure_is_held_up_is_there_whole_or_not_at_all(store: RedisStore, held, raw):
     erasing, _ = held
     for steps in range(MOST):
-        empty(raw)
-        for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3)):
-            await tell(store, user, ms)
+        await begin_with(store, raw, alice=1, cookie=2, phone=3)
         await store.merge("default", "alice", "cookie")
         await store.merge("default", "alice", "phone")
         more = await erasing.begin(erasing.store.erase("default", "phone", 1_000), steps)
@@ -235,9 +236,7 @@ async def test_who_were_merged_beside_an_erasure_are_one(store: RedisStore, held
     together = 0
     for erased in range(MOST):
         for steps in range(MOST):
-            empty(raw)
-            for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3)):
-                await tell(store, user, ms)
+            await begin_with(store, raw, alice=1, cookie=2, phone=3)
             await store.merge("default", "alice", "cookie")
             more = await erasing.begin(erasing.store.erase("default", "cookie", 1_000), erased)
             more_of_merging = await merging.begin(merging.store.merge("default", "cookie", "phone"), steps)
@@ -260,8 +259,7 @@ async def test_who_were_merged_beside_an_erasure_are_one(store: RedisStore, held
 
 async def test_a_merge_with_somebody_who_is_parted_from_the_others_meanwhile_is_with_that_name(store: RedisStore, held, raw):
     merging, _ = held
-    for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3)):
-        await tell(store, user, ms)
+    await begin_with(store, raw, alice=1, cookie=2, phone=3)
     await store.merge("default", "alice", "cookie")
     await merging.begin(merging.store.merge("default", "cookie", "phone"), 0)
     while not raw.hexists(keys.user_keys("default", "phone").meta, "into"):
@@ -274,8 +272,7 @@ async def test_a_merge_with_somebody_who_is_parted_from_the_others_meanwhile_is_
 async def test_a_merge_that_came_to_nothing_hides_no_other(store: RedisStore, held, raw):
     """bob knows of two merges of cookie: the one by which she came, and one into alice that was cut off."""
     merging, _ = held
-    for user, ms in (("alice", 1), ("cookie", 2), ("bob", 3)):
-        await tell(store, user, ms)
+    await begin_with(store, raw, alice=1, cookie=2, bob=3)
     await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
     while not raw.hexists(keys.user_keys("default", "alice").meta, "m:cookie"):
         assert await merging.go_on(1)
@@ -290,8 +287,7 @@ async def test_a_merge_that_came_to_nothing_hides_no_other(store: RedisStore, he
 
 async def test_who_has_gone_by_another_merge_is_not_erased(store: RedisStore, held, raw):
     merging, _ = held
-    for user, ms in (("alice", 1), ("cookie", 2), ("bob", 3)):
-        await tell(store, user, ms)
+    await begin_with(store, raw, alice=1, cookie=2, bob=3)
     await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
     while not raw.hexists(keys.user_keys("default", "alice").meta, "m:cookie"):
         assert await merging.go_on(1)
@@ -304,8 +300,7 @@ async def test_who_has_gone_by_another_merge_is_not_erased(store: RedisStore, he
 
 async def test_an_intent_to_join_who_was_erased_meanwhile_is_taken_back(store: RedisStore, held, raw):
     merging, _ = held
-    for user, ms in (("alice", 1), ("cookie", 2)):
-        await tell(store, user, ms)
+    await begin_with(store, raw, alice=1, cookie=2)
     await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
     while not raw.hexists(keys.user_keys("default", "alice").meta, "m:cookie"):
         assert await merging.go_on(1)
@@ -317,8 +312,7 @@ async def test_an_intent_to_join_who_was_erased_meanwhile_is_taken_back(store: R
 async def test_a_merge_of_which_nobody_knows_any_more_is_made_known_again(store: RedisStore, held, raw):
     """Such as after a Redis that took over from another one lacks what that one did last."""
     merging, _ = held
-    for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3)):
-        await tell(store, user, ms)
+    await begin_with(store, raw, alice=1, cookie=2, phone=3)
     await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
     while raw.hget(keys.user_keys("default", "cookie").meta, "ms") != b"p":
         assert await merging.go_on(1)
@@ -368,18 +362,21 @@ async def test_an_erasure_takes_more_names_than_one_round_trip_carries(store: Re
     assert await tell(store, names[200], 1_000) == "g"
 
 
+async def merged_halfway(store: RedisStore, merging: Held, raw: redis.Redis, phone_ms: int) -> None:
+    """phone is one with cookie, and cookie on its way to alice, left by whoever led it there."""
+    await begin_with(store, raw, alice=1, cookie=2, phone=phone_ms)
+    await store.merge("default", "cookie", "phone")
+    await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
+    while raw.hget(keys.user_keys("default", "cookie").meta, "ms") != b"p":
+        assert await merging.go_on(1)
+    await merging.cut_off()
+
+
 async def test_who_is_merged_into_somebody_who_is_being_merged_is_erased_too(store: RedisStore, held, raw):
     """phone's mark is still with cookie, and with it what an event of phone says of the time up to which events are refused."""
     merging, erasing = held
     for steps in range(MOST):
-        empty(raw)
-        for user, ms in (("alice", 1), ("cookie", 2), ("phone", 5_000)):
-            await tell(store, user, ms)
-        await store.merge("default", "cookie", "phone")
-        await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
-        while raw.hget(keys.user_keys("default", "cookie").meta, "ms") != b"p":
-            assert await merging.go_on(1)
-        await merging.cut_off()
+        await merged_halfway(store, merging, raw, phone_ms=5_000)
         more = await erasing.begin(erasing.store.erase("default", "alice", 1_000), steps)
         await erasing.cut_off()
         await store.erase("default", "alice", 1_001)
@@ -392,8 +389,7 @@ async def test_who_is_merged_into_somebody_who_is_being_merged_is_erased_too(sto
 
 
 async def test_somebody_of_several_names_is_erased_from_a_full_redis(store: RedisStore, raw):
-    for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3)):
-        await tell(store, user, ms)
+    await begin_with(store, raw, alice=1, cookie=2, phone=3)
     await store.merge("default", "alice", "cookie")
     await store.merge("default", "alice", "phone")
     raw.config_set("maxmemory", "1")
@@ -410,9 +406,7 @@ async def test_who_comes_anew_beside_an_erasure_and_is_merged_is_known_to_the_ne
     erasing, _ = held
     anew = 0
     for steps in range(MOST):
-        empty(raw)
-        for user, ms in (("alice", 1), ("cookie", 2), ("bob", 3)):
-            await tell(store, user, ms)
+        await begin_with(store, raw, alice=1, cookie=2, bob=3)
         await store.merge("default", "alice", "cookie")
         more = await erasing.begin(erasing.store.erase("default", "alice", 1_000), steps)
         if 1 not in stored(raw) or not raw.exists(keys.user_keys("default", "cookie").meta):
@@ -436,9 +430,7 @@ async def test_what_is_told_beside_an_erasure_is_with_the_name_that_it_was_told_
     """cookie was alice's when she told it, and is parted from her before it is stored: sent again it would be there twice."""
     telling, _ = held
     for steps in range(MOST):
-        empty(raw)
-        for user, ms in (("alice", 1), ("cookie", 2)):
-            await tell(store, user, ms)
+        await begin_with(store, raw, alice=1, cookie=2)
         await store.merge("default", "alice", "cookie")
         more = await telling.begin(tell(telling.store, "cookie", 2_000), steps)
         await store.erase("default", "alice", 1_000)
@@ -465,9 +457,7 @@ async def test_what_is_said_beside_an_erasure_is_with_the_name_that_it_was_said_
     for what, call in calls.items():
         parted = 0
         for steps in range(MOST):
-            empty(raw)
-            for user, ms in (("alice", 1), ("cookie", 2)):
-                await tell(store, user, ms)
+            await begin_with(store, raw, alice=1, cookie=2)
             await store.merge("default", "alice", "cookie")
             if not await telling.begin(call(), steps):
                 break
@@ -485,9 +475,7 @@ async def test_an_erasure_does_not_take_who_has_parted_from_the_name_and_begun_a
     erasing, _ = held
     anew = 0
     for steps in range(MOST):
-        empty(raw)
-        for user, ms in (("alice", 1), ("cookie", 2), ("bob", 3)):
-            await tell(store, user, ms)
+        await begin_with(store, raw, alice=1, cookie=2, bob=3)
         await store.merge("default", "alice", "cookie")
         more = await erasing.begin(erasing.store.erase("default", "cookie", 1_000), steps)
         await store.erase("default", "alice", 1_000)
@@ -507,14 +495,7 @@ async def test_the_names_of_who_is_erased_go_however_far_the_erasure_came(store:
     monkeypatch.setattr("app.state.erasing.MOST_AT_ONCE", 1)
     erasing, merging = held
     for steps in range(MOST):
-        empty(raw)
-        for user, ms in (("alice", 1), ("cookie", 2), ("phone", 3)):
-            await tell(store, user, ms)
-        await store.merge("default", "cookie", "phone")
-        await merging.begin(merging.store.merge("default", "alice", "cookie"), 0)
-        while raw.hget(keys.user_keys("default", "cookie").meta, "ms") != b"p":
-            assert await merging.go_on(1)
-        await merging.cut_off()
+        await merged_halfway(store, merging, raw, phone_ms=3)
         more = await erasing.begin(erasing.store.erase("default", "alice", 1_000), steps)
         await erasing.cut_off()
         for name in raw.scan_iter():
