@@ -139,8 +139,8 @@ NOTHING_LOST_NOTHING_TWICE = [
         invariant="I2",
         broken="A merge beside an erasure joins a user with somebody from whom the target was parted.",
         file="app/state/identities.py",
-        original='await self._hand_on(tenant, holder, target, way.get(target, b""), {_encode',
-        replacement='await self._hand_on(tenant, holder, "", b"", {_encode',
+        original='await self._hand_on(tenant, holder, target, way.get(target, b""), {encode_text',
+        replacement='await self._hand_on(tenant, holder, "", b"", {encode_text',
         killed_by=CROSSING + "test_a_merge_with_somebody_who_is_parted_from_the_others_meanwhile_is_with_that_name",
     ),
     Mutant(
