@@ -84,9 +84,9 @@ class EvaluationReport:
 
 
 def baseline_lists(
-    seq: Sequences, split: Split, *, k: int = max(KS), seed: int = 0, neighbours: bool = False
+    seq: Sequences, split: Split, *, k: int = max(KS), queries: int = 2000, seed: int = 0, neighbours: bool = False
 ) -> tuple[dict[str, npt.NDArray[np.int32]], dict[str, dict[str, float]], Tuned]:
-    """Tune the baselines on validation and let them answer the test queries; `neighbours` as in `tune`.
+    """Tune the baselines on validation and let them answer the test queries; `queries`, `seed` and `neighbours` as in `tune`.
 
     For the test they are fitted on the rows before `split.train_end` and, unless the protocol is leave-one-out, go on with
     everything that happens up to each query, the validation part included.
@@ -94,7 +94,7 @@ def baseline_lists(
     Returns:
         (Q, k) ranked lists and the chosen settings, both by name, and the tuning's own figures.
     """
-    tuned = tune(seq, split, seed=seed, neighbours=neighbours)
+    tuned = tune(seq, split, queries=queries, seed=seed, neighbours=neighbours)
     ranked = replay(
         seq,
         split.test,

@@ -56,7 +56,7 @@ class Tuned:
     queries: int
 
 
-def tune(seq: Sequences, split: Split, *, queries: int = 500, seed: int = 0, neighbours: bool = False) -> Tuned:
+def tune(seq: Sequences, split: Split, *, queries: int = 2000, seed: int = 0, neighbours: bool = False) -> Tuned:
     """Popularity, recent popularity, own frequency and co-transition, with settings chosen on `split.valid` alone.
 
     With `neighbours` also TIFU-KNN and session kNN, which take minutes. Each is searched in two steps: what the vectors or
@@ -69,7 +69,8 @@ def tune(seq: Sequences, split: Split, *, queries: int = 500, seed: int = 0, nei
     Args:
         seq: the events.
         split: leave-one-out is answered frozen, everything else live.
-        queries: at most so many validation queries are asked, drawn with `seed`.
+        queries: at most so many validation queries are asked, drawn with `seed`: as many as our own net is
+            chosen on, since fewer would choose a worse opponent.
 
     Raises:
         ValueError: there is no validation query.

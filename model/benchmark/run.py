@@ -155,7 +155,9 @@ def _measure(task: Task, trained: list[Contender], settings: Settings) -> _Measu
         lists[each.name] = each.lists(task)
         seconds[each.name] = round(time.monotonic() - began, 1)
     began = time.monotonic()
-    ranked, chosen, tuned = baseline_lists(task.seq, task.split, seed=settings.train.seed, neighbours=True)
+    ranked, chosen, tuned = baseline_lists(
+        task.seq, task.split, queries=settings.train.valid_queries, seed=settings.train.seed, neighbours=True
+    )
     seconds["baselines"] = round(time.monotonic() - began, 1)
     ours = next((each for each in trained if each.name == OURS), None)
     report = evaluate(
