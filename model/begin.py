@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from model.checkpoint import names_of
 from model.nets import Longwave
+from model.settings import Settings
 from model.task import Task
 from model.update.origin import Origin, OriginError
 
@@ -17,6 +19,14 @@ ROWS = ("event_types", "polarity", "weight", "platforms", "attribute_names", "at
 """What has rows of its own in the net, and what its memory counts events by; items have rows too, and theirs are found by id."""
 SAME_TEXT = 0.01
 """How far a number of a text's vector, which is of unit length, may be off: another machine rounds otherwise."""
+
+
+def as_begun(settings: Settings, origin: Origin | None) -> dict[str, Any]:
+    """A run's settings as its checkpoint keeps them; of one that begins with a bundle: in its shape, and with its name."""
+    described = settings.as_dict()
+    if origin is not None:
+        described |= {"model": origin.checkpoint.settings["model"], "init_from": origin.model_id}
+    return described
 
 
 @torch.no_grad()

@@ -250,6 +250,7 @@ for measuring in (
     commands.compression,
     commands.measure_update,
     commands.measure_cold,
+    commands.measure_platforms,
     commands.report,
 ):
     app.command(rich_help_panel="Measuring")(measuring)

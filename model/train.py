@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.begin import begun
+from model.begin import as_begun, begun
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint, names_of, save_checkpoint
 from model.content import FirstTimes, content_loss
 from model.data.sequences import Queries
@@ -83,9 +83,8 @@ class Trainer(Loop[Longwave, Checkpoint]):
         def build() -> Longwave:
             return Longwave(task.model_config(settings)) if origin is None else begun(origin, task, settings.data.text_encoder)
 
-        described = settings.as_dict()
+        described = as_begun(settings, origin)
         if origin is not None:
-            described |= {"model": origin.checkpoint.settings["model"], "init_from": origin.model_id}
             shape = {name: getattr(origin.checkpoint.net.config, name) for name in model_defaults()}
             check_together(origin.folder, replace(settings, model=shape))
         super().__init__(task, train, described, folder, build, groups)

@@ -15,7 +15,8 @@ def benchmark(
         str,
         typer.Argument(
             metavar="NAME|FOLDER",
-            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, these two with -cold, planted, or a folder.",
+            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, online-retail-cold, eshop-clickstream, planted, synthetic, "
+            "synthetic-cold, synthetic-demo, or a folder that `prepare` wrote.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
@@ -192,6 +193,38 @@ def measure_cold(
         else:
             path = measure_blend(name, run, facet or [], out, data, offline=offline, say=say)
             say(f"-> {cold}" if (cold := write_cold(run, path)) else "nothing is gained: the bundle gets no blend")
+    console.print(f"-> {path}", soft_wrap=True)
+
+
+def measure_platforms(
+    name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have two platforms or more.")],
+    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="As of `benchmark`.")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="The folder of results: OUT/platforms/NAME-PRESET-SEED.json, and OUT/ledger.jsonl.")
+    ] = Path("benchmarks"),
+    work: Annotated[Path, typer.Option(help="The folder of trained runs; a killed one goes on, a finished one is kept.")] = Path(
+        "runs/platforms"
+    ),
+    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+) -> None:
+    """Whether to fine-tune for a platform: a general model, the same fine-tuned, and one trained there alone, on its test part."""
+    with one_line_errors():
+        from model.benchmark.platforms import measure_platforms as run
+
+        with training_bar() as report:
+            path = run(
+                name,
+                preset,
+                seed,
+                out,
+                work,
+                data,
+                offline,
+                say=say,
+                report=report,
+            )
     console.print(f"-> {path}", soft_wrap=True)
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from model.assess import OURS, K, own_lists
 from model.baselines.nets.checkpoint import ARCHITECTURES, described, load_encoder
 from model.baselines.nets.train import EncoderTrainer, encoder_lists
+from model.begin import as_begun
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.distributed import group
 from model.endurance import Endurance, endurance
@@ -27,6 +28,7 @@ from model.nets import Longwave
 from model.settings import Settings, model_defaults, that_decide
 from model.task import Task
 from model.train import Trainer
+from model.update.origin import Origin
 
 STARTED = "started.json"
 MODELS = (OURS, *ARCHITECTURES)
@@ -77,12 +79,20 @@ class Contender:
 
 
 def contender(
-    name: str, task: Task, settings: Settings, folder: Path, train: bool, overwrite: bool, report: Report | None
+    name: str,
+    task: Task,
+    settings: Settings,
+    folder: Path,
+    train: bool,
+    overwrite: bool,
+    report: Report | None,
+    origin: Origin | None = None,
 ) -> Contender | None:
     """The run of one model in `folder`: taken up as it is, gone on with, or trained.
 
     Args:
         train: False: only what has finished is looked at, and None says that there is nothing.
+        origin: of ours alone: begin with the weights of this bundle.
 
     Raises:
         TrainerError: the folder holds a run of other settings or data, or training failed.
@@ -91,16 +101,19 @@ def contender(
         remove_run(folder)
         (folder / STARTED).unlink(missing_ok=True)
     group().wait()
-    find = _longwave if name == OURS else _encoder
-    return find(name, task, settings, folder, train, report)
+    if name == OURS:
+        return _longwave(name, task, settings, folder, train, report, origin)
+    return _encoder(name, task, settings, folder, train, report)
 
 
-def _longwave(name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None) -> Contender | None:
-    checkpoint = _finished(folder, task, settings.as_dict(), load_checkpoint)
+def _longwave(
+    name: str, task: Task, settings: Settings, folder: Path, train: bool, report: Report | None, origin: Origin | None
+) -> Contender | None:
+    checkpoint = _finished(folder, task, as_begun(settings, origin), load_checkpoint)
     if checkpoint is None:
         if not train:
             return None
-        checkpoint = _trained(Trainer(task, settings, folder), report)
+        checkpoint = _trained(Trainer(task, settings, folder, origin), report)
     net = checkpoint.net
     vectors, _ = net.item(task.inputs.item_text, task.inputs.item_features)
 
