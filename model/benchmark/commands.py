@@ -209,7 +209,7 @@ def measure_platforms(
     ),
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
 ) -> None:
-    """Whether to fine-tune for a platform: a general model, the same fine-tuned, and one trained there alone, on its test part."""
+    """Whether to fine-tune for a platform: a general model, the same fine-tuned, and one trained there, on its test part."""
     with one_line_errors():
         from model.benchmark.platforms import measure_platforms as run
 

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+from typing import get_type_hints
 
 import pytest
 from typer.testing import CliRunner
 
 from model import endurance
-from model.benchmark import names
+from model.benchmark import commands, names
 from model.benchmark.page import section
 from model.benchmark.results import read_results
 from model.cli import app
@@ -156,6 +157,11 @@ def test_every_benchmark_is_of_data_and_protocols_that_exist():
     for benchmark in names.BENCHMARKS.values():
         assert benchmark.source in {**SOURCES, **SYNTHETIC}
         assert set(benchmark.protocols) <= set(PROTOCOLS)
+
+
+def test_the_help_names_every_benchmark():
+    argument = get_type_hints(commands.benchmark, include_extras=True)["name"].__metadata__[0]
+    assert set(names.BENCHMARKS) <= set(argument.help.replace(",", "").split())
 
 
 def test_leave_one_out_reads_items_alone_and_never_sees_the_time_of_asking():
