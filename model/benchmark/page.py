@@ -10,9 +10,18 @@ from typing import Any
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.benchmark.page_cold import cold_items, cold_users
 from model.benchmark.page_measured import compression_lines, speed_lines, update_lines
+from model.benchmark.page_platforms import platform_lines
 from model.benchmark.page_words import commit_words, figure_words, machine_words, p_words, times_words
 from model.benchmark.plots import plot_comparison
-from model.benchmark.results import Comparison, ResultError, read_compressions, read_results, read_speeds, read_updates
+from model.benchmark.results import (
+    Comparison,
+    ResultError,
+    read_compressions,
+    read_fine_tunings,
+    read_results,
+    read_speeds,
+    read_updates,
+)
 from model.data import planted
 from model.endurance import EVENTS, LAST, LONG
 from model.files import check_folder, write_whole
@@ -76,7 +85,7 @@ def replaced(text: str, between: str, page: Path) -> str:
 
 def everything(results: Path, figures: str) -> str:
     """The text between the marks of all that a folder of results has. Raises ResultError."""
-    others = read_speeds(results), read_compressions(results), read_updates(results)
+    others = read_speeds(results), read_compressions(results), read_updates(results), read_fine_tunings(results)
     return section(read_results(results), figures, *others)
 
 
@@ -86,6 +95,7 @@ def section(
     speeds: list[dict[str, Any]],
     compressions: Sequence[dict[str, Any]] = (),
     updates: Sequence[dict[str, Any]] = (),
+    fine_tunings: Sequence[dict[str, Any]] = (),
 ) -> str:
     """The text between the marks; `figures` is the folder of the plots, as the page calls it."""
     lines = [
@@ -104,6 +114,8 @@ def section(
         lines += [*compression_lines(compression), ""]
     for _, same in groupby(updates, key=lambda result: (result["name"], result["preset"], result["part"], result["new"])):
         lines += [*update_lines(list(same)), ""]
+    for _, same in groupby(fine_tunings, key=lambda result: (result["name"], result["preset"], result["data"]["fingerprint"])):
+        lines += [*platform_lines(list(same)), ""]
     return "\n".join(lines)
 
 

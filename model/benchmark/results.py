@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from model.benchmark import compression, run, speed, update
+from model.benchmark import compression, platforms, run, speed, update
 from model.benchmark.compression import COMPRESSION
+from model.benchmark.platforms import PLATFORMS
 from model.benchmark.speed import SPEED
 from model.benchmark.update import UPDATE
 from model.data.sequences import headline_k
@@ -35,6 +36,7 @@ SPEEDS = Kind("speed", speed.FORMAT, frozenset({*_COMMON, "steps", "measured"}))
 UPDATES = Kind(
     "measure-update", update.FORMAT, frozenset({*_COMMON, "seed", "part", "new", "seconds", "share", "served", "asked"})
 )
+FINE_TUNINGS = Kind("measure-platforms", platforms.FORMAT, frozenset({*_COMMON, "seed", "data", "protocol", "k", "platforms"}))
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,15 @@ def read_updates(folder: Path) -> list[dict[str, Any]]:
         ResultError: a file is not one.
     """
     return [_read(path, UPDATES) for path in sorted((folder / UPDATE).glob("*.json"))]
+
+
+def read_fine_tunings(folder: Path) -> list[dict[str, Any]]:
+    """The results of `longwave-train measure-platforms` in a folder of results; there need not be any.
+
+    Raises:
+        ResultError: a file is not one.
+    """
+    return [_read(path, FINE_TUNINGS) for path in sorted((folder / PLATFORMS).glob("*.json"))]
 
 
 def _read(path: Path, kind: Kind) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 from tiny_run import TinyRun
 from typer.testing import CliRunner
 
+from model.benchmark.page import section
 from model.checkpoint import load_checkpoint
 from model.cli import app
 from model.data.build import with_events
@@ -86,6 +87,22 @@ def test_what_is_trained_is_kept_and_says_the_same_again(place, found, tiny_run)
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
     again = json.loads((place / "again" / "platforms" / "data-mine-0.json").read_text())
     assert again["platforms"] == found["platforms"]
+
+
+def test_the_page_has_a_line_for_each_platform_and_seed_and_the_means(found):
+    other = json.loads(json.dumps(found | {"seed": 1}))
+    other["platforms"]["web"]["report"]["comparisons"]["general"]["ndcg@20"]["mean"] += 0.02
+    lines = section([], "figures", [], fine_tunings=[found, other]).splitlines()
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    assert [tuple(row[:2]) for row in rows[2:]] == [(on, seed) for on in ("app", "web") for seed in ("0", "1", "mean")]
+    assert len({len(row) for row in rows}) == 1
+    report = found["platforms"]["web"]["report"]
+    figure, against = report["models"]["general"]["metrics"]["ndcg@20"], report["comparisons"]["general"]["ndcg@20"]
+    general, difference = rows[0].index("general"), rows[0].index("fine-tuned - general")
+    assert rows[5][general] == f"{figure['mean']:.4f} ± {figure['standard_error']:.4f}"
+    assert rows[5][difference].startswith(f"{against['mean']:+.4f} [{against['low']:+.4f}, {against['high']:+.4f}], p ")
+    assert rows[7][difference] == f"{against['mean'] + 0.01:+.4f}"
+    assert "### data, fine-tuned for a platform, preset mine" in lines
 
 
 def test_where_there_is_no_choice_of_platforms_it_is_one_line(tiny_run, tmp_path):
