@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from model.benchmark.page import BEGIN, END, everything, replaced, section
+from model.benchmark.page_words import p_words
 from model.benchmark.results import read_results
 from model.cli import app
 from model.data.splits import next_basket
@@ -179,3 +182,75 @@ def test_the_page_of_this_repository_says_what_its_results_say():
     for line in text.splitlines():
         if line.startswith("!["):
             assert (page.parent / line.rpartition("(")[2].rstrip(")")).is_file(), line
+
+
+ABLATION = re.compile(r"\(\.\./(benchmarks/ablations/[^)]+\.json)\)")
+FIGURE = re.compile(r"(?<!\d)\.\d{4}(?!\d)")
+
+
+def ablation_problems(text):
+    """What is written by hand of ablations, and is not in the results that are named beside it.
+
+    A table with a column `run` is about what the paragraph before it links to, and each of its rows about one run. In a
+    paragraph any run of a linked result will do.
+    """
+    blocks = text.partition(END)[2].split("\n\n")
+    rows = 0
+    for before, block in pairwise(blocks):
+        table = block.startswith("| run |")
+        linked = ABLATION.findall(before if table else block)
+        runs = {run["run"]: run for path in linked for run in json.loads((ROOT / path).read_text())["runs"]}
+        known = {short(run["ndcg"]["mean"], 4) for run in runs.values()}
+        if linked:
+            yield from (f"{figure}: of no run of {linked}" for figure in FIGURE.findall(block) if figure not in known)
+        if table:
+            head, _, *lines = ([cell.strip(" *") for cell in line.strip("|").split("|")] for line in block.splitlines())
+            for line in lines:
+                rows += 1
+                yield from row_problems(dict(zip(head, line, strict=True)), runs)
+    if rows < 20:
+        yield f"{rows} rows of runs: the tables are gone"
+
+
+def row_problems(row, runs):
+    name = row["run"].strip("`")
+    if name not in runs:
+        yield f"no run {name} in the results that are named beside it"
+        return
+    run, against = runs[name], runs[name]["against"]
+    times = "" if against is None else f"{short(against['ratio'], 2)}x, p {p_words(against['p'])}".replace("p 0.", "p .")
+    said = {
+        "ndcg@10": short(run["ndcg"]["mean"], 4),
+        "epochs": f"{run['epochs']} (best {run['best_epoch']})",
+        "against `base`": times,
+    }
+    for column in said.keys() & row.keys():
+        if row[column].partition(";")[0] != said[column]:
+            yield f"{name}, {column}: {row[column]!r} on the page, {said[column]!r} in the result"
+
+
+def short(value, digits):
+    """As a figure is written by hand: .2253."""
+    return f"{value:.{digits}f}".removeprefix("0")
+
+
+def test_the_ablations_on_the_page_are_those_of_the_results_beside_them():
+    assert list(ablation_problems((ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes"),
+    [
+        (".2194", ".2195"),
+        ("16 (best 16)", "16 (best 15)"),
+        (".98x, p < .01", ".98x, p .01"),
+        (".1939", ".1938"),
+        (".2578", ".2576"),
+        ("`offsets`", "`offset`"),
+    ],
+)
+def test_a_figure_of_an_ablation_that_is_changed_is_seen(was, becomes):
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    begin, end, rest = text.partition(END)
+    assert was in rest
+    assert list(ablation_problems(begin + end + rest.replace(was, becomes, 1)))
