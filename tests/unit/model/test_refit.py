@@ -80,7 +80,7 @@ def test_it_is_evaluated_beside_baselines_that_were_chosen_before_the_test_part(
     assert report.valid_cut_ms == report.cut_ms
     assert {"longwave", "own frequency", "co-transition"} <= report.models.keys()
     with pytest.raises(CheckpointError, match="no validation part"):
-        compare(tiny_run.data, [tmp_path / "run"])
+        compare(read_dataset(tiny_run.data), [tmp_path / "run"])
 
 
 def test_leave_one_out_asks_what_would_be_learned(tmp_path, tiny_run: TinyRun):
