@@ -36,8 +36,8 @@ def platform_lines(results: list[dict[str, Any]]) -> list[str]:
         f"{metric} ± standard error on the test questions of each platform ({_questions(first)}; {PROTOCOLS[first['protocol']]}; "
         f"data {first['data']['fingerprint'][:12]}): of the *{GENERAL}* model, of the same *{FINE_TUNED}* for that platform "
         f"(`train --init-from BUNDLE --platform`), and of one that from the beginning has learned to answer *{ALONE}*; all three "
-        "read what users did elsewhere. Differences: 95% in brackets, by paired bootstrap over users. Training took "
-        f"{_minutes(results)} minutes. {'; '.join(machines)}; commit {', '.join(commits)}.",
+        "read what users did elsewhere. Differences: 95% in brackets, by paired bootstrap over users. "
+        f"{'; '.join(machines)}; commit {', '.join(commits)}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
     ]
@@ -54,11 +54,3 @@ def _difference(found: dict[str, Any]) -> str:
 def _questions(result: dict[str, Any]) -> str:
     reports = {platform: each["report"] for platform, each in result["platforms"].items()}
     return ", ".join(f"{platform}: {r['queries']:,} of {r['users']:,} users" for platform, r in reports.items())
-
-
-def _minutes(results: list[dict[str, Any]]) -> str:
-    """Of each model in turn, means over seeds and platforms."""
-    trained = {GENERAL: [result["trained"][GENERAL]["seconds"] for result in results]}
-    for model in (FINE_TUNED, ALONE):
-        trained[model] = [each["trained"][model]["seconds"] for result in results for each in result["platforms"].values()]
-    return ", ".join(f"{statistics.fmean(seconds) / 60:.1f} ({model})" for model, seconds in trained.items())
