@@ -15,7 +15,8 @@ def benchmark(
         str,
         typer.Argument(
             metavar="NAME|FOLDER",
-            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, these two with -cold, planted, or a folder.",
+            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, synthetic, these two with -cold, planted, turning, "
+            "or a folder.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
