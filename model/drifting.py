@@ -17,14 +17,18 @@ from model.inputs import Inputs
 from model.interests import RECENT
 from model.intervals import Estimate
 from model.nets import Longwave
+from model.nets.leaning import HALF_LIVES
 from model.nets.portrait import drift
 from model.task import Task
 
 Float64 = npt.NDArray[np.float64]
 
 USERS = 1_000
+OTHERS = 7
+"""Of the seed of their world, so that no benchmark has them, nor what half-lives were chosen by."""
 SINCE = (5, 10, 20, 30, 60)
 """Events between the turn and the moment of asking."""
+FEW = 16
 RESAMPLES = 1_000
 LANES = 100
 NET = "drift"
@@ -53,13 +57,13 @@ class DriftReport:
 
     Attributes:
         users, turned: how many there are, and how many of them turned.
-        slots: events that the net's drift looks at.
+        half_lives: by which the net's drift looks back, in events.
         by_events: statistic -> events since the turn -> how well it tells.
     """
 
     users: int
     turned: int
-    slots: int
+    half_lives: tuple[float, ...]
     by_events: dict[str, dict[int, Told]]
 
 
@@ -67,22 +71,21 @@ def drift_report(net: Longwave, task: Task, seed: int = 0, users: int = USERS) -
     """Measured on users of the world `turning` who are not in its data; None for a task of any other data."""
     if task.data["name"] != turning.NAME or task.labels is None:
         return None
-    world = turning_world((seed, 1), users)
+    world = turning_world((OTHERS, seed), users)
     seq = to_sequences(world.dataset, vocabulary=task.seq.item_ids)
     share = task.labels.share
     statistics: dict[str, Callable[[Int64], Float64]] = {
         NET: lambda upto: net_drift(net, task.inputs, seq, upto),
         f"labels, last {RECENT} against all before": lambda upto: label_drift(seq, share, upto, RECENT, None),
-        f"labels, the same {net.config.ring} events": lambda upto: label_drift(
-            seq, share, upto, net.config.ring // 2, net.config.ring // 2
-        ),
+        f"labels, last {FEW} against {FEW} before": lambda upto: label_drift(seq, share, upto, FEW, FEW),
+        "labels, by the half-lives of drift": lambda upto: fading_label_drift(seq, share, upto),
     }
     moved = world.amount > 0
     drawn = _resamples(moved, seed)
     found = {
         name: {since: told(of(world.turn + since), world.amount, drawn) for since in SINCE} for name, of in statistics.items()
     }
-    return DriftReport(users, int(moved.sum()), net.config.ring, found)
+    return DriftReport(users, int(moved.sum()), HALF_LIVES, found)
 
 
 @torch.no_grad()
@@ -99,22 +102,42 @@ def net_drift(net: Longwave, known: Inputs, seq: Sequences, upto: Int64) -> Floa
         rows = torch.as_tensor(np.where(valid, seq.offsets[chosen, None] + column, seq.offsets[chosen, None]))
         state = net.initial_state(inputs.attributes[torch.as_tensor(chosen)])
         state = net.encode(inputs.events(rows, matrix), torch.as_tensor(valid), state)
-        out[chosen] = drift(state["ring"], state["count"])[:, 0].numpy()
+        out[chosen] = drift(state["leaning"])[:, 0].numpy()
     return out
 
 
 def label_drift(seq: Sequences, share: npt.NDArray[np.float32], upto: Int64, newer: int, older: int | None) -> Float64:
     """(U,) 1 - cosine between label frequencies of the last `newer` of each user's first `upto` (U,) events and of the `older`
     (None: all) ones before these."""
-    had = np.where(seq.item[:, None] >= 0, share[seq.item], 0)
-    sums = np.concatenate([np.zeros((1, share.shape[1])), np.cumsum(had, 0, dtype=np.float64)])
+    sums = np.concatenate([np.zeros((1, share.shape[1])), np.cumsum(_had(seq, share), 0, dtype=np.float64)])
     start, end = seq.offsets[:-1], seq.offsets[:-1] + upto
     middle = np.maximum(end - newer, start)
     first = start if older is None else np.maximum(middle - older, start)
-    late, early = sums[end] - sums[middle], sums[middle] - sums[first]
-    size = np.sqrt((late * late).sum(1) * (early * early).sum(1))
-    cosine: Float64 = (late * early).sum(1) / np.maximum(size, 1e-12)
-    return 1 - cosine
+    return _apart(sums[end] - sums[middle], sums[middle] - sums[first])
+
+
+def fading_label_drift(seq: Sequences, share: npt.NDArray[np.float32], upto: Int64) -> Float64:
+    """(U,) as drift is made, of labels in place of vectors: 1 - cosine between their sums that fade by its two half-lives."""
+    had, start = _had(seq, share), seq.offsets[:-1]
+    ago = [np.arange(count - 1, -1, -1) for count in upto]
+    late, long = (
+        np.stack([0.5 ** (back / half) @ had[first : first + len(back)] for first, back in zip(start, ago, strict=True)])
+        for half in HALF_LIVES
+    )
+    return _apart(late, long)
+
+
+def _had(seq: Sequences, share: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """(E, C) the labels of each event."""
+    had: npt.NDArray[np.float32] = np.where(seq.item[:, None] >= 0, share[seq.item], 0)
+    return had
+
+
+def _apart(one: Float64, other: Float64) -> Float64:
+    """1 - cosine of rows; 1 where either is zero."""
+    size = np.sqrt((one * one).sum(1) * (other * other).sum(1))
+    apart: Float64 = 1 - (one * other).sum(1) / np.maximum(size, 1e-12)
+    return apart
 
 
 def told(values: Float64, amount: Float64, drawn: Int64) -> Told:

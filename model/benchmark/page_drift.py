@@ -22,7 +22,7 @@ def drift_lines(comparison: Comparison) -> list[str]:
     moments = list(map(str, first["by_events"][NET]))
     lines = [
         "",
-        f"Drift, of the last {first['slots']} events, asked of {first['users']:,} users whom the net never saw, so many events",
+        f"Drift, asked of {first['users']:,} users whom the net never saw, so many events",
         f"after a moment at which the interest of {first['turned']:,} of them turned. AUC: the chance that of two users, one who",
         "turned and one who did not, it is larger for the first; then its rank correlation with how far the interest turned.",
         "",
