@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest, multiprocess
 
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_LAG_BUCKETS_S = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.5, 1.0, 5.0)
 _STAGE_BUCKETS_S = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 _MOST_MODELS = 50
@@ -124,7 +125,7 @@ class Metrics:
         self.fold_lag_seconds = Histogram(
             "longwave_fold_lag_seconds",
             "From the acknowledgement of a user's first unfolded event to the folded state, background folds.",
-            buckets=_STAGE_BUCKETS_S,
+            buckets=_LAG_BUCKETS_S,
             registry=r,
         )
         self.fallbacks = Counter("longwave_fallbacks_total", "Recommendations not made by the model.", ["reason"], registry=r)

@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 from loadtests.busy import cpu_seconds, family
 from loadtests.connection import Answer, Connection, get
 from loadtests.errors import BenchError
-from loadtests.metrics import parse_metrics
+from loadtests.metrics import parse_histogram, parse_metrics
 from loadtests.servers import Server
 from loadtests.traffic import asked, told
 
@@ -57,7 +57,13 @@ class Client:
         return answer
 
     def metrics(self) -> dict[str, float]:
-        return parse_metrics(self.answer(get("/metrics")).body.decode())
+        return parse_metrics(self._metrics())
+
+    def histogram(self, name: str) -> dict[float, float]:
+        return parse_histogram(self._metrics(), name)
+
+    def _metrics(self) -> str:
+        return self.answer(get("/metrics")).body.decode()
 
 
 def settle(server: Server) -> float:

@@ -18,6 +18,7 @@ from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.data.build import Dataset
 from model.files import check_folder, write_whole
+from model.history import best_epoch
 from model.intervals import Difference, Estimate, UserBootstrap
 from model.loop import CHECKPOINT
 from model.machine import measured
@@ -60,6 +61,8 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     first = loaded[0]
     tasks: dict[Told, Task] = {}
     task = _task(dataset, first, tasks)
+    if not len(task.split.valid):
+        raise CheckpointError(f"{runs[0]}: has no validation part to be compared on; compare the runs that chose its epochs")
     values: list[npt.NDArray[np.float64]] = []
     compared = []
     bootstrap = UserBootstrap(task.split.valid.user, seed=seed)
@@ -70,15 +73,14 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
             raise CheckpointError(f"{run}: asked in another way than {runs[0]}: their [data] settings differ")
         lists = _lists(checkpoint, _task(dataset, checkpoint, tasks))
         values.append(np.asarray(ndcg(lists, task.split.valid, task.split.k), np.float64))
-        figures = [epoch["valid_ndcg"] for epoch in checkpoint.history]
-        best = int(np.argmax(figures))
+        best = best_epoch(checkpoint.history)
         compared.append(
             Compared(
                 str(run),
                 _differing(first.settings, checkpoint.settings),
-                len(figures),
-                best + 1,
-                checkpoint.history[best]["loss"],
+                len(checkpoint.history),
+                best,
+                checkpoint.history[best - 1]["loss"],
                 bootstrap.estimate(values[-1]),
                 bootstrap.difference(values[-1], values[0]) if len(values) > 1 else None,
             )

@@ -18,6 +18,7 @@ from model.checkpoint import Checkpoint
 from model.data.sequences import Int64
 from model.export.bundle import Catalogue, Exported, export_bundle, longest_sequences
 from model.export.verify import ExportError
+from model.history import best_ndcg
 from model.loop import COLD
 from model.popularity import known_popularity
 from model.rounding import as_stored, with_stored_weights
@@ -43,7 +44,7 @@ def publish(
     ends = task.seq.offsets[1:]
     if not everything:
         ends = task.split.train_end if task.split.protocol == "loo" else known_before(task, task.split.cut_ms)
-    best = max((epoch["valid_ndcg"] for epoch in checkpoint.history), default=None)
+    best = best_ndcg(checkpoint.history)
     metrics = []
     if best is not None:
         metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})

@@ -107,12 +107,6 @@ def train_anew(
     return _trained(dataset, settings, folder, lambda task: Refit(task, settings, folder, epochs), epochs, report)
 
 
-def best_epoch(trained: Trained) -> int:
-    """The epoch whose weights were kept, from 1."""
-    figures = [epoch["valid_ndcg"] for epoch in trained.checkpoint.history]
-    return len(figures) - int(np.argmax(figures[::-1]))
-
-
 def renew(dataset: Dataset, old: Trained, until_ms: int, settings: Settings, folder: Path) -> Renewed:
     """Update the old model by what came before a moment, up to and with the gate, whatever that says.
 

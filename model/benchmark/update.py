@@ -20,7 +20,7 @@ import polars as pl
 
 from model.benchmark.heading import heading
 from model.benchmark.names import as_asked, find
-from model.benchmark.renewal import Cost, best_epoch, renew, train_anew, train_old
+from model.benchmark.renewal import Cost, renew, train_anew, train_old
 from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint
 from model.data.build import Dataset
@@ -30,6 +30,7 @@ from model.data.sequences import Queries
 from model.data.splits import together
 from model.errors import TrainerError
 from model.files import check_folder, write_whole
+from model.history import best_epoch
 from model.inputs import Inputs
 from model.intervals import UserBootstrap
 from model.ledger import append, check_ledger
@@ -91,7 +92,7 @@ def measure_update(
     say(f"{called}: training without what is new")
     old = train_old(dataset, settings, begin, new, folder / OLD, report)
     say(f"{called}: training with it")
-    retrained = train_anew(dataset, settings, begin, end, best_epoch(old), folder / RETRAINED, report)
+    retrained = train_anew(dataset, settings, begin, end, best_epoch(old.checkpoint.history), folder / RETRAINED, report)
     say(f"{called}: updating")
     with tempfile.TemporaryDirectory() as place:
         renewed = renew(dataset, old, retrained.task.split.valid_cut_ms, settings, Path(place))
@@ -110,7 +111,7 @@ def measure_update(
             "asked_until": retrained.task.split.cut_ms if part == "valid" else dataset.manifest.last_ms,
         },
         "settings": settings.as_dict() | {"update": dataclasses.asdict(settings.update)},
-        "epochs": {"full_training": len(old.checkpoint.history), "kept": best_epoch(old)},
+        "epochs": {"full_training": len(old.checkpoint.history), "kept": best_epoch(old.checkpoint.history)},
         "update": renewed.described,
         "served": UPDATED if renewed.published else OLD,
         "seconds": {
