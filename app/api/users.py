@@ -47,7 +47,7 @@ class Profile(msgspec.Struct, frozen=True):
     interests: Annotated[list[Interest], Meta(description="What their next items are expected to be about, strongest first.")]
     drift: Annotated[
         float | None,
-        Meta(description="How far the interest has moved over the latest events: 0 not at all, 1 to something unrelated."),
+        Meta(description="How far what the user takes of late is from what it was for long: 0 is not at all, 1 unrelated."),
     ]
     recent_events: Annotated[list[ProfileEvent], Meta(description=f"The last {_RECENT_EVENTS}, latest arrival first.")]
     model_id: str

@@ -30,7 +30,7 @@ class Interest(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """Interests, the strongest first, and the drift: 0 for an interest that stays, 1 for one that has nothing of the old left."""
+    """Interests, the strongest first, and the drift: 0 for an interest that stays, the more the further it has moved of late."""
 
     interests: list[Interest]
     drift: float

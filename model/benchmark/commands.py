@@ -15,8 +15,8 @@ def benchmark(
         str,
         typer.Argument(
             metavar="NAME|FOLDER",
-            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, online-retail-cold, eshop-clickstream, planted, synthetic, "
-            "synthetic-cold, synthetic-demo, or a folder that `prepare` wrote.",
+            help="ml-1m, ml-1m-timed, ml-100k, beauty, online-retail, online-retail-cold, eshop-clickstream, planted, turning, "
+            "synthetic, synthetic-cold, synthetic-demo, or a folder that `prepare` wrote.",
         ),
     ],
     data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,

@@ -19,6 +19,7 @@ from model.baselines.nets.train import EncoderTrainer, encoder_lists
 from model.begin import as_begun
 from model.checkpoint import CheckpointError, load_checkpoint
 from model.distributed import group
+from model.drifting import DriftReport, drift_report
 from model.endurance import Endurance, endurance
 from model.files import write_whole
 from model.history import best_epoch, best_ndcg
@@ -51,6 +52,7 @@ class Contender:
         lists_after: the same from only so many events before each query; None for a model that is not asked so.
         item_vectors: (N, D), or None. net: ours.
         interests: of a task, how true the named interests are on the test part; None where there are none.
+        drift: of a task, whether it tells who changed; None where there is none.
         endurance: of a task, what a long life does to the state; None where there is no state.
     """
 
@@ -63,6 +65,7 @@ class Contender:
     item_vectors: npt.NDArray[np.float32] | None
     endurance: Callable[[Task], Endurance] | None = None
     interests: Callable[[Task], InterestReport | None] | None = None
+    drift: Callable[[Task], DriftReport | None] | None = None
     lists_after: Callable[[Task, int], npt.NDArray[np.int32]] | None = None
     net: Longwave | None = None
     refit: list[dict[str, Any]] | None = None
@@ -166,6 +169,7 @@ def _longwave(
         vectors.detach().numpy(),
         partial(endurance, checkpoint),
         lambda asked: interest_report(checkpoint, asked, asked.split.test),
+        lambda asked: drift_report(net, asked),
         lists_after,
         net,
     )

@@ -35,6 +35,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "online-retail-cold": Benchmark("online-retail", ("basket",), cold=True),
     "eshop-clickstream": Benchmark("eshop-clickstream", ("time",)),
     "planted": Benchmark("planted", ("loo",)),
+    "turning": Benchmark("turning", ("time",)),
     "synthetic-demo": Benchmark("synthetic-demo", ("basket",)),
     "synthetic": Benchmark("synthetic-small", ("basket",)),
     "synthetic-cold": Benchmark("synthetic-small", ("basket",), cold=True),

@@ -9,6 +9,7 @@ from typing import Any
 
 from model.baselines.nets.checkpoint import ARCHITECTURES
 from model.benchmark.page_cold import cold_items, cold_users
+from model.benchmark.page_drift import drift_lines
 from model.benchmark.page_measured import compression_lines, speed_lines, update_lines
 from model.benchmark.page_platforms import platform_lines
 from model.benchmark.page_words import commit_words, figure_words, machine_words, p_words, times_words
@@ -22,7 +23,7 @@ from model.benchmark.results import (
     read_speeds,
     read_updates,
 )
-from model.data import planted
+from model.data import planted, turning
 from model.endurance import EVENTS, LAST, LONG
 from model.files import check_folder, write_whole
 from model.interests import RECENT
@@ -45,7 +46,12 @@ ABOUT = {
         "which is next nobody can know: whoever knows the topic and nothing else has an ndcg of 0.71 and 0.82. The kNN and",
         "co-transition see purchases alone, and so have no views to forget them over.",
         "",
-    ]
+    ],
+    turning.NAME: [
+        "A made-up world: a user's interest is shares of twelve topics, and at one moment a part of it, a quarter to all, goes",
+        "to others; for every other user it stays. It is there for the table of drift.",
+        "",
+    ],
 }
 
 
@@ -106,7 +112,7 @@ def section(
         "",
     ]
     for comparison in found:
-        beside = [*cold_users(comparison), *cold_items(comparison)]
+        beside = [*drift_lines(comparison), *cold_users(comparison), *cold_items(comparison)]
         lines += [*_table(comparison), *beside, "", f"![{_title(comparison)}]({figures}/{figure_name(comparison)})", ""]
     for speed in speeds:
         lines += [*speed_lines(speed), ""]

@@ -19,6 +19,7 @@ from model.benchmark.names import BENCHMARKS, as_asked, find
 from model.data.build import Dataset
 from model.data.cold import hold_out
 from model.distributed import group
+from model.drifting import DriftReport
 from model.errors import TrainerError
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.files import check_folder, write_whole
@@ -127,6 +128,7 @@ def benchmark(
                 "report": dataclasses.asdict(measured.report),
                 "cold_users": measured.cold_users,
                 "interests": {each.name: _fields(each.interests(whole)) for each in trained if each.interests},
+                "drift": {each.name: _fields(each.drift(whole)) for each in trained if each.drift},
                 "endurance": {each.name: dataclasses.asdict(each.endurance(task)) for each in trained if each.endurance},
             }
         else:
@@ -216,7 +218,7 @@ def _measure_cold(cold: ColdTask, trained: list[Contender]) -> dict[str, Any]:
     }
 
 
-def _fields(report: InterestReport | None) -> dict[str, Any] | None:
+def _fields(report: InterestReport | DriftReport | None) -> dict[str, Any] | None:
     return None if report is None else dataclasses.asdict(report)
 
 

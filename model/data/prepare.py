@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from model.data import planted
+from model.data import planted, turning
 from model.data.dataset import Dataset, check_replaceable, write_dataset
 from model.data.errors import DataError
 from model.data.fetch import REMOTES, fetch, find_data
@@ -22,6 +22,7 @@ def _world(size: str, seed: int) -> Dataset:
 
 SYNTHETIC: dict[str, Callable[[int], Dataset]] = {f"synthetic-{size}": partial(_world, size) for size in SIZES}
 SYNTHETIC[planted.NAME] = planted.planted_world
+SYNTHETIC[turning.NAME] = lambda seed: turning.turning_world(seed).dataset
 
 
 def prepare(

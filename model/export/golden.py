@@ -100,9 +100,9 @@ def golden_vectors(
         scores = add_repeats(scores, rows, repeats, readout.repeat_interest, matrix)
         scored |= {"repeat_rows": rows, "repeat_scores": repeats, "repeat_interest": readout.repeat_interest}
     about = torch.rand(count, 3, generator=generator)
-    known = {"ring": stepped["ring"], "count": stepped["count"], "item_labels": about, "popularity": popularity}
+    known = {"leaning": stepped["leaning"], "item_labels": about, "popularity": popularity}
     asked = {t.name: (scored | known)[t.name] for t in graphs["profile"].inputs}
-    put("profile", asked, {"drift": drift(stepped["ring"], stepped["count"]), "labels": label_weights(scores, about)})
+    put("profile", asked, {"drift": drift(stepped["leaning"]), "labels": label_weights(scores, about)})
     best = torch.sort(scores + mask, dim=1, descending=True, stable=True)
     put("recent", {"popularity": popularity}, {"recent": recency(popularity)})
     first = {"scores": best.values[:, : min(10, count)], "rows": best.indices[:, : min(10, count)]}

@@ -93,8 +93,7 @@ class _Interest(_Wrapper):
 class _Profile(_Wrapper):
     def forward(
         self,
-        ring: Tensor,
-        count: Tensor,
+        leaning: Tensor,
         interests: Tensor,
         item_matrix: Tensor,
         item_bias: Tensor,
@@ -108,7 +107,7 @@ class _Profile(_Wrapper):
         scores = item_scores(interests, item_matrix, item_bias, popularity, popularity_weight)
         if repeat_rows is not None and repeat_scores is not None and repeat_interest is not None:
             scores = add_repeats(scores, repeat_rows, repeat_scores, repeat_interest, item_matrix)
-        return drift(ring, count), label_weights(scores, item_labels)
+        return drift(leaning), label_weights(scores, item_labels)
 
 
 class _Item(_Wrapper):
@@ -232,11 +231,11 @@ def export_graphs(net: Longwave) -> dict[str, ExportedGraph]:
         "score": _export(_Score(net), score_in, {"scores": ["B", "k"], "rows": ["B", "k"]}),
         "scan": _export(_Scan(net), _in_blocks(score_in), {"scores": ["B", "k"], "rows": ["B", "k"]}),
     }
-    profile_in = {name: state_in[name] for name in ("ring", "count")}
+    profile_in = {"leaning": state_in["leaning"]}
     profile_in |= popular_in | {name: given for name, given in score_in.items() if name not in ("bias", "k", "recent")}
     profile_in["item_labels"] = (torch.ones(9, 2), ["N", "C"])
     # In the order of the arguments.
-    order = ("ring", "count", "interests", "item_matrix", "item_bias", "popularity", "popularity_weight", "item_labels")
+    order = ("leaning", "interests", "item_matrix", "item_bias", "popularity", "popularity_weight", "item_labels")
     profile_in = {name: profile_in[name] for name in (*order, *(name for name in profile_in if name not in order))}
     graphs["profile"] = _export(_Profile(net), profile_in, {"drift": ["B", 1], "labels": ["B", "C"]})
     content: dict[str, tuple[Tensor, list[int | str]]] = {}

@@ -16,6 +16,7 @@ from model.nets.dropout import Dropout
 from model.nets.event import EventBatch, EventFusion
 from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
+from model.nets.leaning import HALF_LIVES, Leaning
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
 from model.nets.repeats import RepeatScorer, remember, remember_all, seconds, since_2000
@@ -59,6 +60,7 @@ class Longwave(nn.Module):
         self.accumulators = Accumulators(
             config.width, config.accumulator_width, config.event_half_lives, config.time_half_lives_s
         )
+        self.leaning = Leaning(config.width)
         self.readout = InterestReadout(config)
         self.repeats = RepeatScorer(config.repeat_half_lives_s, config.width, config.repeat_hidden) if config.repeats else None
         tables = [nn.Embedding(size + 1, config.layers * config.width) for size in config.attribute_sizes]
@@ -85,6 +87,7 @@ class Longwave(nn.Module):
             "ring_time": ((c.ring,), torch.int32),
             "acc": ((c.accumulators, c.accumulator_width), torch.float32),
             "acc_weight": ((c.accumulators,), torch.float32),
+            "leaning": ((len(HALF_LIVES), c.width), torch.float32),
             "clock": ((1,), torch.int64),
             "count": ((1,), torch.int64),
         }
@@ -144,6 +147,7 @@ class Longwave(nn.Module):
             "ring_time": torch.cat([state["ring_time"][:, 1:], now_s.to(torch.int32)], 1),
             "acc": acc,
             "acc_weight": weight,
+            "leaning": self.leaning.step(state["leaning"], event),
             "clock": clock,
             "count": count,
         }
@@ -303,6 +307,7 @@ class Longwave(nn.Module):
             "ring_time": torch.gather(trace.ring_time, 1, slots),
             "acc": acc[:, 0],
             "acc_weight": weight[:, 0],
+            "leaning": self.leaning.after(state["leaning"], events, end),
             "clock": torch.gather(trace.clock, 1, end),
             "count": state["count"] + end,
         }

@@ -14,16 +14,11 @@ def label_weights(scores: Tensor, item_labels: Tensor) -> Tensor:
     return torch.matmul(torch.softmax(scores, 1), item_labels)
 
 
-def drift(ring: Tensor, count: Tensor) -> Tensor:
-    """How far the interest has moved over the ring's events: 1 - cosine of the means of its older and its newer half.
+def drift(leaning: Tensor) -> Tensor:
+    """How far the interest has moved: 1 - cosine of what the user's items were like of late and for long.
 
-    ring (n, K, Dr), newest slot last; count (n, 1) int64 events so far. -> (n, 1), 0 with fewer than two events.
+    leaning (n, 2, D) -> (n, 1), 0 before the first item that is known, and after it.
     """
-    slots = ring.shape[1]
-    filled = torch.where(count > slots, slots, count)
-    ago = torch.arange(slots - 1, -1, -1, device=count.device)  # how many events before the last one
-    newer = (ago < torch.div(filled + 1, 2, rounding_mode="trunc")).to(ring.dtype)
-    older = (ago < filled).to(ring.dtype) - newer
-    late, early = (torch.matmul(half[:, None], ring).flatten(1) for half in (newer, older))
-    size = torch.sqrt((late * late).sum(1, keepdim=True) * (early * early).sum(1, keepdim=True) + 1e-12)
-    return torch.where(filled > 1, 1 - (late * early).sum(1, keepdim=True) / size, 0.0)
+    late, long = leaning[:, 0], leaning[:, 1]
+    size = torch.sqrt((late * late).sum(1, keepdim=True)) * torch.sqrt((long * long).sum(1, keepdim=True))
+    return torch.where(size > 0, 1 - (late * long).sum(1, keepdim=True) / torch.clamp(size, min=1e-30), 0.0)

@@ -116,11 +116,7 @@ def test_a_label_weighs_what_its_items_are_expected_to_have():
 
 
 def test_drift_is_none_for_one_who_stays_and_large_for_one_who_turns():
-    one, other = torch.eye(4)[:2]
-    ring = torch.stack([
-        one.expand(8, -1), torch.cat([other.expand(4, -1), one.expand(4, -1)]),
-        torch.cat([other.expand(5, -1), one.expand(3, -1)]), one.expand(8, -1),
-        torch.cat([-one.expand(4, -1), one.expand(4, -1)]),
-    ])  # fmt: skip
-    count = torch.tensor([[100], [8], [3], [1], [9]])
-    torch.testing.assert_close(drift(ring, count), torch.tensor([[0.0], [1.0], [0.0], [0.0], [2.0]]), atol=1e-5, rtol=0)
+    one, other, none = torch.tensor([[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    pairs = [(one, one), (1e-9 * one, 3 * one), (one, other), (-one, one), (one + other, one), (none, none)]
+    found = drift(torch.stack([torch.stack(pair) for pair in pairs]))
+    torch.testing.assert_close(found[:, 0], torch.tensor([0.0, 0.0, 1.0, 2.0, 1 - 0.5**0.5, 0.0]), atol=1e-6, rtol=0)

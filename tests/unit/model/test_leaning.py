@@ -1,0 +1,54 @@
+"""What a user's items were like, of late and for long."""
+
+import pytest
+import torch
+
+from model.nets import EventBatch
+from model.nets.leaning import HALF_LIVES, Leaning
+from model.nets.portrait import drift
+
+
+def events(vectors, known=None):
+    users, length = vectors.shape[:2]
+    known = torch.ones(users, length, dtype=torch.bool) if known is None else known
+    whole = torch.zeros(users, length, dtype=torch.int64)
+    return EventBatch(vectors, known, known.to(torch.int64), whole, whole, torch.full((users, length, 3), torch.nan), whole)
+
+
+@pytest.fixture
+def met():
+    """Seven events of three users, whose vectors end with two numbers of a transition; the item of the second is not known."""
+    torch.manual_seed(0)
+    known = torch.ones(3, 7, dtype=torch.bool)
+    known[:, 1] = False
+    return events(torch.randn(3, 7, 5), known)
+
+
+def test_a_mean_is_half_made_of_the_events_of_a_half_life():
+    leaning = Leaning(3)
+    late, early = torch.eye(3)[:2]
+    vectors = torch.cat([early.expand(2_000, -1), late.expand(16, -1)])[None]
+    found = leaning.after(torch.zeros(1, 2, 3), events(vectors), torch.tensor([[2_016]]))[0]
+    torch.testing.assert_close(found[0], torch.tensor([0.5, 0.5, 0.0]), atol=1e-4, rtol=0)
+    old = 0.5 ** (16 / HALF_LIVES[1])
+    torch.testing.assert_close(found[1], torch.tensor([1 - old, old, 0.0]), atol=1e-4, rtol=0)
+
+
+def test_a_chunk_is_as_many_steps_whatever_it_is_padded_with(met):
+    leaning, start = Leaning(3), torch.randn(3, 2, 3)
+    counts = torch.tensor([[7], [3], [0]])
+    found = leaning.after(start, met, counts)
+    for user, count in enumerate(counts[:, 0].tolist()):
+        stepped = start[user : user + 1]
+        for at in range(count):
+            stepped = leaning.step(stepped, EventBatch(*(None if field is None else field[user : user + 1, at] for field in met)))
+        torch.testing.assert_close(found[user], stepped[0], atol=1e-6, rtol=1e-5)
+
+
+def test_an_item_that_nobody_knows_turns_nobody(met):
+    leaning, known = Leaning(3), torch.ones(3, 1, dtype=torch.bool)
+    one = leaning.after(torch.zeros(3, 2, 3), events(torch.randn(3, 1, 3), known), torch.ones(3, 1, dtype=torch.int64))
+    torch.testing.assert_close(drift(one), torch.zeros(3, 1), atol=1e-6, rtol=0)
+    two = leaning.after(one, events(torch.randn(3, 1, 3), ~known), torch.ones(3, 1, dtype=torch.int64))
+    torch.testing.assert_close(drift(two), drift(one), atol=1e-6, rtol=0)
+    assert (drift(leaning.step(two, EventBatch(*(None if field is None else field[:, 0] for field in met)))) > 1e-5).all()
