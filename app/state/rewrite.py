@@ -15,7 +15,6 @@ from app.state.identities import NewEvent, OvertakenError
 from app.state.ring import EMPTY_RING, id_hash, remember_ids
 from app.state.scripts import Script, script
 from app.state.text import encode_text
-from app.state.transport import Command
 from app.state.way import Way
 
 _PAUSE_S: Final = 0.01
@@ -27,8 +26,6 @@ class Commands(Protocol):
     """What is needed of the store."""
 
     async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]: ...
-
-    async def all(self, commands: Sequence[Command]) -> list[Any]: ...
 
     def way(self, tenant: str, name: str) -> Way: ...
 
@@ -71,13 +68,9 @@ class Rewrite:
         for _ in range(_MOST_TRIES):
             user_id = way.user_id
             user = keys.user_keys(tenant, user_id)
-            before: list[Command] = [
-                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms", "ik"),
-                ("LRANGE", user.seq, 0, -1),
-                ("GET", user.ids),
-                ("GET", user.gone),
-            ]
-            (appended, epoch, first, last, own, to, state, into), packed, ring, gone = await self._store.all(before)
+            before: Call = ((user.meta, user.seq, user.ids, user.gone), ())
+            ((found, packed, ring, gone),) = await self._store.run(script("whole"), [before])
+            appended, epoch, first, last, own, to, state, into = found
             if to is not None:
                 if origin:
                     raise OvertakenError(f"{user_id!r} was merged into another user")

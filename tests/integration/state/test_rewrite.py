@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from line import Line
 
 from app.errors import StorageError
 from app.state import keys
@@ -130,3 +133,23 @@ async def test_an_erasure_that_comes_in_between_is_seen_where_there_was_no_user(
     with pytest.raises(StorageError, match="was erased while it was merged"):
         await store.merge("default", "alice", "cookie")
     assert await items(store, "alice") == []
+
+
+async def test_what_arrives_while_a_user_is_being_read_is_there_once(store: RedisStore, redis_url: str, tmp_path: Path):
+    # Commands that are sent together are not done together where the network brings them in two pieces.
+    await append(store, "alice", event(10, "a"))
+    line = Line(redis_url.removeprefix("unix://").partition("?")[0])
+    async with await asyncio.start_unix_server(line.connect, tmp_path / "line"):
+        behind = RedisStore(f"unix://{tmp_path}/line")
+        await behind.open()
+
+        async def arrives() -> None:
+            await asyncio.sleep(0.02)
+            await append(store, "alice", event(20, "b"))
+
+        line.halts_before = b":seq:", arrives
+        assert await behind.write_history("default", "alice", [event(5, "old")], ["old"], "import") == 1
+        assert line.halts_before is None
+        assert await items(store, "alice") == ["old", "a", "b"]
+        await behind.close()
+        await asyncio.sleep(0.05)  # the line ends after its ends
