@@ -12,7 +12,7 @@ from app.state.codec import new_epoch
 from app.state.erasing import RESTORED, Call
 from app.state.events import decode_attributes, decode_event, encode_attributes
 from app.state.identities import NewEvent, OvertakenError
-from app.state.ring import EMPTY_RING, id_hash, remember_ids
+from app.state.ring import EMPTY_RING, id_hash, remember_ids, ring_ids
 from app.state.scripts import Script, script
 from app.state.text import encode_text
 from app.state.way import Way
@@ -53,6 +53,8 @@ class Rewrite:
     ) -> int | None:
         """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
 
+        Without an `origin` those are left out that happened before the user was erased, or whose ids the user has had lately.
+
         Args:
             mark: field of the user's meta that says that this was done.
             origin: the user that the events come from, if they come from one.
@@ -81,6 +83,8 @@ class Rewrite:
             # with another user was that one's.
             refused_to = max(way.refused_to, int(gone or -1))
             kept_new = [event for event in new if origin or refused_to < 0 or event[1] > refused_to]
+            if not origin and self._dedupe_window:
+                kept_new = _unknown(kept_new, ring or EMPTY_RING)
             if epoch is None and not kept_new and not origin:
                 return 0  # no user, and nothing that would make one
             there = [(event, decode_event(event).time_ms) for event in packed]
@@ -128,6 +132,19 @@ class Rewrite:
             if result:
                 return len(kept_new) if result == 1 else None
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+
+
+def _unknown(new: Sequence[NewEvent], ring: bytes) -> list[NewEvent]:
+    """The events but for those whose ids are in a ring, or with an event before them."""
+    known = set(ring_ids(ring))
+    kept = []
+    for event in new:
+        named = id_hash(encode_text(event[2])) if event[2] else None
+        if named is None or named not in known:
+            kept.append(event)
+        if named is not None:
+            known.add(named)
+    return kept
 
 
 def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:

@@ -146,6 +146,9 @@ def test_an_import_is_known_by_what_is_in_its_files(tmp_path: Path):
     ids = [import_id_of([file], {}) for file in (one, same, other)] + [import_id_of([one], {"user_id": "u"})]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+    # What was bought is in the same file as what was looked at: the second --type is no second try.
+    ids += [import_id_of([one], {}, "view"), import_id_of([one], {}, "purchase")]
+    assert len(set(ids)) == 5
 
 
 def big_file(tmp_path: Path, rows: int = 3_000, users: int = 300) -> tuple[Path, dict[str, list[StoredEvent]]]:

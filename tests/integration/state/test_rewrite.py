@@ -153,3 +153,28 @@ async def test_what_arrives_while_a_user_is_being_read_is_there_once(store: Redi
         assert await items(store, "alice") == ["old", "a", "b"]
         await behind.close()
         await asyncio.sleep(0.05)  # the line ends after its ends
+
+
+async def test_an_import_leaves_out_what_the_user_has_by_its_id(open_store: OpenStore):
+    for window, kept in ((1_000, ["old", "a", "b", "b"]), (0, ["old", "old", "a", "a", "b", "b"])):
+        store = await open_store(dedupe_window=window)
+        user = f"alice {window}"
+        await append(store, user, event(10, "a"))
+        history = [event(5, "old"), event(6, "old"), event(11, "a"), event(20, "b"), event(20, "b")]
+        taken = await store.write_history("default", user, history, ["old", "old", "a", None, None], "import")
+        assert taken == len(kept) - 1
+        assert await items(store, user) == kept
+
+
+async def test_what_is_told_while_it_is_imported_is_there_once(store: RedisStore, before_each_write: Before):
+    await append(store, "alice", event(10, "a"))
+    told: list[str] = []
+
+    async def tells() -> None:
+        told.append(await append(store, "alice", event(20, "b")))
+
+    before_each_write(store, tells)
+    history = [event(5, "old"), event(20, "b")]
+    assert await store.write_history("default", "alice", history, ["old", "b"], "import") == 1
+    assert told == ["1", "0"]
+    assert await items(store, "alice") == ["old", "a", "b"]
