@@ -345,6 +345,14 @@ class RedisStore:
         if found is not None:
             _check_layout(found)
 
+    async def evicts(self) -> str | None:
+        """The policy by which this Redis gives up keys when it is full, and with them what was acknowledged, or an erasure. None
+        if it refuses writes instead, or does not say. Raises StorageError."""
+        (found,) = await self._transport.exchange([("INFO", "memory")])
+        said = dict(line.split(b":", 1) for line in found.split(b"\r\n") if b":" in line) if isinstance(found, bytes) else {}
+        policy = said.get(b"maxmemory_policy", b"noeviction").decode()
+        return None if policy == "noeviction" or said.get(b"maxmemory") == b"0" else policy
+
     async def close(self) -> None:
         """Close every connection."""
         await self._transport.close()
