@@ -89,16 +89,18 @@ def _redis(settings: Settings) -> str:
     if settings.redis_url is None:
         return f"embedded, {find_redis_server()}, data in {settings.storage_dir}"
 
-    async def ping(url: str) -> None:
-        store = open_store(settings, url)
+    async def ask(url: str) -> tuple[float, str | None]:
+        store, began = open_store(settings, url), perf_counter()
         try:
             await store.ping()
+            return perf_counter() - began, await store.evicts()
         finally:
             await store.close()
 
-    began = perf_counter()
-    asyncio.run(ping(settings.redis_url))
-    return f"answers in {(perf_counter() - began) * 1e3:.1f} ms, connecting included"
+    took_s, policy = asyncio.run(ask(settings.redis_url))
+    if policy is not None:
+        raise _BrokenError(f"gives up events and erasures when it is full (maxmemory-policy {policy}): set it to noeviction")
+    return f"answers in {took_s * 1e3:.1f} ms, connecting included"
 
 
 def _disk(settings: Settings) -> str:

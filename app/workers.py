@@ -63,8 +63,14 @@ class Workers(Multiprocess):
                     self.should_exit.set()
                     return
             if monotonic() >= life.begun_s + _AGAIN_S:
-                self.processes[place] = Process(self.config, self.sockets)
-                self.processes[place].start()
+                try:
+                    another = Process(self.config, self.sockets)
+                    another.start()
+                except OSError as error:  # no memory, or no process to be had just now: no reason for the others to end
+                    log.error(f"No process can be started in the place of [{process.pid}]: {error.strerror}")
+                    life.begun_s = monotonic()
+                    continue
+                self.processes[place] = another
 
     def join_all(self) -> None:
         """Wait until all have ended as they were told to, and no longer for one that stands still."""

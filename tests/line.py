@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 Place = str | int
 """A server: the path of its socket, or its port on this machine."""
@@ -16,6 +17,7 @@ class Line:
         loses_the_next_reply: the line breaks when there is one, whose ever it is.
         loses_the_reply_to: the line breaks at the reply to a request that has these bytes in it, once.
         stops: requests that have these bytes in them do not arrive: the line breaks.
+        halts_before: what happens after what comes before these bytes has arrived, and before they do, once.
         is_down: from the moment on at which a reply was lost, or from now on, nobody gets through.
     """
 
@@ -25,6 +27,7 @@ class Line:
         self.loses_the_reply_to: bytes | None = None
         self.goes_down_with_it = False
         self.stops: bytes | None = None
+        self.halts_before: tuple[bytes, Callable[[], Awaitable[None]]] | None = None
         self.is_down = False
         self._piece = piece
         self._writers: list[asyncio.StreamWriter] = []
@@ -55,6 +58,11 @@ class Line:
                 self.loses_the_reply_to = None
                 lossy.set()
             await asyncio.sleep(0)
+            if self.halts_before is not None and self.halts_before[0] in data:
+                (mark, happens), self.halts_before = self.halts_before, None
+                sink.write(data[: data.index(mark)])
+                await happens()
+                data = data[data.index(mark) :]
             sink.write(data)
         sink.close()
 

@@ -196,7 +196,7 @@ def import_(
         mapping = read_mapping(column or [])
         types = [declared.name for declared in read_bundle(settings.bundle_dir).manifest.event_types]
         url = _url(settings, stack)
-        same = import_id or import_id_of(files, mapping)
+        same = import_id or import_id_of(files, mapping, event_type)
 
         async def run() -> Any:
             store = open_store(settings, url, timeout_ms=60_000)  # a long history is one call
@@ -223,7 +223,7 @@ def import_(
     for reason in done.reasons:
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
     passed = f", {done.refused:,} rows passed over" if done.refused else ""
-    passed += f", {done.erased:,} rows of before their users were erased" if done.erased else ""
+    passed += f", {done.known:,} rows of before their users were erased, or whose event ids they had" if done.known else ""
     Console().print(
         f"import {same}: {done.rows:,} events of {done.users:,} users; {done.again:,} users had it already{passed}",
         highlight=False,

@@ -54,13 +54,13 @@ class HistoryWriter(Protocol):
 
 @dataclass(slots=True)
 class Imported:
-    """What an import did. `again` users had it already; `erased` rows were of before their user was erased; `refused` rows were
-    passed over, and `reasons` say why."""
+    """What an import did. `again` users had it already; `known` rows were of before their user was erased, or of events that
+    the user had, by their ids; `refused` rows were passed over, and `reasons` say why."""
 
     rows: int = 0
     users: int = 0
     again: int = 0
-    erased: int = 0
+    known: int = 0
     refused: int = 0
     reasons: list[str] = field(default_factory=list)
 
@@ -69,9 +69,10 @@ Progress = Callable[[str, float], None]
 """Told what is being done, and which part of it is done, from 0 to 1."""
 
 
-def import_id_of(files: Sequence[Path], mapping: Mapping[str, str]) -> str:
-    """An id for the content of these files read in this way: the same import again has the same. Raises ImportFileError."""
-    digest = sha256(repr(sorted(mapping.items())).encode())
+def import_id_of(files: Sequence[Path], mapping: Mapping[str, str], event_type: str | None = None) -> str:
+    """An id for the content of these files read in this way: the same import again has the same, and as events of another type
+    they are another import. Raises ImportFileError."""
+    digest = sha256(repr((sorted(mapping.items()), event_type)).encode())
     for path in files:
         try:
             with path.open("rb") as content:
@@ -151,7 +152,7 @@ async def _write(
             else:
                 imported.users += taken > 0
                 imported.rows += taken
-                imported.erased += len(events) - taken
+                imported.known += len(events) - taken
         finally:
             slots.release()
         handled[0] += len(events)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -48,7 +49,7 @@ class Replay:
         self._arrived: list[tuple[StoredEvent, str | None]] = []
 
     def apply(self, record: Record) -> None:
-        """Raises ArchiveError where the events of a rewritten sequence are not all there, or nothing announced them."""
+        """Raises ArchiveError where a record comes between the events of a rewritten sequence."""
         if record.kind == HISTORY:
             self._history(record)
             return
@@ -99,17 +100,24 @@ class Replay:
 
     def _history(self, record: Record) -> None:
         assert record.event is not None
-        if not self._awaited:
-            raise ArchiveError("an event of a rewritten sequence has no sequence that announced it")
-        self._arrived.append((record.event, record.event_id))
         self._remember(record.event_id)
+        if not self._awaited:
+            # What announced it was cut off a log that nobody archived then. How many came with it is not known: these at least.
+            life = self.life
+            if record.epoch != life.epoch:
+                life.moved_to, life.epoch = None, record.epoch
+                life.events.sort(key=_time_of)
+            insort(life.events, (record.event, record.event_id), key=_time_of)
+            life.n += 1
+            return
+        self._arrived.append((record.event, record.event_id))
         self._awaited -= 1
         self._settle()
 
     def _settle(self) -> None:
         if not self._awaited:
             # Stable: of the same time, what was there comes first, and each part keeps its order.
-            self.life.events = sorted([*self.life.events, *self._arrived], key=lambda pair: pair[0].time_ms)
+            self.life.events = sorted([*self.life.events, *self._arrived], key=_time_of)
             self.life.n += len(self._arrived)
             self._arrived = []
 
@@ -126,3 +134,7 @@ class Replay:
             if event_id is not None:
                 self.life.ids.pop(event_id, None)
         del self.life.events[-count:]
+
+
+def _time_of(pair: tuple[StoredEvent, str | None]) -> int:
+    return pair[0].time_ms

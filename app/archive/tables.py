@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,22 +155,29 @@ def _values(field: str, column: pa.Array, unit: dict[str, Callable[[float], int]
 
 
 def _text(value: Any) -> Any:
+    if isinstance(value, bytes):  # a text, by a writer that does not say so
+        value = _decoded(value)
     if value is None or value == "":
         return None
     if isinstance(value, float):  # an id column with gaps is often float ("17850.0"): the number is meant, not its spelling
         return str(int(value)) if value.is_integer() else None if value != value else str(value)
-    return value if isinstance(value, str) else str(value)
+    return value if isinstance(value, str | bytes | list | dict) else str(value)
+
+
+def _decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
     if value is None or value != value:
         return None
-    return float(value)
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
 
 
 def _times(column: pa.Array, unit: dict[str, Callable[[float], int]]) -> list[Any]:
@@ -176,14 +185,22 @@ def _times(column: pa.Array, unit: dict[str, Callable[[float], int]]) -> list[An
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return list(column.cast(pa.timestamp("ms", getattr(column.type, "tz", None)), safe=False).cast(pa.int64()).to_pylist())
     values = [_as_number(value) for value in column.to_pylist()]
-    numbers = [abs(value) for value in values if isinstance(value, int | float)]
+    numbers = [abs(value) for value in values if _is_number(value)]
     if numbers and "timestamp" not in unit:
         unit["timestamp"] = _unit(statistics.median(numbers))
     scale = unit.get("timestamp", round)
-    return [_moment(value) if isinstance(value, str) else None if value is None else scale(value) for value in values]
+    return [_moment(value) if isinstance(value, str) else scale(value) if _is_number(value) else value for value in values]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def _as_number(value: Any) -> Any:
+    if isinstance(value, Decimal):
+        value = float(value)
+    if isinstance(value, bytes):
+        value = _decoded(value)
     if isinstance(value, str):
         try:
             return int(value)

@@ -256,8 +256,8 @@ class RedisStore:
         """Add a history to the user's sequence, sorted by time, under a new epoch; touches no popularity.
 
         Of a sequence longer than the bound the last events are kept, and counted from where they stand in the whole. Event ids in
-        the history are known to later retries. Returns how many events were taken (those of before an erasure are not); None, and
-        does nothing, if this user has had this import before.
+        the history are known to later retries. Returns how many events were taken (those of before an erasure are not, nor those
+        whose ids the user has had lately); None, and does nothing, if this user has had this import before.
         """
         new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, event_ids, strict=True)]
         # By the name in the import: two of its users may be one here.
@@ -344,6 +344,14 @@ class RedisStore:
         (found,) = _checked(await self._transport.exchange([("GET", keys.LAYOUT_KEY)]))
         if found is not None:
             _check_layout(found)
+
+    async def evicts(self) -> str | None:
+        """The policy by which this Redis gives up keys when it is full, and with them what was acknowledged, or an erasure. None
+        if it refuses writes instead, or does not say. Raises StorageError."""
+        (found,) = await self._transport.exchange([("INFO", "memory")])
+        said = dict(line.split(b":", 1) for line in found.split(b"\r\n") if b":" in line) if isinstance(found, bytes) else {}
+        policy = said.get(b"maxmemory_policy", b"noeviction").decode()
+        return None if policy == "noeviction" or said.get(b"maxmemory") == b"0" else policy
 
     async def close(self) -> None:
         """Close every connection."""

@@ -12,10 +12,9 @@ from app.state.codec import new_epoch
 from app.state.erasing import RESTORED, Call
 from app.state.events import decode_attributes, decode_event, encode_attributes
 from app.state.identities import NewEvent, OvertakenError
-from app.state.ring import EMPTY_RING, id_hash, remember_ids
+from app.state.ring import EMPTY_RING, id_hash, remember_ids, ring_ids
 from app.state.scripts import Script, script
 from app.state.text import encode_text
-from app.state.transport import Command
 from app.state.way import Way
 
 _PAUSE_S: Final = 0.01
@@ -27,8 +26,6 @@ class Commands(Protocol):
     """What is needed of the store."""
 
     async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]: ...
-
-    async def all(self, commands: Sequence[Command]) -> list[Any]: ...
 
     def way(self, tenant: str, name: str) -> Way: ...
 
@@ -56,6 +53,8 @@ class Rewrite:
     ) -> int | None:
         """Sort new events into a user's sequence, under a new epoch; returns how many, None if it had been done before.
 
+        Without an `origin` those are left out that happened before the user was erased, or whose ids the user has had lately.
+
         Args:
             mark: field of the user's meta that says that this was done.
             origin: the user that the events come from, if they come from one.
@@ -71,13 +70,9 @@ class Rewrite:
         for _ in range(_MOST_TRIES):
             user_id = way.user_id
             user = keys.user_keys(tenant, user_id)
-            before: list[Command] = [
-                ("HMGET", user.meta, "n", "e", "f", "l", "a", "to", "ms", "ik"),
-                ("LRANGE", user.seq, 0, -1),
-                ("GET", user.ids),
-                ("GET", user.gone),
-            ]
-            (appended, epoch, first, last, own, to, state, into), packed, ring, gone = await self._store.all(before)
+            before: Call = ((user.meta, user.seq, user.ids, user.gone), ())
+            ((found, packed, ring, gone),) = await self._store.run(script("whole"), [before])
+            appended, epoch, first, last, own, to, state, into = found
             if to is not None:
                 if origin:
                     raise OvertakenError(f"{user_id!r} was merged into another user")
@@ -88,6 +83,8 @@ class Rewrite:
             # with another user was that one's.
             refused_to = max(way.refused_to, int(gone or -1))
             kept_new = [event for event in new if origin or refused_to < 0 or event[1] > refused_to]
+            if not origin and self._dedupe_window:
+                kept_new = _unknown(kept_new, ring or EMPTY_RING)
             if epoch is None and not kept_new and not origin:
                 return 0  # no user, and nothing that would make one
             there = [(event, decode_event(event).time_ms) for event in packed]
@@ -135,6 +132,19 @@ class Rewrite:
             if result:
                 return len(kept_new) if result == 1 else None
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+
+
+def _unknown(new: Sequence[NewEvent], ring: bytes) -> list[NewEvent]:
+    """The events but for those whose ids are in a ring, or with an event before them."""
+    known = set(ring_ids(ring))
+    kept = []
+    for event in new:
+        named = id_hash(encode_text(event[2])) if event[2] else None
+        if named is None or named not in known:
+            kept.append(event)
+        if named is not None:
+            known.add(named)
+    return kept
 
 
 def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:

@@ -15,7 +15,7 @@
 --         'part' holder, merges           nor from now on
 --         'look'
 -- Returns {to, ms, where it leads or is about to, ik} as it is afterwards, empty strings if nowhere. An intent is forgotten after STALE ms:
--- whoever had it was killed.
+-- whoever had it was killed. So is one of so much later than now: the clock was set back since.
 
 local GO, STALE = 5000, 10000
 
@@ -26,7 +26,8 @@ now = now[1] * 1000 + math.floor(now[2] / 1000)
 
 local function get() return redis.call('HMGET', KEYS[1], 'to', 'ms', 'into', 'ia', 'ik') end
 local what, found = ARGV[1], get()
-local age = found[3] and now - tonumber(found[4])
+local function age_of(intent) return intent[3] and math.abs(now - tonumber(intent[4])) end
+local age = age_of(found)
 local function by(merges) -- whether this user goes by one of them; one that was restored from an archive has no other name than 1
   return is_among(merges, found[5] or '1')
 end
@@ -52,6 +53,6 @@ elseif what == 'part' then
   if found[1] == ARGV[2] and found[2] == 'e' and by(ARGV[3]) then redis.call('DEL', KEYS[1]) end
 end
 found = get()
-local fresh = found[3] and now - tonumber(found[4]) <= STALE
+local fresh = found[3] and age_of(found) <= STALE
 local leads = found[2] ~= 'e' and found[1]
 return { found[1] or '', found[2] or '', leads or (fresh and found[3]) or '', found[5] or '' }

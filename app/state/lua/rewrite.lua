@@ -80,7 +80,11 @@ if late > 0 then
     end
     local ids = { string.sub(ring, 17) }
     for o = math.max(read_seen, seen - slots), seen - 1 do
-      ids[#ids + 1] = string.sub(current, 17 + 8 * (o % slots), 24 + 8 * (o % slots))
+      local id = string.sub(current, 17 + 8 * (o % slots), 24 + 8 * (o % slots))
+      local at = string.find(ring, id, 17, true)
+      while at and at % 8 ~= 1 do at = string.find(ring, id, at + 1, true) end -- a match across two neighbours is no match
+      if at then return 0 end -- what is new here was told meanwhile
+      ids[#ids + 1] = id
     end
     ids = string.sub(table.concat(ids), -8 * slots)
     ring = struct.pack('<I4I4I8', slots, 0, #ids / 8) .. ids

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import datetime
+import math
 import multiprocessing
 import os
 import random
 import signal
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 
@@ -77,6 +79,8 @@ def test_times_as_numbers_are_read_in_the_unit_of_their_size(tmp_path: Path, red
         pa.array(["2020-01-01T00:00:00Z"]),
         pa.array(["2020-01-01"]).dictionary_encode(),
         pa.array([1_577_836_800.0]),
+        pa.array([Decimal(1_577_836_800)]),
+        pa.array([b"2020-01-01"]),
     ],
 )
 def test_parquet_columns_of_any_type_are_taken_for_what_they_mean(
@@ -88,6 +92,33 @@ def test_parquet_columns_of_any_type_are_taken_for_what_they_mean(
     pq.write_table(table, tmp_path / "t.parquet")
     run_import([tmp_path / "t.parquet"], redis_url)
     assert stored(raw, "17850") == [StoredEvent("view", 1_577_836_800_000, "22", value=3.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("user_id", pa.array([b"\xff"])),
+        ("user_id", pa.array([["a"]])),
+        ("timestamp", pa.array([math.inf])),
+        ("timestamp", pa.array([datetime.time(1)])),
+        ("timestamp", pa.array([[1]])),
+        ("timestamp", pa.array([True])),
+        ("value", pa.array([[1]])),
+        ("value", pa.array([datetime.date(2020, 1, 1)])),
+    ],
+)
+def test_what_a_column_cannot_mean_is_refused_by_its_field(tmp_path: Path, redis_url: str, name: str, values: pa.Array):
+    columns = {"user_id": ["a"], "item_id": ["i"], "type": ["view"], "timestamp": [1_577_836_800_000]}
+    pq.write_table(pa.table(columns | {name: values}), tmp_path / "t.parquet")
+    with pytest.raises(ImportFileError, match=f"row 1: {name}"):
+        run_import([tmp_path / "t.parquet"], redis_url)
+
+
+def test_ids_that_are_not_said_to_be_texts_are_texts(tmp_path: Path, redis_url: str, raw: redis.Redis):
+    columns = {"user_id": ["a"], "item_id": ["i"], "type": ["view"], "timestamp": [1_577_836_800_000]}
+    pq.write_table(pa.table(columns | {"user_id": pa.array([b"b"])}), tmp_path / "t.parquet")
+    run_import([tmp_path / "t.parquet"], redis_url)
+    assert len(stored(raw, "b")) == 1
 
 
 def test_bad_rows_are_named_and_nothing_is_written(tmp_path: Path, redis_url: str, raw: redis.Redis):
@@ -146,6 +177,9 @@ def test_an_import_is_known_by_what_is_in_its_files(tmp_path: Path):
     ids = [import_id_of([file], {}) for file in (one, same, other)] + [import_id_of([one], {"user_id": "u"})]
     assert ids[0] == ids[1]
     assert len(set(ids)) == 3
+    # What was bought is in the same file as what was looked at: the second --type is no second try.
+    ids += [import_id_of([one], {}, "view"), import_id_of([one], {}, "purchase")]
+    assert len(set(ids)) == 5
 
 
 def big_file(tmp_path: Path, rows: int = 3_000, users: int = 300) -> tuple[Path, dict[str, list[StoredEvent]]]:

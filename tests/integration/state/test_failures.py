@@ -185,6 +185,23 @@ async def test_replies_come_in_pieces_and_in_heaps(redis_url: str, tmp_path: Pat
         await asyncio.sleep(0.05)  # the line ends after its ends
 
 
+async def test_a_redis_that_gives_up_keys_where_it_is_full_is_known(store: RedisStore, raw: redis.Redis):
+    try:
+        found = {}
+        for policy in ("noeviction", "volatile-lru", "allkeys-lru"):
+            for memory in ("0", "1gb"):
+                raw.config_set("maxmemory-policy", policy)
+                raw.config_set("maxmemory", memory)
+                found[policy, memory] = await store.evicts()
+        assert {key: said for key, said in found.items() if said is not None} == {
+            ("volatile-lru", "1gb"): "volatile-lru",
+            ("allkeys-lru", "1gb"): "allkeys-lru",
+        }
+    finally:
+        raw.config_set("maxmemory", 0)
+        raw.config_set("maxmemory-policy", "noeviction")
+
+
 async def test_a_full_redis_refuses_the_whole_append(store: RedisStore, raw: redis.Redis):
     raw.config_set("maxmemory", 1)
     try:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import time
 
+import pytest
+import redis
+
+from app.state import keys
 from app.state.events import StoredEvent
-from app.state.models import ModelBoard, Outcome
+from app.state.models import Heartbeat, ModelBoard, Outcome
 from app.state.redis import RedisStore
 from app.state.store import Append
 
@@ -55,3 +60,13 @@ async def test_who_has_attributes_alone_is_not_active_whatever_was_merged(board:
     users = [("default", name) for name in ("alice", "cookie", "bob", "nobody")]
     assert await board.active_since(users, 5) == [("default", "bob")]
     assert await board.active_since(users, 6) == []
+
+
+async def test_who_died_before_the_clock_was_set_back_is_dead_soon(board: ModelBoard, raw: redis.Redis):
+    says = Heartbeat(1, ["old"], {})
+    await board.beat("dead", says, 100)
+    (_, said) = raw.hget(keys.WORKERS_KEY, "dead").split(b" ", 1)
+    raw.hset(keys.WORKERS_KEY, "dead", b"%d %s" % (time.time() * 1000 + 3_600_000, said))
+    assert await board.beat("here", says, 100) == {"dead": says, "here": says}
+    await asyncio.sleep(0.2)
+    assert await board.beat("here", says, 100) == {"here": says}

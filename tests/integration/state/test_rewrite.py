@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+from line import Line
 
 from app.errors import StorageError
 from app.state import keys
@@ -130,3 +133,48 @@ async def test_an_erasure_that_comes_in_between_is_seen_where_there_was_no_user(
     with pytest.raises(StorageError, match="was erased while it was merged"):
         await store.merge("default", "alice", "cookie")
     assert await items(store, "alice") == []
+
+
+async def test_what_arrives_while_a_user_is_being_read_is_there_once(store: RedisStore, redis_url: str, tmp_path: Path):
+    # Commands that are sent together are not done together where the network brings them in two pieces.
+    await append(store, "alice", event(10, "a"))
+    line = Line(redis_url.removeprefix("unix://").partition("?")[0])
+    async with await asyncio.start_unix_server(line.connect, tmp_path / "line"):
+        behind = RedisStore(f"unix://{tmp_path}/line")
+        await behind.open()
+
+        async def arrives() -> None:
+            await asyncio.sleep(0.02)
+            await append(store, "alice", event(20, "b"))
+
+        line.halts_before = b":seq:", arrives
+        assert await behind.write_history("default", "alice", [event(5, "old")], ["old"], "import") == 1
+        assert line.halts_before is None
+        assert await items(store, "alice") == ["old", "a", "b"]
+        await behind.close()
+        await asyncio.sleep(0.05)  # the line ends after its ends
+
+
+async def test_an_import_leaves_out_what_the_user_has_by_its_id(open_store: OpenStore):
+    for window, kept in ((1_000, ["old", "a", "b", "b"]), (0, ["old", "old", "a", "a", "b", "b"])):
+        store = await open_store(dedupe_window=window)
+        user = f"alice {window}"
+        await append(store, user, event(10, "a"))
+        history = [event(5, "old"), event(6, "old"), event(11, "a"), event(20, "b"), event(20, "b")]
+        taken = await store.write_history("default", user, history, ["old", "old", "a", None, None], "import")
+        assert taken == len(kept) - 1
+        assert await items(store, user) == kept
+
+
+async def test_what_is_told_while_it_is_imported_is_there_once(store: RedisStore, before_each_write: Before):
+    await append(store, "alice", event(10, "a"))
+    told: list[str] = []
+
+    async def tells() -> None:
+        told.append(await append(store, "alice", event(20, "b")))
+
+    before_each_write(store, tells)
+    history = [event(5, "old"), event(20, "b")]
+    assert await store.write_history("default", "alice", history, ["old", "b"], "import") == 1
+    assert told == ["1", "0"]
+    assert await items(store, "alice") == ["old", "a", "b"]

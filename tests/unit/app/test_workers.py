@@ -1,5 +1,6 @@
 """Who counts as dead among several workers, and is replaced."""
 
+import errno
 from multiprocessing import Pipe
 
 import pytest
@@ -130,6 +131,27 @@ def test_in_the_place_of_one_that_dies_at_once_none_starts_more_often_than_every
         clock[0] += 0.5
     assert SILENT_S / 6 < len(started) <= SILENT_S / 5 + 1
     assert not workers.should_exit.is_set()
+
+
+def test_where_no_process_can_be_had_for_a_while_the_others_go_on(workers, clock, monkeypatch):
+    def refuse(worker):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    first, second, third = workers.processes
+    workers.keep_subprocess_alive()
+    first.answer()
+    third.answer()
+    second.alive = False
+    clock[0] += 5
+    with monkeypatch.context() as none_to_be_had:
+        none_to_be_had.setattr(Worker, "start", refuse)
+        workers.keep_subprocess_alive()
+    assert workers.processes == [first, second, third]
+    assert not workers.should_exit.is_set()
+    clock[0] += 5
+    workers.keep_subprocess_alive()
+    assert (workers.processes[0], workers.processes[2]) == (first, third)
+    assert workers.processes[1].alive
 
 
 def test_at_the_end_one_that_stands_still_is_killed(workers, clock):
