@@ -85,7 +85,7 @@ def measure(items: int, folder: Path) -> list[dict[str, Any]]:
 
 
 def summary(items: int, stages: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a file keeps: the peak, all seconds, and how many events all steps together fold in a second, of the clock and the core."""
+    """What a file keeps: the peak, all seconds, and the events that steps fold in a second of the clock and of the core."""
     steps = [each for each in stages if each["stage"] == "step"]
     folded = sum(each["folded"] for each in steps)
     return {
