@@ -1,7 +1,7 @@
 """What a large catalogue takes to train: `python tests/large_catalogue.py 1000000 FOLDER` prints a line of JSON per stage.
 
 A process of its own, because the peak of a process never falls. The data are made up: every item is had once, and then some
-are had again. A file given after FOLDER gets all stages, with the machine and the commit: benchmarks/large/ has such files.
+are had again. A file given after FOLDER gets all stages, with the machine and the commit.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ITEMS, WIDTH = 200_000, 64
-"""A fifth of what benchmarks/large/ has a figure of: a million takes minutes and five gibibytes."""
+"""A fifth of the million that docs/guide.md speaks of, which takes minutes and five gibibytes."""
 TABLE_GIB = ITEMS * WIDTH * 4 / 2**30
 
 
