@@ -1,9 +1,9 @@
 """The index on rows that were trained, and on as many drawn ones: is what was measured on drawn rows true of a model's own?
 
-`python -m loadtests.trained_recall BUNDLE RUN DATA` adds what it finds for a bundle, the run that it was exported from and the data
-of the run to loadtests/results/trained_recall.json. The service has no index for so few rows, and would look at all of them: so the
-index itself is asked, and told to look at a part, as it does of a million. The users are real, each at the state before a validation
-question. `--items 1000000` also draws so many rows like the model's, and asks as the service does.
+`python -m loadtests.trained_recall BUNDLE RUN DATA` adds what it finds for a bundle, the run that it was exported from and the
+data of the run to loadtests/results/trained_recall.json. The service has no index for so few rows, and would look at all of them:
+so the index itself is asked, and told to look at a part, as it does of a million. The users are real, each at the state before a
+validation question. `--items 1000000` draws so many rows like the model's instead, and asks as the service does.
 """
 
 from __future__ import annotations
