@@ -91,7 +91,7 @@ def recalls(rows: Rows, users: dict[str, Array], folder: Path) -> list[dict[str,
     weights = typical_weights(users["interests"][:_TYPICAL], users["popularity_weight"][:_TYPICAL])
     build(Source(rows.vectors, rows.bias, rows.popularity, weights), folder)
     index, count = RowIndex(folder), len(rows.bias)
-    best = rows.best(users, max(_KEPT))
+    best = rows.best(users, min(max(_KEPT), count - 1))
     each = users["interests"].shape[1]
     queries = index.queries(
         users["interests"].reshape(-1, users["interests"].shape[2]), np.repeat(users["popularity_weight"], each, 0)
@@ -116,7 +116,8 @@ def efforts(count: int) -> list[tuple[int, int, int]]:
     return [
         (kept, scored, max(looked_at, kept))
         for kept in _KEPT
-        for scored in sorted({2 * kept, min(4 * kept + 600, count)})
+        if kept < count
+        for scored in sorted({min(2 * kept, count), min(4 * kept + 600, count)})
         for looked_at in shares
     ]
 
