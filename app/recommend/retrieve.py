@@ -24,7 +24,9 @@ Mode = Literal["exact", "index"]
 INDEX_FROM: Final = 100_000
 """Rows from which on an index takes less than the exact scan on a CPU, in batches of any size: docs/adr/0019-retrieval.md."""
 
-_SCANNED: Final = 32_000  # rows that the index looks at for a query without a mask
+SCANNED: Final = 32_000
+"""Rows that the index looks at for a query without a mask."""
+
 _LIFTED: Final = 2_048  # rows that popularity raised, looked at for every query
 _MANY: Final = 64  # rows that one request leaves out, from which on the index must not find them at all
 _OFF: Final = 0.5  # of what popularity says now: beyond it, good rows are missed
@@ -256,7 +258,7 @@ class Retriever:
                     of_user.append(level.rows)
                 continue
             # Where less is kept, a larger part of it has to be looked at for as many.
-            scanned = max(int(_SCANNED * (level.count / view.index.rows) ** 0.75), number)
+            scanned = max(int(SCANNED * (level.count / view.index.rows) ** 0.75), number)
             alone = [place for place in range(count) if len(without[place]) > _MANY]
             together = [place for place in range(count) if len(without[place]) <= _MANY]
             if together:

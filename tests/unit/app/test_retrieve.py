@@ -121,7 +121,7 @@ def test_k_is_complete_where_a_mask_keeps_only_what_the_user_does_not_want(tmp_p
 
 
 def test_who_left_out_everything_that_an_index_finds_gets_a_whole_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrieve, "_SCANNED", 100)
+    monkeypatch.setattr(retrieve, "SCANNED", 100)
     catalogue = RandomCatalogue(20_000, WIDTH, 1, 4)
     users = catalogue.users(2, 1, 0)
     best = catalogue.right(users, 0, Limits(), 19_900).rows
@@ -143,7 +143,7 @@ def test_who_gets_too_little_from_the_index_gets_an_exact_list(tmp_path: Path, m
 def test_a_row_that_changed_or_came_is_found_though_the_index_does_not_know(
     how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieve, "_SCANNED", 100)
+    monkeypatch.setattr(retrieve, "SCANNED", 100)
     catalogue = RandomCatalogue(20_000, WIDTH, 2, 5)
     users = catalogue.users(1, 1, 0)
     retriever = indexed(catalogue, users, tmp_path / "index")
@@ -162,7 +162,7 @@ def test_a_row_that_changed_or_came_is_found_though_the_index_does_not_know(
 def test_an_item_that_became_popular_is_found_though_the_index_has_it_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieve, "_SCANNED", 100)
+    monkeypatch.setattr(retrieve, "SCANNED", 100)
     monkeypatch.setattr(retrieve, "_DRIFT_S", 0.0)
     catalogue = RandomCatalogue(20_000, WIDTH, 2, 5)
     users = catalogue.users(1, 1, 0)
@@ -178,7 +178,7 @@ def test_an_item_that_became_popular_is_found_though_the_index_has_it_at_the_end
 
 def test_recall_over_all_of_the_score_stays_high_while_popularity_fades(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieve, "_DRIFT_S", 0.0)
-    monkeypatch.setattr(retrieve, "_SCANNED", 4_000)
+    monkeypatch.setattr(retrieve, "SCANNED", 4_000)
     monkeypatch.setattr(retrieve, "_LIFTED", 64)
     catalogue = RandomCatalogue(20_000, 16, 2, 6)
     users = catalogue.users(16, 1, 8)

@@ -183,7 +183,9 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
 
 
 def test_an_unknown_name_lists_the_presets():
-    with pytest.raises(ConfigError, match=r"enormous: neither .* preset \(.*demo, .*small, sparse, titles, turning\)"):
+    with pytest.raises(
+        ConfigError, match=r"enormous: neither .* preset \(.*demo, .*retail, small, sparse, tiny, titles, turning\)"
+    ):
         load_settings("enormous")
 
 
