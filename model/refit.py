@@ -1,7 +1,7 @@
 """Learning anew from all that lies before the test part, once validation has said for how many epochs.
 
-What is chosen on a validation part has not learned from it, and those are the newest events that there are: in a shop whose
-items and seasons move, a model that knows them is better than one that does not (docs/benchmarks.md).
+What is chosen on a validation part has not learned from it, and those are the newest events and items that there are
+(docs/adr/0030-refit.md says what that has been worth).
 """
 
 from __future__ import annotations
