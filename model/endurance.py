@@ -124,6 +124,7 @@ def _stretches(task: Task, length: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _root_mean_squares(state: State) -> dict[str, float]:
-    # What weighs a mean (acc_weight) is a count of events, and grows until as many fade as come.
-    real = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and name != "acc_weight"}
+    # What weighs a mean (acc_weight) is a count of events, and grows until as many fade as come; so do means that begin at zero.
+    fills = ("acc_weight", "leaning")
+    real = {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and name not in fills}
     return {name: float(tensor.flatten(1).square().mean(1).sqrt().mean()) for name, tensor in real.items()}
