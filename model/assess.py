@@ -14,7 +14,6 @@ from model.data.splits import select
 from model.evaluate import EvaluationReport, baseline_lists, evaluate
 from model.live import live_lists
 from model.loop import CHECKPOINT
-from model.refit import with_validation
 from model.rounding import with_stored_weights
 from model.settings import ConfigError, DataSettings
 from model.task import Task, load_task
@@ -38,8 +37,7 @@ def assess(
     """
     checkpoint, task = load_run(run, data, platform)
     platform = platform or checkpoint.settings["data"].get("platform", "")
-    chosen_on = task if task.split.validates else load_task(data, with_validation(DataSettings(**checkpoint.settings["data"])))
-    for part, asked in (("validation", chosen_on.split.valid), ("test", task.split.test)):
+    for part, asked in (("validation", task.split.valid), ("test", task.split.test)):
         if not len(asked):
             where = f" on the platform {platform!r}" if platform else ""
             raise ConfigError(f"{data}: the {part} part of the {task.split.protocol!r} split asks nothing{where}: too few events")
@@ -48,7 +46,7 @@ def assess(
     if limit:
         split = replace(split, test=select(split.test, np.argsort(split.test.as_of, kind="stable")[:limit]))
     ours = own_lists(checkpoint, task, split, item_vectors)
-    ranked, settings, _ = baseline_lists(task.seq, split, k=K, chosen_on=(chosen_on.seq, chosen_on.split))
+    ranked, settings, _ = baseline_lists(task.seq, split, k=K)
     told = {"platform": platform, "item_vectors": item_vectors, "weights": weights}
     own = {key: value for key, value in told.items() if value not in ("", "float32")}
     vectors, _ = checkpoint.net.item(task.inputs.item_text, task.inputs.item_features)

@@ -72,12 +72,12 @@ def train(
 
     `torchrun --nproc-per-node 2 -m model.cli train ...` trains it with two processes.
     """
-    with one_line_errors(), together():
-        from model.data.dataset import read_dataset
+    with one_line_errors(), together() as group:
         from model.history import best_ndcg
-        from model.loop import check_free
-        from model.refit import train_run
+        from model.loop import check_free, remove_run
         from model.settings import load_settings
+        from model.task import load_task
+        from model.train import Trainer
         from model.update.origin import read_origin
 
         settings = load_settings(config)
@@ -85,13 +85,22 @@ def train(
             settings = replace(settings, data=replace(settings.data, platform=platform))
         check_free(out, resume, overwrite)
         origin = None if init_from is None else read_origin(init_from)
+        trainer = Trainer(load_task(data, settings.data), settings, out, origin)
+        group.wait()
+        if overwrite and group.first:
+            remove_run(out)
+        group.wait()
+        if resume and trainer.resume():
+            console.print(f"going on after epoch {trainer.epoch}")
+        if trainer.finished is not None:
+            console.print(f"already finished after {len(trainer.finished.history)} epochs -> {out}", soft_wrap=True)
+            return
         with training_bar() as report:
-            checkpoint = train_run(
-                read_dataset(data), settings, out, origin=origin, resume=resume, overwrite=overwrite, say=say, report=report
-            )
+            checkpoint = trainer.run(report)
     best = best_ndcg(checkpoint.history)
-    said = "" if best is None else f", best validation ndcg {best:.4f}"
-    console.print(f"{len(checkpoint.history)} epochs{said} -> {out}", soft_wrap=True)
+    console.print(
+        f"{len(checkpoint.history)} epochs, best validation ndcg@{trainer.task.split.k} {best:.4f} -> {out}", soft_wrap=True
+    )
 
 
 @app.command()

@@ -61,8 +61,6 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     first = loaded[0]
     tasks: dict[Told, Task] = {}
     task = _task(dataset, first, tasks)
-    if not len(task.split.valid):
-        raise CheckpointError(f"{runs[0]}: has no validation part to be compared on; compare the runs that chose its epochs")
     values: list[npt.NDArray[np.float64]] = []
     compared = []
     bootstrap = UserBootstrap(task.split.valid.user, seed=seed)

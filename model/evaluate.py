@@ -84,27 +84,17 @@ class EvaluationReport:
 
 
 def baseline_lists(
-    seq: Sequences,
-    split: Split,
-    *,
-    k: int = max(KS),
-    queries: int = 2000,
-    seed: int = 0,
-    neighbours: bool = False,
-    chosen_on: tuple[Sequences, Split] | None = None,
+    seq: Sequences, split: Split, *, k: int = max(KS), queries: int = 2000, seed: int = 0, neighbours: bool = False
 ) -> tuple[dict[str, npt.NDArray[np.int32]], dict[str, dict[str, float]], Tuned]:
     """Tune the baselines on validation and let them answer the test queries; `queries`, `seed` and `neighbours` as in `tune`.
 
     For the test they are fitted on the rows before `split.train_end` and, unless the protocol is leave-one-out, go on with
     everything that happens up to each query, the validation part included.
 
-    Args:
-        chosen_on: where this split has no validation part, another one of the same data, to choose the settings on.
-
     Returns:
         (Q, k) ranked lists and the chosen settings, both by name, and the tuning's own figures.
     """
-    tuned = tune(*(chosen_on or (seq, split)), queries=queries, seed=seed, neighbours=neighbours)
+    tuned = tune(seq, split, queries=queries, seed=seed, neighbours=neighbours)
     ranked = replay(
         seq,
         split.test,

@@ -10,9 +10,9 @@ from typing import Any
 def best_epoch(history: Sequence[dict[str, Any]]) -> int:
     """The epoch whose weights are kept, from 1: the last one of the best, or the last one where nothing was validated."""
     best = best_ndcg(history)
-    return max((epoch["epoch"] for epoch in history if best in (None, epoch["valid_ndcg"])), default=0)
+    return max((epoch["epoch"] for epoch in history if math.isnan(best) or epoch["valid_ndcg"] == best), default=0)
 
 
-def best_ndcg(history: Sequence[dict[str, Any]]) -> float | None:
-    """Its validation ndcg; None where nothing was validated."""
-    return max((epoch["valid_ndcg"] for epoch in history if not math.isnan(epoch["valid_ndcg"])), default=None)
+def best_ndcg(history: Sequence[dict[str, Any]]) -> float:
+    """Its validation ndcg; NaN where nothing was validated."""
+    return max((epoch["valid_ndcg"] for epoch in history if not math.isnan(epoch["valid_ndcg"])), default=math.nan)

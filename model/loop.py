@@ -110,7 +110,7 @@ class Loop(ABC, Generic[Net, Kept]):
             TrainingError: the task has no training query or no validation query.
         """
         for part, asked in (("training", task.train_queries), ("validation", task.split.valid)):
-            if not len(asked) and (part == "training" or task.split.validates):
+            if not len(asked):
                 raise TrainingError(
                     f"{task.data['name']}: the {part} part of the {task.split.protocol!r} split asks nothing: too few events; "
                     "use more data, or other values of data.protocol, data.valid_quantile and data.test_quantile"
@@ -199,7 +199,7 @@ class Loop(ABC, Generic[Net, Kept]):
                     board.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.epoch)
                 self._keep(self._kept(self._resumable()))
                 if report:
-                    report(self._progress(self.epoch, 0.0, loss))
+                    report(Progress(self.epoch, self.train.epochs, 0.0, loss, valid, self.task.split.k))
         if self.best:
             self.net.load_state_dict(self.best)
         elif self.average:  # nothing was validated to choose by: the last weights, averaged as those would be
@@ -280,10 +280,8 @@ class Loop(ABC, Generic[Net, Kept]):
             self.net.load_state_dict(own)
 
     def _exhausted(self) -> bool:
-        if self.train.stop_after and self.epoch >= self.train.stop_after:
-            return True
         figures = [h["valid_ndcg"] for h in self.history]
-        return bool(figures) and self.task.split.validates and len(figures) - 1 - int(np.argmax(figures)) >= self.train.patience
+        return bool(figures) and len(figures) - 1 - int(np.argmax(figures)) >= self.train.patience
 
     def _epoch(self, report: Report | None) -> float:
         self.net.train()
@@ -297,15 +295,12 @@ class Loop(ABC, Generic[Net, Kept]):
                 continue
             total, steps = total + loss, steps + 1
             if report and step % 5 == 0:
-                report(self._progress(self.epoch, min(1.0, (step + 1) / self.steps_per_epoch), total / steps))
+                last = self.history[-1]["valid_ndcg"] if self.history else None
+                done = min(1.0, (step + 1) / self.steps_per_epoch)
+                report(Progress(self.epoch, self.train.epochs, done, total / steps, last, self.task.split.k))
         if not math.isfinite(total):
             raise TrainingError(f"the loss became {total} in epoch {self.epoch + 1}; lower train.learning_rate")
         return total / max(1, steps)
-
-    def _progress(self, epoch: int, done: float, loss: float) -> Progress:
-        last = self.history[-1]["valid_ndcg"] if self.history and self.task.split.validates else None
-        epochs = min(self.train.epochs, self.train.stop_after or self.train.epochs)
-        return Progress(epoch, epochs, done, loss, last, self.task.split.k)
 
     def step(self, batch: Batch) -> float | None:
         """Learn from one batch, with all processes; its loss, or None where it asks nothing."""

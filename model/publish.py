@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -46,7 +47,7 @@ def publish(
         ends = task.split.train_end if task.split.protocol == "loo" else known_before(task, task.split.cut_ms)
     best = best_ndcg(checkpoint.history)
     metrics = []
-    if best is not None:
+    if not math.isnan(best):
         metrics.append({"protocol": f"{task.split.protocol}, validation", "name": f"ndcg@{task.split.k}", "value": best})
     cold = read_cold(run)
     return publish_task(checkpoint, task, ends, out, metrics, item_vectors=item_vectors, weights=weights, cold=cold)

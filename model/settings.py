@@ -45,8 +45,6 @@ class TrainSettings:
     """How the net is trained. Meanings and units: presets/small.toml."""
 
     epochs: int = 5
-    stop_after: int = 0
-    refit: bool = False
     lanes: int = 64
     chunk: int = 64
     learning_rate: float = 1e-3
@@ -152,7 +150,6 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
     },
     "train": {
         "epochs": _whole(1),
-        "stop_after": _whole(0),
         "lanes": _whole(1),
         "chunk": _whole(2, MAX_CHUNK),  # cuts fall anywhere in the upper half of it
         "learning_rate": POSITIVE,
@@ -337,16 +334,8 @@ def _checked(path: Path, table: str, given: dict[str, Any], defaults: dict[str, 
 def check_together(path: Path, settings: Settings) -> None:
     """Refuse keys that do not go with each other; `path` is what the message names. Raises ConfigError."""
     early, late = settings.data.valid_quantile, settings.data.test_quantile
-    if early > late:
-        raise ConfigError(f"{path}: data.valid_quantile must be at most data.test_quantile ({late}), got {early}")
-    if settings.train.refit and early == late:
-        raise ConfigError(f"{path}: train.refit needs a validation part: data.valid_quantile must be below {late}, got {early}")
-    if settings.train.refit and settings.data.protocol == "loo":
-        raise ConfigError(f"{path}: train.refit must be false with data.protocol = 'loo': what would be learned from is asked")
-    if settings.train.refit and settings.train.teacher:
-        raise ConfigError(
-            f"{path}: train.refit must be false with train.teacher: teachers were asked the first training's questions"
-        )
+    if early >= late:
+        raise ConfigError(f"{path}: data.valid_quantile must be below data.test_quantile ({late}), got {early}")
     if settings.data.items_only and settings.data.text_encoder:
         raise ConfigError(
             f'{path}: data.text_encoder must be "" where data.items_only is true, got {settings.data.text_encoder!r}'

@@ -9,6 +9,11 @@ import typer
 
 from model.console import console, one_line_errors, say, together, training_bar
 
+Data = Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")]
+Preset = Annotated[str, typer.Option(help="A preset by name, or a TOML file.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="As of `benchmark`.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never fetch.")]
+
 
 def benchmark(
     name: Annotated[
@@ -19,8 +24,8 @@ def benchmark(
             "synthetic, synthetic-cold, synthetic-demo, or a folder that `prepare` wrote.",
         ),
     ],
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
-    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
+    data: Data = None,
+    preset: Preset = "small",
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Of weights, order of training and choice of validation queries.")
     ] = 0,
@@ -32,7 +37,7 @@ def benchmark(
         "runs/benchmarks"
     ),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew what is named by --model.")] = False,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Prepare, train, and measure on the test part beside the baselines; writes one result, whole or not at all."""
     with one_line_errors(), together():
@@ -59,9 +64,9 @@ def benchmark(
 def compare(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, also of neural baselines; others are held to the first.")],
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    data: Data = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file to write, too.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Hold runs, finished or not, against each other on the validation part alone: what an ablation is decided by."""
     with one_line_errors():
@@ -80,12 +85,12 @@ def compare(
 
 def speed(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
-    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "base",
+    data: Data = None,
+    preset: Preset = "base",
     length: Annotated[list[int] | None, typer.Option(min=2, help="Events at once; may be given again. [200, 1000]")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Steps of each net that are timed.")] = 30,
     out: Annotated[Path, typer.Option(help="The folder of results: OUT/speed/NAME-PRESET.json.")] = Path("benchmarks"),
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Time training steps of ours and of the neural baselines, by turns, in both precisions."""
     with one_line_errors():
@@ -107,11 +112,11 @@ def speed(
 def compression(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, finished or not; the first one is what all are held to.")],
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    data: Data = None,
     queries: Annotated[int, typer.Option(min=1, help="Validation questions to ask.")] = 1000,
     rounds: Annotated[int, typer.Option(min=4, help="How often each graph is timed.")] = 200,
     out: Annotated[Path, typer.Option(help="The folder of results: OUT/compression/NAME-RUN.json.")] = Path("benchmarks"),
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Export a run in every way, others beside it, and measure size, quality on validation, and speed of each."""
     with one_line_errors():
@@ -132,9 +137,9 @@ def compression(
 
 def measure_update(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have times.")],
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
-    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="As of `benchmark`.")] = 0,
+    data: Data = None,
+    preset: Preset = "small",
+    seed: Seed = 0,
     part: Annotated[
         str, typer.Option(help="Whose questions are asked: valid, to choose settings by, or test, which is noted in the ledger.")
     ] = "valid",
@@ -145,7 +150,7 @@ def measure_update(
     work: Annotated[Path, typer.Option(help="The folder of trained runs; a finished one of the same settings is kept.")] = Path(
         "runs/update"
     ),
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    offline: Offline = False,
 ) -> None:
     """What an update on a few new events costs and is worth, beside the model before and a training from scratch."""
     with one_line_errors():
@@ -176,9 +181,9 @@ def measure_cold(
     run: Annotated[
         Path | None, typer.Option(help="Try instead what popularity in context adds to this run for users with few events.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
+    data: Data = None,
     out: Annotated[Path, typer.Option(help="The folder of results: OUT/context/NAME.json.")] = Path("benchmarks"),
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    offline: Offline = False,
 ) -> None:
     """What it is worth to know where a new user is: popularity in their context beside popularity, at each user's first visit.
 
@@ -198,16 +203,16 @@ def measure_cold(
 
 def measure_platforms(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`; must have two platforms or more.")],
-    data: Annotated[Path | None, typer.Option(help="Where to look for a data set given by name.")] = None,
-    preset: Annotated[str, typer.Option(help="A preset by name, or a TOML file.")] = "small",
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="As of `benchmark`.")] = 0,
+    data: Data = None,
+    preset: Preset = "small",
+    seed: Seed = 0,
     out: Annotated[
         Path, typer.Option(help="The folder of results: OUT/platforms/NAME-PRESET-SEED.json, and OUT/ledger.jsonl.")
     ] = Path("benchmarks"),
     work: Annotated[Path, typer.Option(help="The folder of trained runs; a killed one goes on, a finished one is kept.")] = Path(
         "runs/platforms"
     ),
-    offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
+    offline: Offline = False,
 ) -> None:
     """Whether to fine-tune for a platform: a general model, the same fine-tuned, and one trained there, on its test part."""
     with one_line_errors():

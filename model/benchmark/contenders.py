@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,6 @@ from model.interests import InterestReport, interest_report
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import measured
 from model.nets import Longwave
-from model.refit import after_choice
 from model.settings import Settings, model_defaults, that_decide
 from model.task import Task
 from model.train import Trainer
@@ -45,8 +44,7 @@ class Contender:
     Attributes:
         settings: all that the training went by.
         parameters: numbers that were learned.
-        history: of each epoch loss, valid_ndcg and seconds; of the training that chose the epoch.
-        refit: the same of the training after that; None where there was one training.
+        history: of each epoch loss, valid_ndcg and seconds.
         started: date, commit and machine of its training.
         lists: (Q, K) item rows for the test queries of a task.
         lists_after: the same from only so many events before each query; None for a model that is not asked so.
@@ -68,18 +66,15 @@ class Contender:
     drift: Callable[[Task], DriftReport | None] | None = None
     lists_after: Callable[[Task, int], npt.NDArray[np.int32]] | None = None
     net: Longwave | None = None
-    refit: list[dict[str, Any]] | None = None
 
     def describe(self) -> dict[str, Any]:
         """What a result says of the training."""
-        again = self.refit or []
         return {
             "parameters": self.parameters,
-            "seconds": round(sum(epoch["seconds"] for epoch in (*self.history, *again)), 1),
+            "seconds": round(sum(epoch["seconds"] for epoch in self.history), 1),
             "epochs": len(self.history),
             "best_epoch": best_epoch(self.history),
             "valid_ndcg": best_ndcg(self.history),
-            **({} if self.refit is None else {"refit_epochs": len(again)}),
             "course": [{key: round(value, 6) for key, value in epoch.items()} for epoch in self.history],
             **self.started,
             "settings": self.settings,
@@ -112,33 +107,6 @@ def contender(
     if name == OURS:
         return _longwave(name, task, settings, folder, train, report, origin)
     return _encoder(name, task, settings, folder, train, report)
-
-
-def refitted(
-    chosen: Contender,
-    task: Task,
-    whole: Task,
-    settings: Settings,
-    folder: Path,
-    train: bool,
-    overwrite: bool,
-    report: Report | None,
-) -> Contender | None:
-    """A contender trained anew on `whole`, all before the test part, for as many epochs as it chose on `task`.
-
-    What is asked of the validation part, is asked of the training that chose.
-    """
-    again = contender(chosen.name, whole, after_choice(settings, chosen.history), folder, train, overwrite, report)
-    if again is None:
-        return None
-    measure = chosen.endurance
-    return replace(
-        again,
-        settings=chosen.settings,
-        history=chosen.history,
-        refit=again.history,
-        endurance=None if measure is None else lambda _: measure(task),
-    )
 
 
 def _longwave(

@@ -68,7 +68,6 @@ def as_asked(settings: Settings, protocol: str, seed: int | None, cold: bool = F
     train = settings.train if seed is None else dataclasses.replace(settings.train, seed=seed)
     data, model = dataclasses.replace(settings.data, protocol=protocol), settings.model
     if protocol == "loo":
-        train = dataclasses.replace(train, refit=False)
         data = dataclasses.replace(data, items_only=True, text_encoder="")
         model = model | {"query_time": False}
     elif cold and not data.text_encoder:

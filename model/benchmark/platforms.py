@@ -60,8 +60,6 @@ def measure_platforms(
         TrainerError: bad input, or a stage failed; no result is written.
     """
     settings = load_settings(preset)
-    if settings.train.refit:
-        raise TrainerError(f"{preset}: has train.refit; the models are compared as validation has chosen them")
     called, dataset, protocols = find(name, data, offline)
     settings = on_platform(as_asked(settings, (protocols or (protocol_of(settings.data, dataset.manifest),))[-1], seed), "")
     ledger, title = out / "ledger.jsonl", f"{called}-{Path(preset).stem}-{seed}"

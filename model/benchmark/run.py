@@ -13,7 +13,7 @@ from typing import Any
 from model.assess import OURS
 from model.benchmark.cold_items import HEADLINE, ColdTask, cold_task, measure_cold_items
 from model.benchmark.cold_users import measure_cold_users
-from model.benchmark.contenders import MODELS, Contender, contender, refitted
+from model.benchmark.contenders import MODELS, Contender, contender
 from model.benchmark.heading import heading
 from model.benchmark.names import BENCHMARKS, as_asked, find
 from model.data.build import Dataset
@@ -27,16 +27,11 @@ from model.history import best_ndcg
 from model.interests import InterestReport
 from model.ledger import check_ledger, note
 from model.loop import Report
-from model.refit import learned_whole
 from model.report import plain
 from model.settings import Settings, load_settings
 from model.task import Task, make_task, protocol_of
 
 FORMAT = 1
-REFIT = "refit"
-"""The folder of a training on everything before the test part, in that of the one that chose its epochs."""
-ONCE = "nothing is trained after the validation cut"
-AGAIN = "chosen on validation, then trained anew on all before the test part, and nothing after it"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,15 +88,7 @@ def benchmark(
     }
     for protocol in protocols or (protocol_of(settings.data, dataset.manifest),):
         asked = as_asked(settings, protocol, seed, held_out is not None)
-        task = whole = make_task(dataset, asked.data)
-        if not task.split.validates:
-            raise TrainerError(
-                f"{preset}: a benchmark chooses on validation: data.valid_quantile must be below data.test_quantile"
-            )
-        if asked.train.refit:
-            if held_out is not None:
-                raise TrainerError(f"{name}: asks a training that has not seen what is held out; {preset} has train.refit")
-            whole = make_task(dataset, learned_whole(asked.data))
+        task = make_task(dataset, asked.data)
         trained = []
         for model in MODELS:
             if model in models:
@@ -109,26 +96,22 @@ def benchmark(
             folder = places.work / title / protocol / model
             found = contender(model, task, asked, folder, model in models, overwrite and model in models, report)
             if found:
+                trained.append(found)
                 best = best_ndcg(found.history)
                 say(f"{title}, {protocol}: {model} trained, best validation ndcg@{task.split.k} {best:.4f}")
-            if found and asked.train.refit:
-                renew = overwrite and model in models
-                found = refitted(found, task, whole, asked, folder / REFIT, model in models, renew, report)
-            if found:
-                trained.append(found)
         if not group().first:
             continue
         if held_out is None:
-            say(f"{title}, {protocol}: asking {len(whole.split.test):,} test queries")
-            measured = _measure(task, whole, trained, asked)
+            say(f"{title}, {protocol}: asking {len(task.split.test):,} test queries")
+            measured = _measure(task, trained, asked)
             note(places.ledger, "benchmark", measured.report, title)
             part: dict[str, Any] = {
                 "tuned_on_validation": measured.tuned,
                 "seconds": measured.seconds,
                 "report": dataclasses.asdict(measured.report),
                 "cold_users": measured.cold_users,
-                "interests": {each.name: _fields(each.interests(whole)) for each in trained if each.interests},
-                "drift": {each.name: _fields(each.drift(whole)) for each in trained if each.drift},
+                "interests": {each.name: _fields(each.interests(task)) for each in trained if each.interests},
+                "drift": {each.name: _fields(each.drift(task)) for each in trained if each.drift},
                 "endurance": {each.name: dataclasses.asdict(each.endurance(task)) for each in trained if each.endurance},
             }
         else:
@@ -168,22 +151,15 @@ class _Measured:
     cold_users: dict[str, Any] | None
 
 
-def _measure(chosen_on: Task, task: Task, trained: list[Contender], settings: Settings) -> _Measured:
-    """On the test part of `task`, which has everything before it to learn from, or else is the same as `chosen_on`."""
+def _measure(task: Task, trained: list[Contender], settings: Settings) -> _Measured:
     lists, seconds = {}, {}
     for each in trained:
         began = time.monotonic()
         lists[each.name] = each.lists(task)
         seconds[each.name] = round(time.monotonic() - began, 1)
     began = time.monotonic()
-    ranked, chosen, tuned = baseline_lists(
-        task.seq,
-        task.split,
-        queries=settings.train.valid_queries,
-        seed=settings.train.seed,
-        neighbours=True,
-        chosen_on=(chosen_on.seq, chosen_on.split),
-    )
+    train = settings.train
+    ranked, chosen, tuned = baseline_lists(task.seq, task.split, queries=train.valid_queries, seed=train.seed, neighbours=True)
     seconds["baselines"] = round(time.monotonic() - began, 1)
     ours = next((each for each in trained if each.name == OURS), None)
     report = evaluate(
@@ -194,7 +170,6 @@ def _measure(chosen_on: Task, task: Task, trained: list[Contender], settings: Se
         fingerprint=task.data["fingerprint"],
         ours=trained[0].name if trained else None,
         settings=chosen,
-        refit=AGAIN if settings.train.refit else ONCE,
         item_vectors=None if ours is None else ours.item_vectors,
     )
     began = time.monotonic()

@@ -47,6 +47,8 @@ UPDATE = "update"
 """The folder of these results, within that of all."""
 PARTS = {"valid": (0.87, 0.9), "test": (0.9, 1.0)}
 """Of which part the questions are: where they begin and end, as quantiles of the times of all positive events."""
+NEW = 0.01
+"""The usual share of new events."""
 OLD, UPDATED, RETRAINED = "old", "updated", "retrained"
 
 
@@ -58,12 +60,13 @@ def measure_update(
     out: Path,
     work: Path,
     data: Path | None = None,
-    new: float = 0.01,
+    new: float = NEW,
     offline: bool = False,
     say: Callable[[str], None] = lambda _: None,
     report: Report | None = None,
 ) -> Path:
-    """Train the old model, update it, train anew, ask all three; writes `out/update/NAME-PRESET-PART-SEED.json`.
+    """Train the old model, update it, train anew, ask all three; writes `out/update/NAME-PRESET-PART-SEED.json`, with
+    `-new-PERCENT` behind the seed where it is not the usual share.
 
     Args:
         part: "valid", for whoever chooses settings, or "test", a look at which is noted in `out/ledger.jsonl`.
@@ -98,7 +101,8 @@ def measure_update(
         renewed = renew(dataset, old, retrained.task.split.valid_cut_ms, settings, Path(place))
     models = {OLD: old.checkpoint, UPDATED: renewed.checkpoint, RETRAINED: retrained.checkpoint}
     asked = compare(dataset, retrained.task, asked_of(retrained.task, part), models)
-    path = out / UPDATE / f"{called}-{Path(preset).stem}-{part}-{seed}.json"
+    beside = "" if new == NEW else f"-new-{100 * new:g}"
+    path = out / UPDATE / f"{called}-{Path(preset).stem}-{part}-{seed}{beside}.json"
     result = {
         **heading(FORMAT, called, preset=Path(preset).stem, part=part, seed=seed),
         "data": {"name": dataset.manifest.name, "fingerprint": dataset.manifest.fingerprint},

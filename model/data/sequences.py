@@ -116,7 +116,6 @@ class Split:
         valid, test: queries; those of `test` may see everything before them, the validation part included.
         cut_ms, valid_cut_ms: the moments that part train | validation | test (0 for loo, which has none).
         filter_seen: whether items of the user's past are taken out of the ranking.
-        validates: whether there should be a validation part.
     """
 
     protocol: str
@@ -126,7 +125,6 @@ class Split:
     valid_cut_ms: int
     cut_ms: int
     filter_seen: bool
-    validates: bool = True
 
     @property
     def k(self) -> int:

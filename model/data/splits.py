@@ -76,7 +76,7 @@ def by_time(seq: Sequences, quantile: float = 0.9, valid_quantile: float = 0.85,
     Queries come in global order of time.
 
     Raises:
-        ValueError: the quantiles are not 0 < valid_quantile <= quantile < 1, or no positive event has an item.
+        ValueError: the quantiles are not 0 < valid_quantile < quantile < 1, or no positive event has an item.
     """
     valid_cut, cut = _cuts(seq, quantile, valid_quantile)
     now = clock(seq)
@@ -84,7 +84,7 @@ def by_time(seq: Sequences, quantile: float = 0.9, valid_quantile: float = 0.85,
     rows = rows[np.argsort(now[rows], kind="stable")]
     queries = _single(seq, seq.user[rows], rows)
     train_end = _train_end(seq, np.arange(len(seq.item), dtype=np.int64), valid_cut)
-    return _at_cut("time", train_end, queries, valid_cut, cut, filter_seen, valid_quantile < quantile)
+    return _at_cut("time", train_end, queries, valid_cut, cut, filter_seen)
 
 
 def next_basket(seq: Sequences, quantile: float = 0.9, valid_quantile: float = 0.85, *, filter_seen: bool = False) -> Split:
@@ -94,14 +94,12 @@ def next_basket(seq: Sequences, quantile: float = 0.9, valid_quantile: float = 0
     events (cancellations are never targets); a basket without one is only an input. Queries come in order of (as_of, user).
 
     Raises:
-        ValueError: the quantiles are not 0 < valid_quantile <= quantile < 1, or no positive event has an item.
+        ValueError: the quantiles are not 0 < valid_quantile < quantile < 1, or no positive event has an item.
     """
     valid_cut, cut = _cuts(seq, quantile, valid_quantile)
     queries = baskets(seq)
     train_end = _train_end(seq, basket_starts(seq), valid_cut)
-    return _at_cut(
-        "basket", train_end, select(queries, queries.as_of >= valid_cut), valid_cut, cut, filter_seen, valid_quantile < quantile
-    )
+    return _at_cut("basket", train_end, select(queries, queries.as_of >= valid_cut), valid_cut, cut, filter_seen)
 
 
 def every_question(seq: Sequences, protocol: str) -> Queries:
@@ -186,8 +184,8 @@ def _single(seq: Sequences, user: Int32, rows: Int64) -> Queries:
 
 
 def _cuts(seq: Sequences, quantile: float, valid_quantile: float) -> tuple[int, int]:
-    if not 0 < valid_quantile <= quantile < 1:
-        raise ValueError(f"expected 0 < valid_quantile <= quantile < 1, got {valid_quantile} and {quantile}")
+    if not 0 < valid_quantile < quantile < 1:
+        raise ValueError(f"expected 0 < valid_quantile < quantile < 1, got {valid_quantile} and {quantile}")
     # Items outside the vocabulary count too, so that the cut does not move when the vocabulary is then taken from before it.
     times = clock(seq)[(seq.polarity[seq.type] > 0) & (seq.item_key != 0)]
     if not len(times):
@@ -208,8 +206,6 @@ def _train_end(seq: Sequences, starts: Int64, valid_cut: int) -> Int64:
     return train_end
 
 
-def _at_cut(
-    protocol: str, train_end: Int64, queries: Queries, valid_cut: int, cut: int, filter_seen: bool, validates: bool = True
-) -> Split:
+def _at_cut(protocol: str, train_end: Int64, queries: Queries, valid_cut: int, cut: int, filter_seen: bool) -> Split:
     later = queries.as_of >= cut
-    return Split(protocol, train_end, select(queries, ~later), select(queries, later), valid_cut, cut, filter_seen, validates)
+    return Split(protocol, train_end, select(queries, ~later), select(queries, later), valid_cut, cut, filter_seen)

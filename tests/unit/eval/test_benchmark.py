@@ -171,25 +171,3 @@ def test_leave_one_out_reads_items_alone_and_never_sees_the_time_of_asking():
     assert names.as_asked(settings, "loo", 4).train.seed == 4
     assert names.as_asked(settings, "time", None).model["query_time"]
     assert names.as_asked(settings, "time", None).data == DataSettings(protocol="time", text_encoder="minilm")
-
-
-def test_what_was_chosen_is_asked_after_it_has_learned_the_validation_part_too(copy):
-    (copy / "mine.toml").write_text(TOML.replace("epochs = 1\n", "epochs = 1\nrefit = true\n"))
-    result = call(copy, "--seed", "4", "--model", "longwave", "--model", "sasrec")
-    assert result.exit_code == 0, result.output
-    text = (copy / "out" / "tiny-mine-4.json").read_text()
-    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    (found,) = json.loads(text)["protocols"].values()
-    before = json.loads((copy / "out" / "tiny-mine-3.json").read_text())["protocols"]["basket"]
-    assert {each["refit_epochs"] for each in found["trained"].values()} == {1}
-    assert found["report"]["refit"].startswith("chosen on validation, then trained anew")
-    assert found["report"]["valid_cut_ms"] == found["report"]["cut_ms"] == before["report"]["cut_ms"]
-    assert found["tuned_on_validation"] == before["tuned_on_validation"]
-    assert found["trained"]["longwave"]["settings"]["data"]["valid_quantile"] == 0.85
-
-
-def test_a_preset_that_validates_nothing_cannot_be_compared(copy):
-    (copy / "mine.toml").write_text("[data]\nvalid_quantile = 0.9\n" + TOML)
-    result = call(copy, "--seed", "5")
-    assert result.exit_code == 2
-    assert "data.valid_quantile must be below" in result.stderr

@@ -35,7 +35,7 @@ def call(tiny_run: TinyRun, place, *options, toml=TOML):
 
 
 def read(place, part="valid"):
-    return json.loads((place / "out" / "update" / f"data-mine-{part}-0.json").read_text())
+    return json.loads((place / "out" / "update" / f"data-mine-{part}-0-new-30.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_worse_and_slower_update_is_seen(tiny_run, place, monkeypatch):
     assert len(stamps) == 2
     monkeypatch.setattr(renewal, "refresh", spoiled)
     assert call(tiny_run, place, "--out", str(place / "spoiled")).exit_code == 0
-    after = json.loads((place / "spoiled" / "update" / "data-mine-valid-0.json").read_text())
+    after = json.loads((place / "spoiled" / "update" / "data-mine-valid-0-new-30.json").read_text())
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps  # what is trained is kept
     times = after["asked"]["times_retrained"]
     assert times["updated"]["high"] < 0.9

@@ -141,7 +141,7 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
         ('[data]\nprotocol = "random"', ["data.protocol must be one of auto, loo, time, basket, got 'random'"]),
         ("[data]\nmin_item_events = 0", ["data.min_item_events"]),
         ("[data]\nvalid_quantile = 0.0", ["data.valid_quantile must be above 0 and below 1"]),
-        ("[data]\ntest_quantile = 0.8", ["data.valid_quantile must be at most data.test_quantile (0.8), got 0.85"]),
+        ("[data]\ntest_quantile = 0.8", ["data.valid_quantile must be below data.test_quantile (0.8), got 0.85"]),
         ("train = 3", ["train must be a table, got 3"]),
     ],
 )
