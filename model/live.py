@@ -52,7 +52,7 @@ def live_lists(
         memories = fold_memories(net, own, asked)
     popularity = known_popularity(seq, net.config.popularity_half_lives_s, known)
     out = np.full((len(queries), k), -1, np.int32)
-    block = min(64, block_of(*popularity.counts.shape))
+    block = min(64, block_of(net.device, *popularity.counts.shape))
     weight = seq.weight[seq.type]
     positive = seq.positive
     waiting: list[int] = []

@@ -12,6 +12,9 @@ from model.seen import Seen
 BLOCK = 512
 """Queries that are scored at a time: their scores stay in the processor's cache, and all of them never exist at once."""
 
+MOST = 2**27
+"""Scores of a block where there is no such cache: on a GPU many small blocks are many launches, and it waits for these."""
+
 NO_ANSWER = -1e30
 """Added to the score of what is no answer: its share of the softmax is exactly 0."""
 
@@ -144,8 +147,9 @@ class _BlockedSoftmax(torch.autograd.Function):
         to_left, to_right = known.new_zeros(len(known), width), known.new_zeros(len(item_matrix), width)
         to_weight = torch.zeros_like(weight)
         to_amount = None if amount is None else torch.empty_like(amount)
-        for begin in range(0, len(known), BLOCK):
-            part = slice(begin, min(begin + BLOCK, len(known)))
+        block = BLOCK if known.device.type == "cpu" else max(BLOCK, MOST // len(item_matrix))
+        for begin in range(0, len(known), block):
+            part = slice(begin, min(begin + block, len(known)))
             own = slice(ends[begin - 1] if begin else 0, ends[part.stop - 1])
             place = owner[own] - begin, target[own]
             scores = torch.mm(left[part], right.t()).to(known.dtype)

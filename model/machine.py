@@ -28,11 +28,12 @@ def measured() -> dict[str, Any]:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, cores, threads in use, memory, and the versions that figures and times depend on."""
+    """Processor, cores, threads in use, memory, GPU if torch sees one, and the versions that figures and times depend on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "bfloat16": multiplies_bfloat16(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(memory / 2**30, 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,11 @@ from model.replay import seen_items
 from model.rounding import as_stored
 
 BLOCK = 128
-"""Queries that are ranked at a time, or fewer: see `block_of`."""
+"""Queries that are ranked at a time on a CPU, or fewer: see `block_of`."""
+BLOCK_ON_DEVICE = 2048
+"""The same elsewhere: a GPU waits for launches, not for the scores."""
+LANES, LANES_ON_DEVICE = 64, 512
+"""Users that are folded side by side, likewise."""
 MOST = 2**25
 """Numbers of the popularity tables of a block: an eighth of a gibibyte, and a few times as much while they become scores."""
 
@@ -58,9 +63,14 @@ class Carried:
         self.ended = batch.user[batch.last].tolist()
 
 
-def block_of(items: int, half_lives: int) -> int:
+def most_at_once(device: torch.device) -> int:
+    """How many queries are scored at a time on a device, or fewer."""
+    return BLOCK if device.type == "cpu" else BLOCK_ON_DEVICE
+
+
+def block_of(device: torch.device, *table: int) -> int:
     """How many queries are ranked at a time: each may have a popularity table of its own, of all items at all half-lives."""
-    return max(1, min(BLOCK, MOST // max(1, items * half_lives)))
+    return max(1, min(most_at_once(device), MOST // max(1, math.prod(table))))
 
 
 def logits(
@@ -122,7 +132,6 @@ def read_out(
     inputs: Inputs,
     seq: Sequences,
     queries: Queries,
-    lanes: int = 64,
     begin: Int64 | None = None,
     item_vectors: str = "float32",
 ) -> Predictions:
@@ -132,6 +141,7 @@ def read_out(
     Everything is on the net's device, wherever the inputs are.
     """
     net.eval()
+    lanes = LANES if net.device.type == "cpu" else LANES_ON_DEVICE
     inputs, on = inputs.on(net.device), partial(torch.as_tensor, device=net.device)
     item_matrix, item_bias = net.item(inputs.item_text, inputs.item_features)
     item_matrix = as_stored(item_matrix, item_vectors)
@@ -164,8 +174,12 @@ def read_out(
 
 def top_k(scores: Tensor, k: int) -> npt.NDArray[np.int32]:
     """(n, N) -> (n, k) rows, best first, ties by lower row; -1 where the score is -inf."""
-    # topk alone promises no order among equals: a stable sort does, over the few that can be in the list.
+    # topk alone promises no order among equals: a stable sort does.
     k = min(k, scores.shape[1])
+    if scores.device.type != "cpu":  # of all, in one launch
+        ordered = torch.sort(scores, dim=1, descending=True, stable=True)
+        return torch.where(ordered.values > -torch.inf, ordered.indices, -1)[:, :k].cpu().numpy().astype(np.int32)
+    # Here over the few that can be in the list.
     threshold = torch.topk(scores, k, dim=1).values[:, -1:]
     out = np.full((len(scores), k), -1, np.int32)
     for index, (row, least) in enumerate(zip(scores, threshold, strict=True)):
@@ -191,8 +205,11 @@ def rank(
     readout = Readout(*(field[chosen] for field in predictions.readout))
     as_of = torch.as_tensor(queries.as_of, device=device)[chosen]
     scores = logits(net, readout, predictions.item_matrix, predictions.item_bias, popularity, as_of, memories, chosen)
-    for index, rows in enumerate(forbidden or []):
-        scores[index, torch.as_tensor(rows, dtype=torch.int64, device=device)] = -torch.inf
+    if forbidden:
+        query = np.repeat(np.arange(len(forbidden)), [len(rows) for rows in forbidden])
+        scores[
+            torch.as_tensor(query, device=device), torch.as_tensor(np.concatenate(forbidden), dtype=torch.int64, device=device)
+        ] = -torch.inf
     return top_k(scores, k)
 
 
@@ -209,9 +226,9 @@ def score_blocks(net: Longwave, inputs: Inputs, seq: Sequences, split: Split, qu
         items = predictions.item_matrix, predictions.item_bias, table.at(as_of[chosen])
         return logits(net, readout, *items, as_of[chosen], memories, chosen)
 
-    block = block_of(*table.table.shape[1:])
-    for start in range(0, len(queries), BLOCK):
-        chosen = torch.arange(start, min(start + BLOCK, len(queries)), device=net.device)
+    block, most = block_of(net.device, *table.table.shape[1:]), most_at_once(net.device)
+    for start in range(0, len(queries), most):
+        chosen = torch.arange(start, min(start + most, len(queries)), device=net.device)
         yield torch.cat([scores(part) for part in torch.split(chosen, block)])
 
 
@@ -232,7 +249,7 @@ def ranked_lists(
     predictions = read_out(net, inputs, seq, queries, begin=begin, item_vectors=item_vectors)
     memories = fold_memories(net, seq, queries, begin) if net.repeats is not None else None
     as_of, lists = torch.as_tensor(queries.as_of, device=net.device), []
-    block = block_of(*table.table.shape[1:])
+    block = block_of(net.device, *table.table.shape[1:])
     for start in range(0, len(queries), block):
         chosen = torch.arange(start, min(start + block, len(queries)), device=net.device)
         forbidden = None

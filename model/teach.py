@@ -19,6 +19,7 @@ from model.checkpoint import Checkpoint
 from model.compare import load_best
 from model.data.dataset import read_dataset
 from model.data.splits import select
+from model.device import device_of
 from model.files import check_folder, write_whole
 from model.predict import score_blocks
 from model.seen import seen_of
@@ -33,6 +34,7 @@ def teach(
     out: Path,
     top: int = 100,
     temperature: float = 1.0,
+    device: str = "auto",
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Ask runs, finished or not, all training questions and write the folder `out`; returns its manifest.
@@ -40,17 +42,21 @@ def teach(
     Args:
         runs: of our net or of the neural baselines, all cut in the same way; each with its best weights so far.
         top: how many items are kept of each answer. temperature: by which the teachers' scores are divided.
+        device: where they are asked, as of the setting train.device.
 
     Raises:
+        DeviceError: the device is not there.
         TrainerError: a run is missing, damaged or of other data, or the place cannot be written.
     """
     if top < 1 or not temperature > 0:
         raise TeacherError(f"--top must be at least 1 and --temperature above 0, got {top} and {temperature}")
     check_folder(out)
+    where = device_of(device)
     dataset = read_dataset(data)
     teachers = [(run, load_best(run)) for run in runs]
     tasks: list[Task] = []
     for run, checkpoint in teachers:
+        checkpoint.net.to(where)
         text = checkpoint.item_text if isinstance(checkpoint, Checkpoint) else None
         task = make_task(dataset, DataSettings(**checkpoint.settings["data"]), None if text is None else text.numpy())
         if checkpoint.data["fingerprint"] != task.data["fingerprint"]:
@@ -68,10 +74,10 @@ def teach(
         part = slice(done, done + len(blocks[0]))
         mean = _mean_softmax(blocks, task, part, temperature)
         best = torch.topk(mean, top)
-        rows[part], shares[part] = best.indices.numpy(), (best.values / best.values.sum(1, keepdim=True)).numpy()
+        rows[part], shares[part] = best.indices.cpu().numpy(), (best.values / best.values.sum(1, keepdim=True)).cpu().numpy()
         held += float(best.values.sum())
         chosen = select(task.train_queries, np.arange(part.start, part.stop))
-        first = np.repeat(best.indices[:, 0].numpy(), np.diff(chosen.target_offsets))
+        first = np.repeat(best.indices[:, 0].cpu().numpy(), np.diff(chosen.target_offsets))
         hits += int((chosen.target == first).sum())  # of a basket's items, all different, any is right
         done = part.stop
     manifest = {
@@ -111,7 +117,8 @@ def _mean_softmax(blocks: Sequence[Tensor], task: Task, part: slice, temperature
     """(n, N); what lists leave out has no share, so that a student who leaves it out of its softmax is asked nothing of it."""
     mask = None
     if task.split.filter_seen:
-        mask = seen_of(task.seq, select(task.train_queries, np.arange(part.start, part.stop))).mask(slice(None)).bool()
+        asked = select(task.train_queries, np.arange(part.start, part.stop))
+        mask = seen_of(task.seq, asked, blocks[0].device).mask(slice(None)).bool()
         mask &= ~mask.all(1, keepdim=True)  # who has had everything is told of everything
     shares = []
     for scores in blocks:

@@ -213,7 +213,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         """As of `Loop`."""
         task, k = self.task, self.task.split.k
         predictions = read_out(self.net, self.inputs, task.seq, self.valid)
-        lists, block = [], block_of(*self.table.table.shape[1:])
+        lists, block = [], block_of(self.device, *self.table.table.shape[1:])
         for start in range(0, len(self.valid), block):
             chosen = torch.arange(start, min(start + block, len(self.valid)), device=self.device)
             popularity = self.table.at(self.there(self.valid.as_of)[chosen])

@@ -77,7 +77,8 @@ class RingAttention(nn.Module):
             return stretches.view(users, blocks, heads, -1, span).permute(2, 0, 1, 3, 4)
 
         per_head = self.slot_width // heads
-        asked = query.new_zeros(users * blocks * STRIDE, self.slot_width).index_copy(0, cell, self.query(query) * per_head**-0.5)
+        asked = self.query(query) * per_head**-0.5
+        asked = asked.new_zeros(users * blocks * STRIDE, self.slot_width).index_copy(0, cell, asked)
         asked = asked.view(users, blocks, STRIDE, heads, per_head).permute(3, 0, 1, 2, 4)
         logits = torch.matmul(asked, by_head(nn.functional.linear(ring, self.key.weight)))  # (H, B, blocks, STRIDE, span)
 

@@ -21,7 +21,7 @@ from model.loop import Loop
 from model.losses import basket_softmax
 from model.metrics import ndcg
 from model.precision import mixed
-from model.predict import BLOCK, top_k
+from model.predict import most_at_once, top_k
 from model.replay import seen_items
 from model.settings import Settings
 from model.task import Task
@@ -96,8 +96,9 @@ def encoder_scores(
     for batch in streams.batches(windows, queries, most_tokens, None, ends_alone=True):
         after = net(on(batch.tokens))
         known[on(batch.query)] = after[on(batch.lane), on(batch.column)]
-    for start in range(0, len(queries), BLOCK):
-        yield net.item_scores(known[start : start + BLOCK])
+    block = most_at_once(net.device)
+    for start in range(0, len(queries), block):
+        yield net.item_scores(known[start : start + block])
 
 
 def encoder_lists(
@@ -113,10 +114,12 @@ def encoder_lists(
     """Ranked lists (Q, k), -1 from where a list ends."""
     lists = np.full((len(queries), k), -1, np.int32)
     blocks = encoder_scores(net, seq, queries, length, streams, most_tokens)
-    for start, scores in zip(range(0, len(queries), BLOCK), blocks, strict=True):
+    start = 0
+    for scores in blocks:
         for index in range(len(scores) if filter_seen else 0):
             seen = seen_items(seq, int(queries.user[start + index]), int(queries.position[start + index]))
             scores[index, torch.as_tensor(seen, dtype=torch.int64, device=net.device)] = -torch.inf
         best = top_k(scores, k)
-        lists[start : start + BLOCK, : best.shape[1]] = best
+        lists[start : start + len(best), : best.shape[1]] = best
+        start += len(best)
     return lists

@@ -11,6 +11,7 @@ from tiny_run import tiny_settings
 from model.data.synthetic import synthetic_world
 from model.device import DeviceError, device_of, on_cpu
 from model.loop import CHECKPOINT
+from model.nets import longwave
 from model.precision import factors
 from model.predict import ranked_lists
 from model.task import make_task
@@ -86,11 +87,22 @@ def test_nothing_is_copied_that_is_on_the_cpu_already(task):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"negatives": 20, "interests": 1}, {"mask_seen": True, "interests": 1, "smoothing": 0.1}]
+    "changes",
+    [
+        {},
+        {"negatives": 20, "interests": 1},
+        {"mask_seen": True, "interests": 1, "smoothing": 0.1},
+        {"precision": "bfloat16"},
+        {"precision": "bfloat16", "interests": 1, "mask_seen": True},
+        {"precision": "bfloat16", "along": True},
+    ],
 )
 def test_a_step_and_a_validation_leave_nothing_on_the_cpu(changes, task, tmp_path, monkeypatch):
     """Without gradients: autograd asks torch's build for the device. Those of the softmax are made on the way forward."""
-    settings = with_train(**{"precision": "float32"} | {key: value for key, value in changes.items() if key != "interests"})
+    if changes.get("along"):  # where nearly every moment of a long chunk is asked about
+        monkeypatch.setattr(longwave, "BLOCK", 8)
+    said = {key: value for key, value in changes.items() if key not in ("interests", "along")}
+    settings = with_train(**{"precision": "float32"} | said)
     settings.model["interests"] = changes.get("interests", 2)
     here = Trainer(task, settings, tmp_path / "here")
     batches = [batch for batch, _ in zip(here.batches(here.rng), range(3), strict=False)]
