@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +34,20 @@ def choose_cores() -> Cores:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, memory and the versions that the figures depend on."""
+    """Processor, memory, NVIDIA's GPU if there is one, and the versions that the figures depend on."""
+    import onnxruntime  # which of two that are installed runs is not told by what is installed
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / 2**30, 1),
+        "gpu": _gpu_model(),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "onnxruntime": _version("onnxruntime", "onnxruntime-gpu"),
-        "uvicorn": _version("uvicorn"),
-        "fastapi": _version("fastapi"),
+        "onnxruntime": onnxruntime.__version__,
+        "uvicorn": version("uvicorn"),
+        "fastapi": version("fastapi"),
     }
 
 
@@ -66,12 +69,11 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _version(*names: str) -> str | None:
-    for name in names:
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
+def _gpu_model() -> str | None:
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.startswith("Model"):
+                return line.partition(":")[2].strip()
     return None
 
 

@@ -1,6 +1,6 @@
 """Where nets are trained: on a CUDA device that torch sees, or on the CPU. Files hold CPU tensors, so either reads them.
 
-Training on CUDA has not been measured: docs/guide.md.
+What training on one GPU took is in docs/guide.md; several have not been tried.
 """
 
 from __future__ import annotations

@@ -209,13 +209,19 @@ def _called(comparison: Comparison, model: str) -> str:
 
 def _facts(comparison: Comparison, report: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, comparison.seeds))
-    machines = {machine_words(result["machine"]): None for result in comparison.results}
+    machines = dict.fromkeys(machine_words(result["machine"]) for result in comparison.results)
+    elsewhere = {  # where a net was trained, if that is not where it was asked
+        f"{model} trained on {words}": None
+        for result in comparison.results
+        for model, trained in result["protocols"][comparison.protocol]["trained"].items()
+        if "machine" in trained and (words := machine_words(trained["machine"])) not in machines
+    }
     commits = {commit_words(result["commit"]): None for result in comparison.results}
     return (
         f"{report['queries']:,} queries of {report['users']:,} users over {report['items']:,} items "
         f"(data {comparison.fingerprint[:12]}), {report['mean_targets']:.2f} true items a query; "
         f"seen items {'left out' if report['filter_seen'] else 'ranked like all others'}; baselines {report['state']}; "
-        f"{report['refit']}. Seed{'s' if len(comparison.seeds) > 1 else ''} {seeds}; {'; '.join(machines)}; "
+        f"{report['refit']}. Seed{'s' if len(comparison.seeds) > 1 else ''} {seeds}; {'; '.join([*machines, *elsewhere])}; "
         f"commit {', '.join(commits)}."
     )
 

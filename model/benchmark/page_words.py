@@ -6,7 +6,8 @@ from typing import Any
 
 
 def machine_words(machine: dict[str, Any]) -> str:
-    return f"{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, torch {machine['torch']}"
+    gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""  # results of before do not say it
+    return f"{gpu}{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, torch {machine['torch']}"
 
 
 def commit_words(commit: dict[str, Any]) -> str:

@@ -42,11 +42,11 @@ def folder(report, tmp_path):
     return tmp_path
 
 
-def write(folder, report, seed, **changes):
+def write(folder, report, seed, training=None, **changes):
     own = json.loads(json.dumps(report))
     own["models"]["longwave"]["metrics"]["ndcg@20"] |= {"mean": 0.5 + 0.02 * seed, "standard_error": 0.004}
     own["comparisons"]["popularity"]["ndcg@20"] |= {"ratio": 2.0 + seed, "p": 0.03 * (1 + seed)}
-    trained = {"parameters": 12345, "seconds": 60.0 * (1 + seed), "epochs": 4 + seed}
+    trained = {"parameters": 12345, "seconds": 60.0 * (1 + seed), "epochs": 4 + seed} | (training or {})
     result = {
         "format": 1,
         "name": "shop",
@@ -85,6 +85,15 @@ def test_means_errors_spread_and_comparisons_are_over_the_seeds(folder):
     (figure,) = (folder / "figures").iterdir()
     assert f"(figures/{figure.name})" in text
     assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_net_that_was_trained_elsewhere_says_where(folder, report):
+    card = {"cpu": "A Processor", "gpu": "A Card", "threads": 1, "cores": 2, "torch": "2"}
+    write(folder, report, 0, {"machine": card})
+    (folder / "results" / "1.json").unlink()
+    (comparison,) = read_results(folder / "results")
+    said = "A Processor, 1 of 2 cores, torch 2; longwave trained on A Card, A Processor, 1 of 2 cores, torch 2; commit"
+    assert said in section([comparison], "figures", [])
 
 
 def test_a_single_seed_has_no_spread(folder):

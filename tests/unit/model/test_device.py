@@ -3,6 +3,7 @@
 import dataclasses
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from elsewhere import Elsewhere, elsewhere
@@ -13,8 +14,10 @@ from model.device import DeviceError, device_of, on_cpu
 from model.loop import CHECKPOINT
 from model.nets import longwave
 from model.precision import factors
-from model.predict import ranked_lists
+from model.predict import ranked_lists, top_k
 from model.task import make_task
+from model.teach import teach
+from model.teacher import ROWS
 from model.train import Trainer
 
 
@@ -121,3 +124,19 @@ def test_a_step_and_a_validation_leave_nothing_on_the_cpu(changes, task, tmp_pat
         assert all(type(tensor) is torch.Tensor for tensor in kept["weights"].values())
         asked = ranked_lists(there.net, task.inputs, task.seq, task.split, task.split.valid)
         assert (asked == lists).mean() > 0.99
+
+
+def test_lists_break_ties_alike_on_any_device(monkeypatch):
+    scores = torch.tensor([[1.0, 2.0, 2.0, -torch.inf, 2.0], [-torch.inf] * 5, [0.0] * 5])
+    here = top_k(scores, 4)
+    assert here.tolist() == [[1, 2, 4, 0], [-1] * 4, [0, 1, 2, 3]]
+    with elsewhere(monkeypatch):
+        assert top_k(Elsewhere(scores), 4).tolist() == here.tolist()
+
+
+def test_teachers_say_the_same_on_any_device(tiny_run, tmp_path, monkeypatch):
+    teach(tiny_run.data, [tiny_run.run], tmp_path / "here", top=5, device="cpu")
+    with elsewhere(monkeypatch):
+        teach(tiny_run.data, [tiny_run.run], tmp_path / "there", top=5, device="cuda")
+    here, there = (np.load(tmp_path / place / ROWS) for place in ("here", "there"))
+    assert (here == there).mean() > 0.99
