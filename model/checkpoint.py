@@ -82,6 +82,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except Exception as error:
         raise CheckpointError(f"{path}: not a checkpoint: {first_line(error)}") from None
+    if isinstance(content, dict) and "architecture" in content.get("settings", {}):
+        raise CheckpointError(
+            f"{path}: a run of the neural baseline {content['settings']['architecture']}, expected one of our net"
+        )
     try:
         config = ModelConfig(**content.pop("config"))
         net = Longwave(config)

@@ -50,6 +50,7 @@ def together() -> Iterator[Group]:
 
 @contextmanager
 def training_bar() -> Iterator[Callable[[Progress], None]]:
+    """A bar that is there from the first report on: who refuses bad input draws none."""
     columns = (
         TextColumn("epoch {task.fields[epoch]}"),
         BarColumn(),
@@ -57,13 +58,18 @@ def training_bar() -> Iterator[Callable[[Progress], None]]:
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]}  validation ndcg{task.fields[valid]}"),
     )
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=1.0, epoch="1", loss="-", valid=" -")
+    bar = Bar(*columns, console=console)
+    task = bar.add_task("", total=1.0, epoch="1", loss="-", valid=" -")
 
-        def report(progress: Progress) -> None:
-            valid = f"@{progress.k} " + ("-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}")
-            epoch = f"{min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
-            done = (progress.epoch + progress.done) / progress.epochs
-            bar.update(task, completed=min(1.0, done), epoch=epoch, loss=f"{progress.loss:.3f}", valid=valid)
+    def report(progress: Progress) -> None:
+        bar.start()
+        valid = f"@{progress.k} " + ("-" if progress.valid_ndcg is None else f"{progress.valid_ndcg:.4f}")
+        epoch = f"{min(progress.epoch + 1, progress.epochs)}/{progress.epochs}"
+        done = (progress.epoch + progress.done) / progress.epochs
+        bar.update(task, completed=min(1.0, done), epoch=epoch, loss=f"{progress.loss:.3f}", valid=valid)
 
+    try:
         yield report
+    finally:
+        if bar.live.is_started:
+            bar.stop()

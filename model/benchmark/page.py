@@ -179,7 +179,10 @@ def _lines(comparison: Comparison) -> list[str]:
     for seed, part in zip(comparison.seeds, comparison.parts, strict=True):
         for found in part.get("endurance", {}).values():
             growth = found["norm_late"] / found["norm_early"]
-            said = f"after {EVENTS:,} events the state is {growth:.2f}x as large as after {LAST} (root mean square)"
+            said = (
+                f"after {EVENTS:,} events the state (its counts and drift's means apart) is {growth:.2f}x as large as after {LAST} "
+                "by root mean square"
+            )
             if found["difference"]:
                 times = times_words(found["difference"])
                 said = (

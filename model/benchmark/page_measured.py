@@ -105,6 +105,8 @@ def update_lines(results: list[dict[str, Any]]) -> list[str]:
         ratios.append(f"{statistics.fmean(served):.4f}")
         rows.append(["mean", *map(figure_words, means), *ratios, "", "", *(f"{share:.1%}" for share in cpu)])
     update, epochs = first["update"], first["epochs"]
+    machines = "; ".join(dict.fromkeys(machine_words(result["machine"]) for result in results))
+    commits = ", ".join(dict.fromkeys(commit_words(result["commit"]) for result in results))
     return [
         f"### {first['name']}, an update on {first['new']:.0%} new events, preset {first['preset']}, {first['part']} part",
         "",
@@ -115,7 +117,7 @@ def update_lines(results: list[dict[str, Any]]) -> list[str]:
         "processor (of the clock), from reading the events to the end of the gate or of the last epoch; a full training is what "
         f"`train` does for the old model, choice of the epoch included ({epochs['full_training']} epochs, {epochs['kept']} kept, "
         f"with seed {first['seed']}). {update['events']['new']:,} of {sum(update['events'].values()):,} events are new, and "
-        f"{update['items']['new']:,} items; {machine_words(first['machine'])}; commit {commit_words(first['commit'])}.",
+        f"{update['items']['new']:,} items; {machines}; commit {commits}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
     ]

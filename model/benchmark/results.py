@@ -114,6 +114,11 @@ def read_results(folder: Path) -> list[Comparison]:
         for protocol, part in result["protocols"].items():
             key = (result["name"], protocol, result["preset"], result["data"]["fingerprint"])
             group = groups.setdefault(key, Comparison(*key, [], []))
+            if group.parts and (ours := part["report"]["ours"]) != (other := group.parts[0]["report"]["ours"]):
+                raise ResultError(
+                    f"{path}: compares {ours} with the others, where another seed of {result['name']}-{result['preset']} has "
+                    f"{other} there: train {other} with this seed, too, or write the result into another folder"
+                )
             group.results.append(result)
             group.parts.append(part)
     if not groups:
@@ -170,6 +175,8 @@ def _read(path: Path, kind: Kind) -> dict[str, Any]:
             )
         if missing := kind.fields - result.keys():
             raise ResultError(f"{path}: not a whole result: {sorted(missing)[0]!r} is missing")
+        if kind is BENCHMARKS and "fingerprint" not in result["data"]:
+            raise ResultError(f"{path}: not a whole result: 'data.fingerprint' is missing")
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: not a result of `longwave-train {kind.command}`: {error!r}") from None
     return result

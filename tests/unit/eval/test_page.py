@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from model.benchmark.page import BEGIN, END, everything, replaced, section
 from model.benchmark.page_words import p_words
-from model.benchmark.results import read_results
+from model.benchmark.results import ResultError, read_results
 from model.cli import app
 from model.data.splits import next_basket
 from model.evaluate import baseline_lists, evaluate
@@ -59,6 +59,10 @@ def write(folder, report, seed, training=None, **changes):
         "protocols": {"basket": {"report": own, "trained": {"longwave": trained}}},
     }
     (folder / "results" / f"{seed}.json").write_text(json.dumps(result | changes))
+
+
+def _changed(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 def run(folder):
@@ -126,6 +130,15 @@ def test_a_model_that_some_seeds_lack_says_which_have_it(folder, report):
     assert "| popularity |" in text
 
 
+def test_seeds_that_compare_another_model_with_the_others_are_no_mean(folder, report):
+    other = json.loads(json.dumps(report))
+    write(folder, other | {"ours": "sasrec"}, 2)
+    with pytest.raises(
+        ResultError, match=r"2\.json: compares sasrec with the others, where another seed of shop-small has longwave there"
+    ):
+        read_results(folder / "results")
+
+
 def test_results_of_other_data_are_never_averaged_with_these(folder, report):
     write(folder, report, 2, data={"fingerprint": "e" * 64})
     assert [comparison.seeds for comparison in read_results(folder / "results")] == [[2], [0, 1]]
@@ -169,6 +182,7 @@ def test_writing_again_changes_nothing(folder):
         (lambda folder: (folder / "results" / "0.json").write_text("{"), "0.json: not a result of"),
         (lambda folder: (folder / "results" / "0.json").write_text('{"format": 7}'), "0.json: a result of format 7"),
         (lambda folder: (folder / "results" / "0.json").write_text('{"format": 1}'), "0.json: not a whole result"),
+        (lambda folder: _changed(folder / "results" / "0.json", data={}), "0.json: not a whole result: 'data.fingerprint'"),
         (lambda folder: [path.unlink() for path in (folder / "results").iterdir()], "no results there"),
         (lambda folder: (folder / "page.md").write_text("# Mine\n"), "page.md: must have the lines"),
         (lambda folder: (folder / "page.md").unlink(), "page.md: cannot be read"),

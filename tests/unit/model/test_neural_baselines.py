@@ -12,7 +12,7 @@ from tiny_run import tiny_settings
 from model.baselines.nets.checkpoint import ARCHITECTURES, build, described, load_encoder, training_of
 from model.baselines.nets.streams import BEGIN, Streams
 from model.baselines.nets.train import EncoderTrainer, encoder_lists
-from model.checkpoint import CheckpointError
+from model.checkpoint import CheckpointError, load_checkpoint
 from model.data.sequences import Queries
 from model.data.splits import by_time, leave_one_out, next_basket, training_queries
 from model.data.synthetic import synthetic_world
@@ -168,6 +168,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(trainer):
     assert resumed.resume()
     found = resumed.run()
     stored = load_encoder(resumed.folder / CHECKPOINT)
+    with pytest.raises(CheckpointError, match=r"a run of the neural baseline .*, expected one of our net"):
+        load_checkpoint(resumed.folder / CHECKPOINT)
     for name, tensor in whole.net.state_dict().items():
         assert torch.equal(tensor, found.net.state_dict()[name]), name
         assert torch.equal(tensor, stored.net.state_dict()[name]), name
