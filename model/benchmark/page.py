@@ -180,8 +180,8 @@ def _lines(comparison: Comparison) -> list[str]:
         for found in part.get("endurance", {}).values():
             growth = found["norm_late"] / found["norm_early"]
             said = (
-                f"after {EVENTS:,} events the state (its counts and drift's means apart) is {growth:.2f}x as large as after {LAST} "
-                "by root mean square"
+                f"after {EVENTS:,} events the state (its counts and drift's means apart) is {growth:.2f}x as large as "
+                f"after {LAST} by root mean square"
             )
             if found["difference"]:
                 times = times_words(found["difference"])
