@@ -39,7 +39,8 @@ class Compared:
 
     Attributes:
         settings: those that differ from the first run's, as "table.key"; of the first run none.
-        epochs: how many it has had. ndcg: at the split's k. against: this run minus the first, paired by user.
+        epochs: how many it has had. course: of each, the ndcg on the validation queries that its trainer asked.
+        ndcg: at the split's k. against: this run minus the first, paired by user.
     """
 
     run: str
@@ -47,6 +48,7 @@ class Compared:
     epochs: int
     best_epoch: int
     loss: float
+    course: list[float]
     ndcg: Estimate
     against: Difference | None
 
@@ -79,6 +81,7 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
                 len(checkpoint.history),
                 best,
                 checkpoint.history[best - 1]["loss"],
+                [round(epoch["valid_ndcg"], 4) for epoch in checkpoint.history],
                 bootstrap.estimate(values[-1]),
                 bootstrap.difference(values[-1], values[0]) if len(values) > 1 else None,
             )
@@ -168,4 +171,6 @@ def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     for table, default in defaults.items():
         before, now = (default | each[table] for each in (first, other))
         found |= {f"{table}.{key}": now[key] for key in sorted(now) if key in before and before[key] != now[key]}
+    if found.get("train.teacher"):
+        found["train.teacher"] = Path(found["train.teacher"]).name  # where it lies on this machine says nothing
     return found

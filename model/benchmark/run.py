@@ -130,9 +130,9 @@ def benchmark(
 
 
 def to_text(result: dict[str, Any]) -> str:
-    """JSON with a line for every object that holds no other, so that a figure and its errors are read, and compared, together."""
+    """JSON with a line for every object or list that holds no other: a figure and its errors are read, and compared, together."""
     text = json.dumps(_rounded(plain(result)), indent=1, allow_nan=False)
-    return re.sub(r"\{[^{}]*\}", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
+    return re.sub(r"\{[^{}]*\}|\[[^][{}]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text) + "\n"
 
 
 def _rounded(value: Any) -> Any:
