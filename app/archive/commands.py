@@ -199,7 +199,7 @@ def import_(
         same = import_id or import_id_of(files, mapping, event_type)
 
         async def run() -> Any:
-            store = open_store(settings, url, timeout_ms=60_000)  # a long history is one call
+            store = open_store(settings, url, timeout_ms=60_000)  # many users are written at a time
             try:
                 with _bar() as bar:
                     tasks = {what: bar.add_task(what, total=1.0) for what in ("reading", "writing")}

@@ -2,7 +2,8 @@
 
 Two passes. The first reads and checks every row, and spills the events into buckets by user; a bad row ends the import there,
 with nothing written. The second takes one bucket at a time, which is all that is in memory, sorts it by user and time, and writes
-each user in one piece. An import that was killed is run again, and the store passes over the users that have it.
+each user at once. An import that was killed is run again, and the store passes over the users that have it, and the parts of long
+histories.
 """
 
 from __future__ import annotations

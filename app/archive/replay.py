@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_right, insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -45,6 +45,7 @@ class Replay:
         self._window = window
         self.life = Life()
         self._expired: Life | None = None  # the one before, if it ended because nothing was heard of the user
+        self._in_order = True  # the events are in order of time
         self._awaited = 0  # events of a rewritten sequence that are still to come
         self._arrived: list[tuple[StoredEvent, str | None]] = []
 
@@ -88,12 +89,13 @@ class Replay:
         assert record.event is not None
         if self._expired is not None and record.epoch == self._expired.epoch:
             # Redis was killed and lost the end of its log, which the archive had: it never let the user go.
-            self.life, self._expired = self._expired, None
+            self.life, self._expired, self._in_order = self._expired, None, False
         life = self.life
         life.moved_to = None
         if record.epoch == life.epoch and record.n <= life.n:
             # Redis was killed, lost the end of its log, which the archive had, and has counted on from there: so do we.
             self._forget(life.n - record.n + 1)
+        self._in_order = self._in_order and (not life.events or _time_of(life.events[-1]) <= record.event.time_ms)
         life.events.append((record.event, record.event_id))
         self._remember(record.event_id)
         life.epoch, life.n = record.epoch, record.n
@@ -117,7 +119,11 @@ class Replay:
     def _settle(self) -> None:
         if not self._awaited:
             # Stable: of the same time, what was there comes first, and each part keeps its order.
-            self.life.events = sorted([*self.life.events, *self._arrived], key=_time_of)
+            # From where they come in alone: a long import has many parts, each of which is later than all of those before.
+            events, first = self.life.events, min(map(_time_of, self._arrived), default=None)
+            begin = 0 if not self._in_order else len(events) if first is None else bisect_right(events, first, key=_time_of)
+            events[begin:] = sorted([*events[begin:], *self._arrived], key=_time_of)
+            self._in_order = True
             self.life.n += len(self._arrived)
             self._arrived = []
 

@@ -22,6 +22,7 @@ from app.state.codec import PREFIX, new_epoch, peek
 from app.state.damage import Damage, OneOfManyError, names_of
 from app.state.erasing import Call
 from app.state.events import StoredEvent, decode_attributes, decode_event, encode_attributes, encode_event
+from app.state.history import Histories
 from app.state.identities import IMPORTED, Erased, Identities, NewEvent
 from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
@@ -93,6 +94,7 @@ class RedisStore:
         self._log_max_length = log_max_length
         self._state_ttl_ms = state_ttl_s * 1000
         self._rewrite = Rewrite(self, max_sequence, dedupe_window, log_max_length)
+        self._histories = Histories(self._rewrite, dedupe_window)
         self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
     async def open(self) -> None:
@@ -255,14 +257,15 @@ class RedisStore:
     ) -> int | None:
         """Add a history to the user's sequence, sorted by time, under a new epoch; touches no popularity.
 
-        Of a sequence longer than the bound the last events are kept, and counted from where they stand in the whole. Event ids in
-        the history are known to later retries. Returns how many events were taken (those of before an erasure are not, nor those
-        whose ids the user has had lately); None, and does nothing, if this user has had this import before.
+        A long history comes in parts, see `Histories`. Of a sequence longer than the bound the last events are kept, and counted
+        from where they stand in the whole. Event ids in the history are known to later retries. Returns how many events were taken
+        (those of before an erasure are not, nor those whose ids the user has had lately; those of parts that were written before
+        all are); None, and does nothing, if this user has had this import before.
         """
         new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, event_ids, strict=True)]
         # By the name in the import: two of its users may be one here.
         mark = f"{IMPORTED}{import_id}:{blake2b(encode_text(user_id), digest_size=8).hexdigest()}"
-        return await self.rewrite(tenant, user_id, new, mark=mark)
+        return await self._histories.write(tenant, user_id, new, mark)
 
     async def merge(self, tenant: str, target: str, source: str) -> str:
         """Join `source` into `target`; see `Identities.merge`."""

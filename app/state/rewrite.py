@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from app.errors import StorageError
@@ -19,6 +19,7 @@ from app.state.way import Way
 
 _PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # events per argument
+_NOTHING: Final[Mapping[str, int]] = {}
 _MOST_TRIES: Final = 200  # of a rewrite that other rewrites keep overtaking: a handful of merges into one user takes some 20
 
 
@@ -46,6 +47,9 @@ class Rewrite:
         new: Sequence[NewEvent],
         *,
         mark: str,
+        whole: str = "",
+        remembered: frozenset[str] | None = None,
+        told: Mapping[str, int] = _NOTHING,
         origin: str = "",
         merge: bytes = b"",
         ids: Sequence[bytes] = (),
@@ -57,6 +61,9 @@ class Rewrite:
 
         Args:
             mark: field of the user's meta that says that this was done.
+            whole: field that says that this was done with all that it is a part of.
+            remembered: the event ids, of those that come, that are to be known again; None: all.
+            told: event ids that came with the parts before this one, and the latest time (unix ms) of each.
             origin: the user that the events come from, if they come from one.
             merge: the name of that merge.
             ids: hashes of more event ids to be known again.
@@ -83,6 +90,8 @@ class Rewrite:
             # with another user was that one's.
             refused_to = max(way.refused_to, int(gone or -1))
             kept_new = [event for event in new if origin or refused_to < 0 or event[1] > refused_to]
+            if told:  # unless it was refused there
+                kept_new = [one for one in kept_new if one[2] not in told or 0 <= refused_to >= told[one[2]]]
             if not origin and self._dedupe_window:
                 kept_new = _unknown(kept_new, ring or EMPTY_RING)
             if epoch is None and not kept_new and not origin:
@@ -90,11 +99,13 @@ class Rewrite:
             there = [(event, decode_event(event).time_ms) for event in packed]
             # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
             together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
-            kept = together[max(0, len(together) - self._max_sequence) :]
+            same = _same(packed, together)
+            written = together[max(same, len(together) - self._max_sequence) :]
             times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None]
             known = ring or EMPTY_RING
             if self._dedupe_window:
-                hashes = [*ids, *(id_hash(encode_text(event_id)) for _, _, event_id in kept_new if event_id)]
+                told_now = (one for _, _, one in kept_new if one and (remembered is None or one in remembered))
+                hashes = [*ids, *(id_hash(encode_text(event_id)) for event_id in told_now)]
                 known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
             if attributes and own:
                 attributes = encode_attributes(decode_attributes(attributes) | decode_attributes(own))
@@ -113,13 +124,15 @@ class Rewrite:
                 known if len(known) > len(EMPTY_RING) else b"",
                 self._log_max_length,
                 1,
-                -(-len(kept) // _CHUNK),
+                -(-len(written) // _CHUNK),
                 len(kept_new),
                 gone or b"",
                 (ring or b"")[: len(EMPTY_RING)],
                 self._max_sequence,
                 *((encode_text(origin), merge) if origin else way.guard),
-                *_packed([event for event, _ in kept], _CHUNK),
+                encode_text(whole),
+                len(packed) - same,
+                *_packed([event for event, _ in written], _CHUNK),
                 *_packed([part for event, _, event_id in kept_new for part in (event, encode_text(event_id))], 2 * _CHUNK),
             ]
             call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
@@ -132,6 +145,11 @@ class Rewrite:
             if result:
                 return len(kept_new) if result == 1 else None
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+
+
+def _same(before: Sequence[bytes], after: Sequence[tuple[bytes, int]]) -> int:
+    """How many events, from the first one on, stay where they are."""
+    return next((place for place, (old, (new, _)) in enumerate(zip(before, after, strict=False)) if old != new), len(before))
 
 
 def _unknown(new: Sequence[NewEvent], ring: bytes) -> list[NewEvent]:

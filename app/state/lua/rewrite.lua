@@ -1,6 +1,7 @@
 -- Write a user's sequence anew, under a new epoch: a bulk import, a merge. The caller has read the user, worked out the new
--- sequence (sorted by time), and says what it was worked out from. Events that were appended since are sorted in here: whoever writes
--- without a pause could keep the caller from ever being in time. If anything else has changed since, nothing is done.
+-- sequence (sorted by time), and says what it was worked out from, and what comes in place of how many of the events that it has read,
+-- from the end: what is before stays. Events that were appended since are sorted in here: whoever writes without a pause could keep
+-- the caller from ever being in time. If anything else has changed since, nothing is done.
 --
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events, oldest first
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, d and cut (see expire.lua), one field for each import or merge that is
@@ -12,9 +13,10 @@
 -- KEYS[5] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased
 -- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms, or ''), attributes
 --         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
---         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of arguments with the sequence,
+--         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of arguments with what comes in,
 --         number of new events, expected tombstone (or ''), header of the ring as it was read (or ''), max_sequence, another user who
---         must be known here (or ''), by this merge, the sequence, at most 1000 packed events an argument, then packed event and event
+--         must be known here (or ''), by this merge, meta field that marks the whole of which this is a part (or ''), how many events
+--         at the end of what was read are replaced, what comes in, at most 1000 packed events an argument, then packed event and event
 --         id of each new event, as many an argument; each of these behind its length (u32, little-endian)
 -- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before, -1 if the user does not know of that merge
 
@@ -24,6 +26,7 @@ local meta = redis.call('HMGET', KEYS[2], 'n', 'e', 'to')
 if ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[10]) == 1 then
   return 2
 end
+if ARGV[22] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[22]) == 1 then return 2 end
 local late = (tonumber(meta[1]) or 0) - tonumber(ARGV[4]) -- events appended since
 if ARGV[20] ~= '' and not knows(KEYS[2], ARGV[20], ARGV[21]) then return -1 end
 if meta[3] or (meta[2] or '') ~= ARGV[3] or late < 0 or late > MOST_LATE or late > redis.call('LLEN', KEYS[1])
@@ -39,7 +42,8 @@ local function parts_of(packed)
   return parts
 end
 
-local fixed = 21
+local fixed = 23
+local replaced = tonumber(ARGV[23])
 local last = fixed + tonumber(ARGV[15])
 local first_time, last_time, ring = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[12]
 local chunks = {} -- no more in one than unpack() can put on Lua's C stack
@@ -90,7 +94,8 @@ if late > 0 then
     ring = struct.pack('<I4I4I8', slots, 0, #ids / 8) .. ids
   end
   -- Each goes behind all that is as old or older, but before what is new here: as if it had been there when the caller read.
-  local fresh, sorted = {}, {}
+  local stays = redis.call('LLEN', KEYS[1]) - late - replaced
+  local fresh, sorted = {}, stays > 0 and redis.call('LRANGE', KEYS[1], 0, stays - 1) or {}
   for i = last + 1, #ARGV do
     local parts = parts_of(ARGV[i])
     for j = 1, #parts, 2 do fresh[parts[j]] = true end
@@ -108,17 +113,19 @@ if late > 0 then
     table.insert(sorted, place + 1, event)
     first_time, last_time = math.min(first_time or time, time), math.max(last_time or time, time)
   end
-  chunks = {}
+  chunks, replaced = {}, redis.call('LLEN', KEYS[1])
   for from = math.max(1, #sorted - tonumber(ARGV[19]) + 1), #sorted, 1000 do
     chunks[#chunks + 1] = { unpack(sorted, from, math.min(from + 999, #sorted)) }
   end
 end
 
 redis.call('XLEN', KEYS[4]) -- of another type, it is met before anything is done: an error in the middle undoes nothing
-redis.call('DEL', KEYS[1], KEYS[3])
+redis.call('LTRIM', KEYS[1], 0, -1 - replaced)
+redis.call('DEL', KEYS[3])
 for _, chunk in ipairs(chunks) do
   redis.call('RPUSH', KEYS[1], unpack(chunk))
 end
+redis.call('LTRIM', KEYS[1], -tonumber(ARGV[19]), -1)
 redis.call('HSET', KEYS[2], 'n', string.format('%.0f', tonumber(ARGV[6]) + late), 'e', ARGV[5])
 if first_time then
   redis.call('HSET', KEYS[2], 'f', string.format('%.0f', first_time), 'l', string.format('%.0f', last_time))

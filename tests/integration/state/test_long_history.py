@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import redis
 
-from app.state.events import StoredEvent, decode_event
+from app.state.events import StoredEvent, decode_event, encode_event
 from app.state.keys import user_keys
 from app.state.redis import RedisStore
 
 EVENTS = 524_289  # with an id each, one argument too many
 
 
-async def test_a_history_of_more_events_than_a_command_has_arguments_is_written_whole(redis_url: str, raw: redis.Redis):
+async def test_a_rewrite_of_more_events_than_a_command_has_arguments_is_written_whole(redis_url: str, raw: redis.Redis):
     store = RedisStore(redis_url, max_sequence=2_500, log_max_length=0, timeout_ms=60_000)
+    await store.open()
     events = [StoredEvent("view", n, "item") for n in range(EVENTS)]
     ids = [f"id {n}" if n % 2 else None for n in range(EVENTS)]
     try:
-        assert await store.write_history("default", "a", events, ids, "1") == EVENTS
+        new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, ids, strict=True)]
+        assert await store.rewrite("default", "a", new, mark="1") == EVENTS
     finally:
         await store.close()
     key = user_keys("default", "a")
