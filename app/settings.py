@@ -156,7 +156,9 @@ class Settings(BaseSettings):
         86_400,
         ge=60,
         le=TEN_YEARS_S,
-        description="How soon after its arrival an erasure is carried out in the archive's files, too.",
+        validate_default=True,
+        description="How soon after its arrival an erasure is carried out in the archive's files, too; at least twice "
+        "`archive_interval_s`.",
     )
     user_retention_days: int = Field(
         0,
@@ -239,6 +241,15 @@ class Settings(BaseSettings):
                 f"more than {variable('dedupe_window')} ({window}): a request that is sent again would be stored again"
             )
         return events
+
+    @field_validator("archive_erase_within_s")
+    @classmethod
+    def _after_two_intervals(cls, within_s: int, others: ValidationInfo) -> int:
+        """An erasure is due at half of its time, and looked for once an interval."""
+        interval_s = others.data.get("archive_interval_s", 0)  # not there: impossible by itself
+        if within_s < 2 * interval_s:
+            raise ValueError(f"less than twice {variable('archive_interval_s')} ({interval_s:g}): erasures would be late")
+        return within_s
 
     @property
     def archive_folder(self) -> Path:

@@ -59,6 +59,7 @@ class Archiver:
         expiry: lets idle users go, right after a commit, when little waits to be archived, and not while a log is refused; None:
             they stay.
         rewriter: compacts in our stead: see `Compaction`.
+        on_erased: called when erasures were carried out in the files.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Archiver:
         expiry: Expiry | None = None,
         items: ItemsFile | None = None,
         rewriter: Rewriter | None = None,
+        on_erased: Callable[[], None] = lambda: None,
     ) -> None:
         self._archive = archive
         self._log = log
@@ -80,7 +82,7 @@ class Archiver:
         self._interval_s = interval_s
         self._lease_ms = lease_ms
         self._token = secrets.token_hex(8)
-        self._compaction = Compaction(archive, erase_within_s, rewriter=rewriter)
+        self._compaction = Compaction(archive, erase_within_s, rewriter=rewriter, on_erased=on_erased)
         self._expiry = expiry
         self._items = items
         self._next = 0  # the partition to begin with, so that a busy one does not starve those behind it

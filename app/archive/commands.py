@@ -63,6 +63,7 @@ def archive(
         from app.archive.identity import compare, refusal
         from app.archive.items import TENANT, ItemsFile
         from app.archive.log import RedisLog, oldest_ms
+        from app.archive.persisted import rewrite_persisted
         from app.archive.rewriting import Rewriting
         from app.state.keys import PARTITIONS
 
@@ -90,6 +91,7 @@ def archive(
             expiry=Expiry(client, into, settings.user_retention_days) if expires else None,
             items=ItemsFile(client, into.folder, TENANT),
             rewriter=rewriter,
+            on_erased=lambda: rewrite_persisted(client),
         )
         warn_of_retention(settings)
         if not follow:

@@ -46,6 +46,7 @@ class Compaction:
         erase_within_s: how soon after its arrival an erasure is carried out in the files.
         target_rows: of a file that is large enough.
         rewriter: does what `rewrite` does, elsewhere, whenever there is something to do; None: here.
+        on_erased: called when removals were carried out.
     """
 
     def __init__(
@@ -54,9 +55,11 @@ class Compaction:
         erase_within_s: float = 86_400.0,
         target_rows: int = TARGET_ROWS,
         rewriter: Rewriter | None = None,
+        on_erased: Callable[[], None] = lambda: None,
     ) -> None:
         self._archive = archive
         self._rewriter = rewriter
+        self._on_erased = on_erased
         self._erase_within_s = erase_within_s
         self._target_rows = target_rows
         self._swept_s = -_SWEEP_EVERY_S
@@ -67,12 +70,16 @@ class Compaction:
         Raises:
             ArchiveError: a file is missing or damaged, or none can be written.
         """
+        before = self._archive.latest().removals
         try:
             if self._rewriter is None or erase_now:
                 self.rewrite(erase_now, still_ours)
             elif self._due(self._archive.latest()):
                 self._rewriter(still_ours)
-        finally:  # one that fails again and again must not fill the disk with what it leaves, nor its archiver with manifests
+        finally:
+            if not {*before} <= {*self._archive.latest().removals}:
+                self._on_erased()
+            # One that fails again and again must not fill the disk with what it leaves, nor its archiver with manifests.
             self._archive.prune()
             if erase_now or time.monotonic() - self._swept_s >= _SWEEP_EVERY_S:
                 self._swept_s = time.monotonic()

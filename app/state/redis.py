@@ -258,9 +258,9 @@ class RedisStore:
         """Add a history to the user's sequence, sorted by time, under a new epoch; touches no popularity.
 
         A long history comes in parts, see `Histories`. Of a sequence longer than the bound the last events are kept, and counted
-        from where they stand in the whole. Event ids in the history are known to later retries. Returns how many events were taken
-        (those of before an erasure are not, nor those whose ids the user has had lately; those of parts that were written before
-        all are); None, and does nothing, if this user has had this import before.
+        from where they stand in the whole. Event ids in the history are known to later retries. Returns how many events were
+        taken (those of before an erasure are not, nor those whose ids the user has had lately; those of parts that were written
+        before all are); None, and does nothing, if this user has had this import before.
         """
         new = [(encode_event(event), event.time_ms, event_id or "") for event, event_id in zip(events, event_ids, strict=True)]
         # By the name in the import: two of its users may be one here.

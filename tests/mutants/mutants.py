@@ -32,6 +32,7 @@ LOAD_COMMIT = "tests/integration/state/test_load_commit.py::"
 FAILURES = "tests/integration/state/test_failures.py::"
 IDENTITIES = "tests/integration/state/test_identities.py::"
 ERASURES = "tests/integration/state/test_erasures.py::"
+LONG_IMPORT = "tests/integration/state/test_long_import.py::"
 CROSSING = "tests/integration/state/test_identities_crossing.py::"
 ARCHIVER = "tests/integration/archive/test_archiver.py::"
 LOG_IDENTITY = "tests/integration/archive/test_log_identity.py::"
@@ -270,6 +271,24 @@ NOTHING_LOST_NOTHING_TWICE = [
         original="kept_new = _unknown(kept_new, ring or EMPTY_RING)",
         replacement="pass",
         killed_by="tests/integration/state/test_rewrite.py::test_an_import_leaves_out_what_the_user_has_by_its_id",
+    ),
+    Mutant(
+        name="imported again in parts",
+        invariant="I2",
+        broken="What an import has written in one piece is written again by one that writes it in parts.",
+        file="app/state/rewrite.py",
+        original="                encode_text(whole),\n",
+        replacement='                b"",\n',
+        killed_by=LONG_IMPORT + "test_one_that_an_earlier_version_did_in_one_piece_is_not_done_again",
+    ),
+    Mutant(
+        name="ids of early parts",
+        invariant="I2",
+        broken="The first parts of an import push out the ids of what the last one has, too: it is stored twice.",
+        file="app/state/rewrite.py",
+        original="one and (remembered is None or one in remembered)",
+        replacement="one",
+        killed_by=LONG_IMPORT + "test_what_was_told_before_is_known_to_the_last_part",
     ),
     Mutant(
         name="imported while told",

@@ -18,6 +18,7 @@ from app.archive.archiver import Archiver
 from app.archive.expiry import Expiry
 from app.archive.histories import histories
 from app.archive.log import RedisLog
+from app.archive.persisted import rewrite_persisted
 from app.archive.restore import restore
 from app.errors import ArchiveError
 from app.state import keys
@@ -81,6 +82,17 @@ def test_a_cluster_is_archived_and_restored(cluster: redis.RedisCluster, archive
     add(cluster, world.event("somebody else", StoredEvent("view", 2, "item")))
     with pytest.raises(ArchiveError, match="its identity is gone"):
         Archiver(archive, RedisLog(cluster)).once()
+
+
+def test_the_append_only_files_of_a_cluster_are_written_anew(cluster: redis.RedisCluster, tmp_path: Path):
+    cluster.config_set("appendonly", "yes", target_nodes=cluster.get_primaries())
+    cluster.set("name", "what nobody is to know")
+    cluster.delete("name")
+    rewrite_persisted(cluster)
+    deadline = time.monotonic() + 30
+    while any(b"nobody" in file.read_bytes() for file in tmp_path.rglob("*.aof")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_on_a_cluster_idle_users_go_with_all_their_keys(cluster: redis.RedisCluster, archive: Archive):

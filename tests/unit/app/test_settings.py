@@ -48,3 +48,15 @@ def test_a_window_of_event_ids_that_is_smaller_than_a_request_is_refused():
             load_settings(**impossible)
     assert load_settings(dedupe_window=0).max_batch_events == 1_000
     assert load_settings(dedupe_window=5, max_batch_events=5).dedupe_window == 5
+
+
+def test_an_archiver_that_would_look_for_erasures_too_late_is_refused():
+    for impossible in (
+        {"archive_interval_s": 43_201},
+        {"archive_erase_within_s": 119},
+        {"archive_interval_s": 61, "archive_erase_within_s": 121},
+    ):
+        with pytest.raises(SettingsError, match=r"LONGWAVE_ARCHIVE_ERASE_WITHIN_S.*LONGWAVE_ARCHIVE_INTERVAL_S"):
+            load_settings(**impossible)
+    assert load_settings(archive_interval_s=43_200).archive_erase_within_s == 86_400
+    assert load_settings(archive_interval_s=30, archive_erase_within_s=60).archive_interval_s == 30
