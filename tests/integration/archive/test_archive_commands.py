@@ -56,8 +56,11 @@ def test_erase_now_erases(raw: redis.Redis, tmp_path: Path):
     world = LogWorld()
     add(raw, world.event("a", event(1)))
     add(raw, world.erase("a"))
+    before = raw.info("stats")["total_forks"]
     assert run("archive", "--once", "--erase-now")[0] == 0
     assert Archive(tmp_path / "archive").latest().files == ()
+    # Of its append-only file.
+    assert raw.info("stats")["total_forks"] + raw.info("persistence")["aof_rewrite_scheduled"] == before + 1
     assert run("archive", "--follow", "--erase-now")[0] == 2
 
 
