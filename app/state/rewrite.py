@@ -97,7 +97,9 @@ class Rewrite:
             # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
             together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
             kept = together[max(0, len(together) - self._max_sequence) :]
-            times = [time for _, time, _ in kept_new] + [damage.number(user.meta, time) for time in (first, last) if time is not None]
+            times = [time for _, time, _ in kept_new] + [
+                damage.number(user.meta, time) for time in (first, last) if time is not None
+            ]
             known = ring or EMPTY_RING
             if self._dedupe_window:
                 hashes = [*ids, *(id_hash(encode_text(event_id)) for _, _, event_id in kept_new if event_id)]
