@@ -113,8 +113,9 @@ class LateError(OverloadedError, StorageError):
 
 
 class DamagedError(StorageError):
-    """What is stored of one user is not what it should be; `detail` names the user and the key. Nothing was done, and nobody else
-    is concerned. Waiting will not help, an erasure of the user will."""
+    """What is stored of one user is not what it should be; `detail` names the user and the key. Nothing was done (but where the
+    attributes alone are damaged, events are stored), and nobody else is concerned. Waiting will not help, an erasure of the user
+    will."""
 
 
 class StorageRefusedError(StorageError):

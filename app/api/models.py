@@ -88,8 +88,9 @@ async def activate_model(
 ) -> Response:
     """Have every worker open and verify the bundle, fold the active users with it, and switch.
 
-    After the 200 no worker answers from the old model any more, which stays open for a way back: activating it again takes
-    moments. A bundle that cannot be verified never serves; 409 says why, and the running model keeps serving.
+    After the 200 no worker answers from the old model any more, which stays open for a way back: activating it again folds
+    nobody beforehand, and so takes moments however many users there are. A bundle that cannot be verified never serves; 409 says
+    why, and the running model keeps serving.
     """
     task = await models_of(request).activation.begin(model_id)
     if task is not None:

@@ -11,12 +11,13 @@ from time import monotonic
 
 import structlog
 
-from app.errors import StorageChangedError, StorageError
+from app.errors import DamagedError, StorageChangedError, StorageError
 from app.fold.cache import CachedState, StateCache
 from app.fold.commits import Commits
 from app.fold.fold import Fold, Unfolded
 from app.runtime.batcher import FOREVER, Batcher, Patience
 from app.state.codec import Header, peek
+from app.state.damage import OneOfManyError
 from app.state.store import Held, Loaded, StateStore, UserMeta
 from app.telemetry import Metrics
 
@@ -66,11 +67,17 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class LongTail:
-    """A user whose tail is too long to be folded between other requests; `anew`: from the beginning, whatever state there is."""
+    """A user whose tail is too long to be folded between other requests.
+
+    Attributes:
+        anew: from the beginning, whatever state there is.
+        start: index of the first event that is not folded.
+    """
 
     tenant: str
     user_id: str
     anew: bool = False
+    start: int = 0
 
 
 class Users:
@@ -151,9 +158,9 @@ class Users:
         # By the name that has the events, and with the state: whatever becomes of cache and commit, it is not folded again.
         return Asked(long.tenant, long.user_id, own)
 
-    async def batch(self, asked: Sequence[Asked]) -> list[UserState | LongTail | None]:
+    async def batch(self, asked: Sequence[Asked], at_least: int = 0) -> list[UserState | LongTail | None]:
         """`current` for several users in one round trip; one whose tail is too long to be folded between other requests comes
-        back as `LongTail`: `shorten` it and ask again."""
+        back as `LongTail`: `shorten` it and ask again. Who has fewer events to be folded than `at_least` is passed over, None."""
         found: dict[tuple[str, str], UserState | LongTail | None] = {}
         for tenant in dict.fromkeys(one.tenant for one in asked):
             users: dict[str, CachedState | None] = {}
@@ -161,12 +168,12 @@ class Users:
                 if one.tenant == tenant:
                     users[one.user_id] = users.get(one.user_id) or self._cache.get(tenant, one.user_id) or one.own
             just_folded = {one.user_id for one in asked if one.own is not None}
-            states = await self._load_and_fold(tenant, list(users), list(users.values()), just_folded)
+            states = await self._load_and_fold(tenant, list(users), list(users.values()), just_folded, at_least)
             found |= {(tenant, user): state for user, state in zip(users, states, strict=True)}
         return [found[one.tenant, one.user_id] for one in asked]
 
     async def _load_and_fold(
-        self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None], just_folded: Set[str]
+        self, tenant: str, users: Sequence[str], held: Sequence[CachedState | None], just_folded: Set[str], at_least: int
     ) -> list[UserState | LongTail | None]:
         loaded, held, generation = await self._load(tenant, users, held)
         anew = await self._renew(tenant, users, loaded, held, just_folded)
@@ -174,7 +181,7 @@ class Users:
         short = []
         budget = _INLINE_BATCH_EVENTS
         for place, user in enumerate(loaded):
-            if user.meta is None or user.meta.appended == 0:
+            if user.meta is None or user.meta.appended == 0 or user.meta.appended - user.tail_start < at_least:
                 continue
             blob = _state_of(user, held[place])
             if user.tail_start == user.meta.appended and blob is not None:
@@ -190,7 +197,7 @@ class Users:
                 budget -= len(user.tail)
                 short.append((place, user, blob))
             else:
-                result[place] = LongTail(tenant, user.user_id, place in anew)
+                result[place] = LongTail(tenant, user.user_id, place in anew, user.tail_start)
         if short:
             folded = self._fold([_unfolded(user, blob) for _, user, blob in short])
             self._metrics.folded.labels("read").inc(sum(len(user.tail) for _, user, _ in short))
@@ -236,8 +243,13 @@ class Users:
         return loaded, held, generation
 
     async def _load_whole(self, tenant: str, loaded: list[Loaded], places: Sequence[int]) -> None:
-        """Some of the users once more, as if they had no state."""
-        whole = await self._store.load(tenant, _NO_MODEL, [loaded[place].user_id for place in places], None, _MOST_EVENTS)
+        """Some of the users once more, as if they had no state. Raises as if all were loaded again."""
+        try:
+            whole = await self._store.load(tenant, _NO_MODEL, [loaded[place].user_id for place in places], None, _MOST_EVENTS)
+        except DamagedError as error:  # such as an event that the state has behind it
+            if len(loaded) == 1:
+                raise
+            raise OneOfManyError(error.detail) from error
         for place, user in zip(places, whole, strict=True):
             loaded[place] = user
 

@@ -93,8 +93,10 @@ class Activation:
         try:
             async with asyncio.timeout(self._settings.activation_timeout_s):
                 model = await self._prepared(model_id, token)
-                await self._backfill(model, token)
-                generation = (await self._board.serving()).generation + 1
+                serving = await self._board.serving()
+                if serving.previous != model_id:  # else a way back, which waits for nobody: states of then go on where they end
+                    await self._backfill(model, token)
+                generation = serving.generation + 1
                 committed = None  # it may be from here on, whatever is heard of it
                 committed = await self._commit(model_id, token, generation)
                 if not committed:
@@ -194,8 +196,11 @@ class Activation:
             await asyncio.sleep(_POLL_S)
 
     async def _backfill(self, model: ServedModel, token: str) -> None:
-        """Fold the users who were active lately with the new model, at a rate that leaves the reads alone. States that are there
-        already are only looked at: a backfill that was broken off goes on where it ended."""
+        """Fold the users who were active lately with the new model, at a rate that leaves the reads alone.
+
+        What it folds is stored, and is only looked at the next time: a backfill that was broken off goes on where it ended. Who
+        has fewer events to be folded than a state is stored for is left to the first read, which has no more to do than that.
+        """
         users = model.service.users
         since_ms = time.time_ns() // 1_000_000 - self._settings.backfill_days * 86_400_000
         done = 0
@@ -204,13 +209,7 @@ class Activation:
             for start in range(0, len(found), _TOGETHER):
                 began = time.monotonic()
                 some = await self._board.active_since(found[start : start + _TOGETHER], since_ms)
-                events = 0
-                for state in await _states(users, [Asked(tenant, user_id) for tenant, user_id in some]):
-                    while isinstance(state, LongTail):
-                        (state,) = await users.batch([await users.shorten(state)])
-                        events += state.meta.stored if isinstance(state, UserState) else 0
-                    if isinstance(state, UserState):
-                        events += state.folded
+                events = await _fold(users, [Asked(tenant, user_id) for tenant, user_id in some], self._settings.commit_events)
                 done += len(some)
                 self._metrics.backfilled_users.inc(len(some))
                 self._metrics.backfilled_events.inc(events)
@@ -234,12 +233,27 @@ class Activation:
             await asyncio.sleep(_POLL_S)
 
 
-async def _states(users: Users, asked: Sequence[Asked]) -> Sequence[UserState | LongTail | None]:
-    """The users; None for one who is damaged."""
+async def _fold(users: Users, asked: Sequence[Asked], at_least: int) -> int:
+    """Fold those users who have so many events to be folded, and are not damaged; returns how many events that were."""
     try:
-        return await users.batch(asked)
-    except (OneOfManyError, DamagedError):
-        return [None] if len(asked) == 1 else [state for one in asked for state in await _states(users, [one])]
+        states = await users.batch(asked, at_least)
+    except (OneOfManyError, DamagedError):  # which is in the log
+        return sum([await _fold(users, [one], at_least) for one in asked]) if len(asked) > 1 else 0
+    events = sum(state.folded for state in states if isinstance(state, UserState))
+    for state in states:
+        if isinstance(state, LongTail):
+            events += await _fold_long(users, state, at_least)
+    return events
+
+
+async def _fold_long(users: Users, long: LongTail, at_least: int) -> int:
+    """The same of one whose events are too many to be folded between other requests."""
+    try:
+        shorter = await users.shorten(long)
+    except DamagedError:
+        return 0
+    folded = max(0, shorter.own.header.applied - long.start) if shorter.own is not None else 0
+    return folded + await _fold(users, [shorter], at_least)
 
 
 def seen(says: Mapping[str, Heartbeat], model_id: str) -> str:

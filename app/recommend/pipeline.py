@@ -14,7 +14,7 @@ import structlog
 
 from app.catalogue.catalogue import Catalogue
 from app.catalogue.popularity import LivePopularity
-from app.errors import InvalidRequestError, StorageError
+from app.errors import DamagedError, InvalidRequestError, StorageError
 from app.fold import Asked, Fold, LongTail, Unfolded, Users, UserState
 from app.fold.tensors import EventTensors
 from app.recommend.answer import Explanation, Query, Ranking, Recommendations
@@ -34,6 +34,7 @@ from app.recommend.several import without_repeats
 from app.runtime.batcher import PACE_S, Batcher, Patience
 from app.runtime.bundle import Bundle
 from app.state.codec import new_epoch
+from app.state.damage import OneOfManyError
 from app.state.events import StoredEvent
 from app.state.shown import Showing
 from app.state.store import StateStore
@@ -260,7 +261,12 @@ class Recommender:
         known = [(place, user) for place, user in enumerate(users) if isinstance(user, UserState)]
         had: Sequence[Sequence[int]] = [()] * len(known)
         if self._had or any(query.rules.exclude_had for query in queries):
-            had = await asyncio.gather(*(self._seen_by(queries[place], user) for place, user in known))
+            try:
+                had = await asyncio.gather(*(self._seen_by(queries[place], user) for place, user in known))
+            except DamagedError as error:  # of an event that the state has behind it
+                if len(asked) == 1:
+                    raise
+                raise OneOfManyError(error.detail) from error
         load_s = perf_counter() - began
         plans: list[tuple[int, UserState, Plan, Out]] = []
         for (place, user), rows in zip(known, had, strict=True):

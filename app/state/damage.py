@@ -1,4 +1,5 @@
-"""Keys of another Redis type than ours, such as after a hand that slipped: one user's trouble, and nobody else's."""
+"""Keys of another Redis type than ours, and bytes in them that are not ours, such as after a hand that slipped: one user's
+trouble, and nobody else's."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from app.errors import DamagedError
 from app.state import keys
+from app.state.events import UNREADABLE, StoredEvent, decode_attributes, decode_event
 from app.state.transport import Command, Transport
 
 _MOST_TOLD: Final = 1_000  # keys that are not named again in the log
@@ -22,7 +24,7 @@ class OneOfManyError(Exception):
 
 
 class Damage:
-    """Says what is wrong where Redis says WRONGTYPE; once in the log for each key."""
+    """Says what is wrong where Redis says WRONGTYPE, or where what it holds cannot be read; once in the log for each key."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
@@ -37,17 +39,37 @@ class Damage:
         for name, found in zip(names, await self._transport.exchange(asked), strict=True):
             expected = keys.type_of(name)
             if isinstance(found, bytes) and expected is not None and found.decode() not in (expected, "none"):
-                return self._damaged(name, found.decode(), expected)
-        return self._damaged(names[0], "of another type", "")
+                return self._damaged(name, f"is {found.decode()} where a {expected} should be")
+        return self._damaged(names[0], "is of another type")
 
-    def _damaged(self, name: str, found: str, expected: str) -> DamagedError:
+    def events(self, name: str, packed: Sequence[bytes]) -> list[StoredEvent]:
+        """The events of the sequence that has this key. Raises DamagedError if one is none."""
+        try:
+            return [decode_event(event) for event in packed]
+        except UNREADABLE as error:
+            raise self._damaged(name, f"has an element that is no event ({error})") from None
+
+    def attributes(self, name: str, packed: bytes | None) -> dict[str, str]:
+        """The attributes in the meta that has this key. Raises DamagedError if they are none."""
+        try:
+            return decode_attributes(packed) if packed else {}
+        except UNREADABLE as error:
+            raise self._damaged(name, f"has attributes that are none ({error})") from None
+
+    def number(self, name: str, found: bytes | None) -> int:
+        """A number in the meta that has this key; 0 if it is not there. Raises DamagedError if it is none."""
+        try:
+            return int(found or 0)
+        except ValueError:
+            raise self._damaged(name, f"has {found!r} where a number should be") from None
+
+    def _damaged(self, name: str, what: str) -> DamagedError:
         user = keys.user_of(name)
         whose = f"of user {user[1]!r} " if user is not None else ""
         if name not in self._told and len(self._told) < _MOST_TOLD:
             self._told.add(name)
-            log.error("a key in Redis is damaged; an erasure removes those of a user", key=name, found=found, expected=expected)
-        wanted = f" where a {expected} should be" if expected else ""
-        return DamagedError(f"what is stored {whose}is damaged: Redis key {name} is {found}{wanted}")
+            log.error("a key in Redis is damaged; an erasure removes those of a user", key=name, what=what)
+        return DamagedError(f"what is stored {whose}is damaged: Redis key {name} {what}")
 
 
 def names_of(command: Command) -> Sequence[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
+
+_LAST_MS: Final = 2**63 - 1  # of the 64 bits that a time has everywhere
 
 
 class StoredEvent(msgspec.Struct, array_like=True, omit_defaults=True, frozen=True):
@@ -16,7 +18,7 @@ class StoredEvent(msgspec.Struct, array_like=True, omit_defaults=True, frozen=Tr
     """
 
     type: str
-    time_ms: int
+    time_ms: Annotated[int, msgspec.Meta(le=_LAST_MS)]
     item_id: str | None = None
     value: float | None = None
     quantity: float | None = None
@@ -31,6 +33,9 @@ class StoredEvent(msgspec.Struct, array_like=True, omit_defaults=True, frozen=Tr
 
 encode_event = msgspec.msgpack.Encoder().encode
 decode_event = msgspec.msgpack.Decoder(StoredEvent).decode
+
+UNREADABLE: Final = (ValueError, RecursionError)
+"""What the decoders raise of bytes that are none of ours."""
 
 # A user's attributes; sorted, so that the same ones are the same bytes.
 encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode

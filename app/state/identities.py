@@ -21,8 +21,8 @@ from typing import Any, Final, Protocol
 
 from app.errors import ConflictError, DamagedError, StorageError
 from app.state import erasing, keys
+from app.state.damage import Damage
 from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Erasing, Forgotten
-from app.state.events import decode_event
 from app.state.ring import ring_ids
 from app.state.scripts import script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
@@ -62,6 +62,9 @@ class OvertakenError(StorageError):
 
 class Commands(erasing.Commands, Protocol):
     """What is needed of the store."""
+
+    @property
+    def damage(self) -> Damage: ...
 
     async def rewrite(
         self,
@@ -158,19 +161,8 @@ class Identities:
         if of_source != source:
             raise ConflictError(f"{source!r} was merged into {of_source!r} before; merge that one")
         # Before anything is said: who is led to one who is damaged could never arrive.
-        both = (keys.user_keys(tenant, one) for one in (holder, source))
-        kinds = [
-            command
-            for user in both
-            for command in (
-                ("LLEN", user.seq),
-                ("STRLEN", user.ids),
-                ("STRLEN", user.shown),
-                ("STRLEN", user.gone),
-                ("XLEN", user.log),
-            )
-        ]
-        await self._store.all(kinds)
+        for one in (holder, source):
+            await self._check(tenant, one)
         if target != holder:
             await self.make_known(tenant, target, way[target], holder)
         # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
@@ -193,6 +185,17 @@ class Identities:
         if (await self._alias(tenant, source, "go", holder, token)).to != holder:
             raise StorageError(f"{source!r} could not be led to {holder!r} in time; try again")
         return await self.resolve(tenant, source)
+
+    async def _check(self, tenant: str, user_id: str) -> None:
+        """Raise DamagedError if what is stored of a user cannot be merged."""
+        user, damage = keys.user_keys(tenant, user_id), self._store.damage
+        read: list[Command] = [("LRANGE", user.seq, 0, -1), ("HMGET", user.meta, "a", "f", "l")]
+        kinds: list[Command] = [("STRLEN", user.ids), ("STRLEN", user.shown), ("STRLEN", user.gone), ("XLEN", user.log)]
+        packed, (attributes, *times), *_ = await self._store.all([*read, *kinds])
+        damage.events(user.seq, packed)
+        damage.attributes(user.meta, attributes)
+        for time in times:
+            damage.number(user.meta, time)
 
     async def finish(self, tenant: str, source: str, target: str) -> None:
         """Do what is left of a merge: sort the source's events into the target, then remove them from the source.
@@ -222,11 +225,14 @@ class Identities:
         if (meta.get(b"to"), meta.get(b"ms"), meta.get(b"ik", RESTORED)) != (to, PENDING, merge):
             raise OvertakenError(f"{source!r} has come to {target!r}, or was erased")
         if b"e" in meta:
-            new = [(event, decode_event(event).time_ms, "") for event in packed]
+            new = [
+                (one, event.time_ms, "") for one, event in zip(packed, self._store.damage.events(user.seq, packed), strict=True)
+            ]
             ids = ring_ids(ring) if ring else []
             # Marked by its epoch, not by its name: a user who was erased and came back is another one.
             mark = _DONE + meta[b"e"].hex()
             attributes = meta.get(b"a", b"")
+            self._store.damage.attributes(user.meta, attributes)  # else the holder would get them as they are
             await self._store.rewrite(tenant, holder, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes)
         # What was done with the source was done with the holder now, and those who came to the source have come there.
         marks = {name: value for name, value in meta.items() if name.startswith(_HANDED_ON)}

@@ -139,7 +139,13 @@ class ModelBoard:
             if len(users) == 1:
                 return []
             return [active for user in users for active in await self.active_since([user], since_ms)]
-        return [user for user, last in zip(users, times, strict=True) if last is not None and int(last) >= since_ms]
+        return [user for user, last in zip(users, times, strict=True) if self._is_since(user, last, since_ms)]
+
+    def _is_since(self, user: tuple[str, str], last: bytes | None, since_ms: int) -> bool:
+        try:
+            return last is not None and self._store.damage.number(keys.user_keys(*user).meta, last) >= since_ms
+        except DamagedError:
+            return False
 
     async def users(self) -> AsyncIterator[list[tuple[str, str]]]:
         """Every (tenant, user id) that has a meta of its own, some at a time; one may come twice."""

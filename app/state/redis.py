@@ -21,7 +21,7 @@ from app.state import keys
 from app.state.codec import PREFIX, new_epoch, peek
 from app.state.damage import Damage, OneOfManyError, names_of
 from app.state.erasing import Call
-from app.state.events import StoredEvent, decode_attributes, decode_event, encode_attributes, encode_event
+from app.state.events import StoredEvent, encode_attributes, encode_event
 from app.state.history import Histories
 from app.state.identities import IMPORTED, Erased, Identities, NewEvent
 from app.state.rewrite import Rewrite
@@ -53,6 +53,9 @@ class RedisStore:
 
     No call touches a user before `open` has passed; one that comes earlier opens first, so a Redis that was away at the start of
     the service is checked as soon as it is back.
+
+    Attributes:
+        damage: says what is wrong with what is stored.
 
     Args:
         cluster: whether `url` is a node of a Redis Cluster.
@@ -87,7 +90,7 @@ class RedisStore:
         self._transport: Transport = transport(
             url, timeout_ms=timeout_ms, max_connections=max_connections, confirm=confirm or Confirm(0, False, 0)
         )
-        self._damage = Damage(self._transport)
+        self.damage = Damage(self._transport)
         self._opened = False
         self._max_sequence = max_sequence
         self._dedupe_window = dedupe_window
@@ -130,17 +133,18 @@ class RedisStore:
             replies = await self._run(script("append"), calls, durable=True)
             for place, (names, _), reply in zip(waiting, calls, replies, strict=True):
                 if isinstance(reply, Exception):
-                    found[place] = await self._damage.explained(reply, names)
-                elif reply[0] < 0:
-                    try:
+                    found[place] = await self.damage.explained(reply, names)
+                    continue
+                try:
+                    if reply[0] < 0:
                         await ways[place].go_on(reply)
                         merged.append(place)
-                    except LongwaveError as error:  # nothing of it is stored; the others may be
-                        found[place] = error
-                else:
+                        continue
                     total, flags, epoch, attributes = reply
-                    known = decode_attributes(attributes) if attributes else {}
+                    known = self.damage.attributes(names[1], attributes)
                     found[place] = Appended(ways[place].user_id, flags.decode(), total, epoch, known, generation)
+                except LongwaveError as error:  # says nothing of the others
+                    found[place] = error
             waiting = merged
             if not waiting:
                 break
@@ -192,7 +196,7 @@ class RedisStore:
                     users[place] = await self._identities.follow(tenant, users[place], target, state)
                     merged.append(place)
                 else:
-                    found[place] = _loaded(users[place], reply)
+                    found[place] = self._loaded(tenant, users[place], reply)
             waiting = merged
             if not waiting:
                 return [loaded for loaded in found if loaded is not None]
@@ -213,7 +217,7 @@ class RedisStore:
         results: list[CommitResult] = []
         for (names, _), reply in zip(calls, await self._run(script("commit"), calls, only=only), strict=True):
             if isinstance(reply, Exception):
-                error = await self._damage.explained(reply, names)
+                error = await self.damage.explained(reply, names)
                 if not isinstance(error, DamagedError):
                     raise error
                 reply = -1  # of no use to this user, and the others have theirs
@@ -230,8 +234,9 @@ class RedisStore:
         """The last `limit` events of the user in arrival order, oldest first."""
         if limit <= 0:
             return []  # -0 would be the first event, not none
-        (packed,) = await self.all([("LRANGE", keys.user_keys(tenant, user_id).seq, -limit, -1)])
-        return [decode_event(event) for event in packed]
+        name = keys.user_keys(tenant, user_id).seq
+        (packed,) = await self.all([("LRANGE", name, -limit, -1)])
+        return self.damage.events(name, packed)
 
     async def set_attributes(self, tenant: str, user_id: str, attributes: Mapping[str, str]) -> None:
         """Replace the user's attributes; a change starts a new epoch, so that every state is folded again from them."""
@@ -399,6 +404,23 @@ class RedisStore:
         """Sort new events into a user's sequence, under a new epoch; see `Rewrite`."""
         return await self._rewrite(tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes)
 
+    def _loaded(self, tenant: str, user_id: str, reply: list[Any] | None) -> Loaded:
+        """What load.lua found of a user. Raises DamagedError."""
+        if reply is None:
+            return Loaded(user_id=user_id, meta=None, state=None, held=False, tail=[], tail_start=0)
+        appended, stored, epoch, first, last, attributes, state, start, tail = reply
+        user, damage = keys.user_keys(tenant, user_id), self.damage
+        meta = UserMeta(
+            appended=appended,
+            stored=stored,
+            epoch=epoch,
+            first_time_ms=damage.number(user.meta, first),
+            last_time_ms=damage.number(user.meta, last),
+            attributes=damage.attributes(user.meta, attributes),
+        )
+        held = state == 1
+        return Loaded(user_id, meta, None if held else state, held, damage.events(user.seq, tail), start)
+
     @property
     def generation(self) -> int:
         """Grows whenever another server answers than before; see `Transport`."""
@@ -418,7 +440,7 @@ class RedisStore:
         """`run`, but an error that is one call's own stands in the place of its reply."""
         replies = await self._run(script, calls, durable=durable)
         return [
-            await self._damage.explained(reply, names) if isinstance(reply, Exception) else reply
+            await self.damage.explained(reply, names) if isinstance(reply, Exception) else reply
             for reply, (names, _) in zip(replies, calls, strict=True)
         ]
 
@@ -442,7 +464,7 @@ class RedisStore:
         """The replies, if none is an error."""
         for reply, of in zip(replies, names, strict=True):
             if isinstance(reply, Exception):
-                raise await self._damage.explained(reply, of)
+                raise await self.damage.explained(reply, of)
         return replies
 
     async def _send(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
@@ -479,22 +501,6 @@ def _unrefused(replies: list[Any]) -> list[Any]:
                 words = "Redis cannot do this now: it is read-only, out of memory, busy or failing over"
                 raise StorageRefusedError(words) from reply
     return replies
-
-
-def _loaded(user_id: str, reply: list[Any] | None) -> Loaded:
-    if reply is None:
-        return Loaded(user_id=user_id, meta=None, state=None, held=False, tail=[], tail_start=0)
-    appended, stored, epoch, first, last, attributes, state, start, tail = reply
-    meta = UserMeta(
-        appended=appended,
-        stored=stored,
-        epoch=epoch,
-        first_time_ms=int(first or 0),
-        last_time_ms=int(last or 0),
-        attributes=decode_attributes(attributes) if attributes else {},
-    )
-    held = state == 1
-    return Loaded(user_id, meta, None if held else state, held, [decode_event(event) for event in tail], start)
 
 
 def _decayed(item: str, counts: Decayed, half_lives: int) -> str:

@@ -9,8 +9,9 @@ from typing import Any, Final, Protocol
 from app.errors import StorageError
 from app.state import keys
 from app.state.codec import new_epoch
+from app.state.damage import Damage
 from app.state.erasing import RESTORED, Call
-from app.state.events import decode_attributes, decode_event, encode_attributes
+from app.state.events import encode_attributes
 from app.state.identities import NewEvent, OvertakenError
 from app.state.ring import EMPTY_RING, id_hash, remember_ids, ring_ids
 from app.state.scripts import Script, script
@@ -27,6 +28,9 @@ class Commands(Protocol):
     """What is needed of the store."""
 
     async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]: ...
+
+    @property
+    def damage(self) -> Damage: ...
 
     def way(self, tenant: str, name: str) -> Way: ...
 
@@ -70,6 +74,7 @@ class Rewrite:
             attributes: packed; names that the user has keep their values.
 
         Raises:
+            DamagedError: what is stored of the user cannot be read; nothing was done.
             OvertakenError: with an `origin`, the user does not know of that merge: it was erased, or merged into another one.
             StorageError: the user kept changing; nothing was done.
         """
@@ -96,19 +101,23 @@ class Rewrite:
                 kept_new = _unknown(kept_new, ring or EMPTY_RING)
             if epoch is None and not kept_new and not origin:
                 return 0  # no user, and nothing that would make one
-            there = [(event, decode_event(event).time_ms) for event in packed]
+            damage = self._store.damage
+            there = [(one, event.time_ms) for one, event in zip(packed, damage.events(user.seq, packed), strict=True)]
             # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
             together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
             same = _same(packed, together)
             written = together[max(same, len(together) - self._max_sequence) :]
-            times = [time for _, time, _ in kept_new] + [int(time) for time in (first, last) if time is not None]
+            times = [time for _, time, _ in kept_new] + [
+                damage.number(user.meta, time) for time in (first, last) if time is not None
+            ]
             known = ring or EMPTY_RING
             if self._dedupe_window:
                 told_now = (one for _, _, one in kept_new if one and (remembered is None or one in remembered))
                 hashes = [*ids, *(id_hash(encode_text(event_id)) for event_id in told_now)]
                 known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
             if attributes and own:
-                attributes = encode_attributes(decode_attributes(attributes) | decode_attributes(own))
+                theirs = damage.attributes(user.meta, attributes)
+                attributes = encode_attributes(theirs | damage.attributes(user.meta, own))
             arguments: list[Any] = [
                 encode_text(tenant),
                 encode_text(user_id),

@@ -38,6 +38,7 @@ ARCHIVER = "tests/integration/archive/test_archiver.py::"
 LOG_IDENTITY = "tests/integration/archive/test_log_identity.py::"
 EXPIRY = "tests/integration/archive/test_expiry.py::"
 INGEST = "tests/integration/ingest/test_ingest.py::"
+BACKFILL = "tests/integration/models/test_backfill.py::"
 SWAP = "tests/integration/models/test_swap.py::"
 API = "tests/integration/api/test_recommendations_api.py::"
 
@@ -717,6 +718,33 @@ ONE_MODEL_PER_REQUEST = [
         killed_by=SWAP + "test_a_lease_begins_before_the_board_is_read",
     ),
     Mutant(
+        name="way back behind a backfill",
+        invariant="I8",
+        broken="Going back to the model before waits until all users are folded with it, at the rate of a backfill.",
+        file="app/models/activate.py",
+        original="                if serving.previous != model_id:",
+        replacement="                if True:",
+        killed_by=BACKFILL + "test_a_way_back_waits_for_no_backfill_and_its_lists_are_those_of_a_fold_anew",
+    ),
+    Mutant(
+        name="folded for nothing",
+        invariant="I8",
+        broken="A backfill folds users whose states it does not store, so that one that was broken off begins anew.",
+        file="app/fold/users.py",
+        original=" or user.meta.appended - user.tail_start < at_least:",
+        replacement=":",
+        killed_by=BACKFILL + "test_who_has_less_to_be_folded_than_is_stored_is_neither_folded_nor_charged_by_a_backfill",
+    ),
+    Mutant(
+        name="way of an activation barred",
+        invariant="I8",
+        broken="One user with a long history and a damaged event in it fails every activation.",
+        file="app/models/activate.py",
+        original="        shorter = await users.shorten(long)\n    except DamagedError:\n",
+        replacement="        shorter = await users.shorten(long)\n    except NotFoundError:\n",
+        killed_by=BACKFILL + "test_a_backfill_passes_over_users_who_are_damaged",
+    ),
+    Mutant(
         name="workers are not waited for",
         invariant="I8",
         broken="An activation is acknowledged while another worker answers from the old model.",
@@ -826,6 +854,26 @@ HOSTILE_INPUT = [
         replacement="            raise\n",
         killed_by="tests/integration/api/test_damaged_users.py"
         "::test_questions_for_a_damaged_user_say_what_is_wrong_and_lists_fall_back[seq]",
+    ),
+    Mutant(
+        name="no event among events",
+        invariant="I10",
+        broken="An element of a sequence that is no event is an error of the service, not of what is stored.",
+        file="app/state/events.py",
+        original="UNREADABLE: Final = (ValueError, RecursionError)",
+        replacement="UNREADABLE: Final = (RecursionError,)",
+        killed_by="tests/integration/api/test_damaged_users.py"
+        "::test_questions_for_a_damaged_user_say_what_is_wrong_and_lists_fall_back[no event]",
+    ),
+    Mutant(
+        name="damage behind a state of a neighbour",
+        invariant="I10",
+        broken="An event that cannot be read takes the lists of all who are asked for together, where rules read the sequence.",
+        file="app/recommend/pipeline.py",
+        original="                raise OneOfManyError(error.detail) from error\n",
+        replacement="                raise\n",
+        killed_by="tests/integration/api/test_damaged_users.py"
+        "::test_a_damaged_event_that_the_state_has_behind_it_harms_no_neighbour",
     ),
     Mutant(
         name="any number of events",
