@@ -43,7 +43,7 @@ def test_who_waits_for_an_activation_at_a_stop_is_told_so_at_once(two_models, tm
         told.append(httpx.post(f"{url}/v1/models/{new}/activate", timeout=60))
 
     with serving(folder / old, tmp_path / "data", "--workers", workers) as (url, process):
-        httpx.post(f"{url}/v1/events", json=[purchase("u", n, n) for n in range(30)]).raise_for_status()
+        httpx.post(f"{url}/v1/events", json=[purchase("u", n, n) for n in range(40)]).raise_for_status()
         thread = threading.Thread(target=activate)
         thread.start()
         within(20, lambda: [m["status"] for m in httpx.get(f"{url}/v1/models").json()["models"]].count("backfilling") == 1)
