@@ -9,7 +9,8 @@
 --                                                    names of its merges, separated by blanks
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
 -- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, n: the
---                                                    n of that one, c: how many follow, i: the mark, a: attributes), then k h: an event that is new here
+--                                                    n of that one, c: how many follow, i: the mark, a: attributes), then k h: an
+--                                                    event that is new here
 -- KEYS[5] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased
 -- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms, or ''), attributes
 --         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
@@ -17,8 +18,7 @@
 --         number of new events, expected tombstone (or ''), header of the ring as it was read (or ''), max_sequence, another user who
 --         must be known here (or ''), by this merge, meta field that marks the whole of which this is a part (or ''), how many events
 --         at the end of what was read are replaced, n of the user that the events come from (or 0), what comes in, at most 1000 packed
---         events an argument, then packed event and event
---         id of each new event, as many an argument; each of these behind its length (u32, little-endian)
+--         events an argument, then packed event and event id of each new event, as many an argument; each of these behind its length (u32, little-endian)
 -- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before, -1 if the user does not know of that merge
 
 local MOST_LATE = 1000
