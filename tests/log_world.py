@@ -55,6 +55,7 @@ class LogWorld:
         origin: str = "",
         tenant: str = "default",
         mark: str = "",
+        origin_n: int = 0,
     ) -> list[Fields]:
         user = self._user(tenant, user_id)
         user.epoch = self._epoch()
@@ -62,7 +63,7 @@ class LogWorld:
         user.events.sort(key=lambda pair: pair[0].time_ms)
         user.n += len(events)
         user.ids += [event_id for _, event_id in events if event_id]
-        head = {"k": "s"} | _names(tenant, user_id) | {"p": user.epoch, "c": len(events), "o": _text(origin)}
+        head = {"k": "s"} | _names(tenant, user_id) | {"p": user.epoch, "c": len(events), "o": _text(origin), "n": origin_n}
         if mark:
             head["i"] = _text(mark)
             user.marks.append(mark)
@@ -93,8 +94,9 @@ class LogWorld:
 
     def merge(self, source: str, target: str, tenant: str = "default") -> list[list[Fields]]:
         """The records of the two scripts, in their order: one of the target's partition, one of the source's."""
-        events = list(self._user(tenant, source).events)
-        written = self.rewrite(target, events, origin=source, tenant=tenant, mark=f"d:{self._user(tenant, source).epoch.hex()}")
+        user = self._user(tenant, source)
+        events, mark = list(user.events), f"d:{user.epoch.hex()}"
+        written = self.rewrite(target, events, origin=source, tenant=tenant, mark=mark, origin_n=user.n)
         self.users[tenant, source] = User(to=target, marks=self._user(tenant, source).marks)
         return [written, [{"k": "m"} | _names(tenant, source) | {"o": _text(target), "c": len(events), "p": ""}]]
 

@@ -60,16 +60,19 @@ def archive(
         from app.archive.archive import Archive
         from app.archive.archiver import Archiver
         from app.archive.expiry import Expiry
+        from app.archive.halfway import finisher
         from app.archive.identity import compare, refusal
         from app.archive.items import TENANT, ItemsFile
         from app.archive.log import RedisLog, oldest_ms
         from app.archive.persisted import rewrite_persisted
         from app.archive.rewriting import Rewriting
         from app.state.keys import PARTITIONS
+        from app.state.opening import open_store
 
         settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
         configure_logs(settings.log_level, settings.log_format)
-        client, into = _client(settings, stack), Archive(settings.archive_folder)
+        url = _url(settings, stack)
+        client, into = _client(settings, url, stack), Archive(settings.archive_folder)
         events = RedisLog(client)
         if check:
             strange = refusal(into.folder, compare(into.latest(), events), range(PARTITIONS))
@@ -80,7 +83,7 @@ def archive(
         erase_within_s, lease_ms = settings.archive_erase_within_s, settings.archive_lease_ms
         # What goes on for months keeps nothing of what a compaction takes; what ends with it needs no other process.
         rewriter = Rewriting(into.folder, erase_within_s, lease_ms, settings.log_level, settings.log_format) if follow else None
-        expires = settings.user_retention_days > 0 and settings.archived
+        days = settings.user_retention_days if settings.archived else 0
         archiver = Archiver(
             into,
             events,
@@ -88,7 +91,8 @@ def archive(
             interval_s=settings.archive_interval_s,
             lease_ms=lease_ms,
             erase_within_s=erase_within_s,
-            expiry=Expiry(client, into, settings.user_retention_days) if expires else None,
+            # It looks at every user: what ends soon does so only where the settings ask for it.
+            expiry=Expiry(client, into, days, finisher(lambda: open_store(settings, url))) if days or follow else None,
             items=ItemsFile(client, into.folder, TENANT),
             rewriter=rewriter,
             on_erased=lambda: rewrite_persisted(client),
@@ -117,19 +121,23 @@ def restore(
     """Rebuild an empty Redis from the archive."""
     with one_line_errors(), ExitStack() as stack:
         from app.archive.archive import Archive
+        from app.archive.halfway import finisher
         from app.archive.restore import restore as run
+        from app.state.opening import open_store
 
         settings = _settings(archive_dir=archive_dir, storage_dir=storage_dir)
+        url = _url(settings, stack)
         with _bar() as bar:
             task = bar.add_task("restoring", total=None)
             done = run(
                 Archive(settings.archive_folder),
-                _client(settings, stack),
+                _client(settings, url, stack),
                 max_sequence=settings.max_sequence,
                 dedupe_window=settings.dedupe_window,
                 tombstone_ttl_s=settings.tombstone_ttl_s,
                 on_user=lambda: bar.advance(task),
             )
+        finisher(lambda: open_store(settings, url))(done.halfway)
     Console().print(
         f"{done.users:,} users with {done.events:,} events, {done.aliases:,} aliases, {done.tombstones:,} tombstones, "
         f"{done.items:,} items of the catalogue",
@@ -263,12 +271,11 @@ def _url(settings: Settings, stack: ExitStack) -> str:
         return stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
 
 
-def _client(settings: Settings, stack: ExitStack) -> Any:
+def _client(settings: Settings, url: str, stack: ExitStack) -> Any:
     import redis
 
     timeout_s = max(settings.redis_timeout_ms / 1000, 10)  # reads thousands of records a call
     kind = redis.RedisCluster if settings.redis_cluster else redis.Redis
-    url = _url(settings, stack)
     try:
         client = stack.enter_context(kind.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s))
         client.ping()

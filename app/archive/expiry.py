@@ -1,6 +1,7 @@
-"""Users of whom nothing was heard for long leave Redis, once the archive has all of their events.
+"""Users of whom nothing was heard for long leave Redis, once the archive has all of their events; and merges that were cut off
+are finished.
 
-They are looked for beside the archiving, slowly: when an event arrives, only the day is noted. Whether a user may go is decided
+Both are looked for beside the archiving, slowly: when an event arrives, only the day is noted. Whether a user may go is decided
 by the script that lets them go, so an event that arrives at the same moment keeps its user. See docs/adr/0011-retention.md.
 """
 
@@ -15,9 +16,11 @@ from typing import Any, Final
 import structlog
 
 from app.archive.archive import Archive
+from app.archive.halfway import Finish
 from app.archive.log import evaluate, storage_errors
 from app.archive.manifest import Manifest
 from app.state import keys
+from app.state.identities import PENDING
 from app.state.text import encode_text
 
 _METAS: Final = "lw:{*:meta:*"
@@ -34,24 +37,27 @@ log = structlog.get_logger()
 
 
 class Expiry:
-    """Lets idle users of one Redis go.
+    """Lets idle users of one Redis go, and finishes merges that were cut off.
 
     Args:
         client: of redis-py, plain or of a Cluster, that does not decode responses.
         archive: what must have everything of a user before.
-        days: whole days without any record of a user.
+        days: whole days without any record of a user; 0: they stay.
+        finish: finishes merges.
     """
 
-    def __init__(self, client: Any, archive: Archive, days: int) -> None:
+    def __init__(self, client: Any, archive: Archive, days: int, finish: Finish = lambda users: 0) -> None:
         self._client = client
         self._archive = archive
         self._days = days
+        self._finish = finish
         self._names: Iterator[bytes] | None = None
         self._begun_s = float("-inf")
         self._looked = self._gone = self._kept = 0
 
     def step(self, stop: Event) -> int:
-        """Look at some more users, from the first one again not before an hour has passed; returns how many have gone.
+        """Look at some more users, from the first one again not before an hour has passed; returns how many have gone, by
+        expiry or by a merge that was finished.
 
         Raises:
             StorageError: Redis is away; the next step begins again with the first user.
@@ -82,7 +88,9 @@ class Expiry:
                 while looked < most and not stop.is_set():
                     some = tuple(islice(names, _TOGETHER))
                     looked += len(some)
-                    for tenant, user_id in self._idle(some):
+                    idle, halfway = self._look(some)
+                    gone += self._finish(halfway)
+                    for tenant, user_id in idle:
                         result = self._expire(tenant, user_id, manifest, models)
                         gone += result == 1
                         self._kept += result < 0
@@ -99,18 +107,21 @@ class Expiry:
             log.info("idle users have left Redis", looked=self._looked, gone=self._gone, not_archived=self._kept)
         return gone
 
-    def _idle(self, names: tuple[bytes, ...]) -> list[tuple[str, str]]:
-        """Those that the script should look at: it knows the hour of Redis, and decides."""
+    def _look(self, names: tuple[bytes, ...]) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """Those that the script should look at: it knows the hour of Redis, and decides. And those who are on their way to
+        another."""
         found = [(name, user) for name in names if (user := keys.user_of_meta(name.decode())) is not None]
         pipeline = self._client.pipeline(transaction=False)
         for name, _ in found:
-            pipeline.hmget(name, "e", "to", "d")
+            pipeline.hmget(name, "e", "to", "d", "ms")
         today = time.time() // _DAY_S
-        return [
+        metas = list(zip([user for _, user in found], pipeline.execute() if found else [], strict=True))
+        idle = [
             user
-            for (_, user), (epoch, to, day) in zip(found, pipeline.execute() if found else [], strict=True)
-            if epoch is not None and to is None and (day is None or today - int(day) > self._days)
+            for user, (epoch, to, day, _) in metas
+            if self._days and epoch is not None and to is None and (day is None or today - int(day) > self._days)
         ]
+        return idle, [user for user, (_, _, _, state) in metas if state == PENDING]
 
     def _expire(self, tenant: str, user_id: str, manifest: Manifest, models: list[str]) -> int:
         user, pp = keys.user_keys(tenant, user_id), keys.partition(tenant, user_id)

@@ -14,10 +14,11 @@ from app.archive.archive import Archive
 from app.archive.columns import ORDER, canonical, from_text, to_records
 from app.archive.files import read_file
 from app.archive.manifest import Manifest
+from app.archive.moves import Moves, moves_of
 from app.archive.replay import Replay
 from app.errors import ArchiveError
 from app.state.events import StoredEvent
-from app.state.keys import PARTITIONS
+from app.state.keys import PARTITIONS, partition
 
 ROWS_AT_ONCE: Final = 1_000_000
 
@@ -37,8 +38,11 @@ class History(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ArchivedUser:
-    """A user as the archive leaves it: live, or an alias (`moved_to`), whose events are those that had left its sequence before.
+    """A user as the archive leaves it: live, or an alias (`moved_to`), whose events are those that had left its sequence
+    before, or all, with epoch and the rest, if they are `on_the_way`: the archive says that the user was merged, but has not
+    come to where the events stand again.
 
+    `went_on`: its epoch has ended by a merge, so that it needs another one where the mark of that is.
     `ids` are the last event ids in order of arrival, `marks` those of the imports and merges that were done.
     """
 
@@ -53,6 +57,8 @@ class ArchivedUser:
     marks: Sequence[str]
     moved_to: str | None
     moved_ms: int
+    on_the_way: bool
+    went_on: bool
 
 
 def histories(archive: Archive, rows_at_once: int = ROWS_AT_ONCE) -> Iterator[History]:
@@ -76,10 +82,11 @@ def users(archive: Archive, manifest: Manifest, window: int = 0, rows_at_once: i
     erased_ms: dict[tuple[str, str], int] = {}
     for removal in manifest.removals:
         erased_ms[from_text(removal.tenant), from_text(removal.user_id)] = removal.ms
+    moves = moves_of(archive, manifest)
     portions = min(PARTITIONS, max(1, -(-manifest.rows // rows_at_once)))
     for portion in range(portions):
         partitions = range(PARTITIONS * portion // portions, PARTITIONS * (portion + 1) // portions)
-        for user in _users(_rows(archive, manifest, partitions), window):
+        for user in _users(_rows(archive, manifest, partitions), partitions, moves, window):
             # Compaction takes the names of the erased from aliases and merges: until it has, they are passed over here.
             if user.moved_to is None or user.moved_ms > erased_ms.get((user.tenant, user.moved_to), -1):
                 yield user
@@ -97,27 +104,39 @@ def _rows(archive: Archive, manifest: Manifest, partitions: range) -> pa.Table:
     return canonical(parts).sort_by([partition, ("tenant", "ascending"), ("user_id", "ascending"), *place])
 
 
-def _users(rows: pa.Table, window: int) -> Iterator[ArchivedUser]:
-    for (partition, tenant, user_id), records in groupby(to_records(rows), lambda r: (r.partition, r.tenant, r.user_id)):
-        replay = Replay(window)
+def _users(rows: pa.Table, partitions: range, moves: Moves, window: int) -> Iterator[ArchivedUser]:
+    unmet = {who for who in moves if int(partition(*who), 16) in partitions}
+    for (number, tenant, user_id), records in groupby(to_records(rows), lambda r: (r.partition, r.tenant, r.user_id)):
+        unmet.discard((tenant, user_id))
+        replay = Replay(tenant, user_id, window, moves)
         try:
             for record in records:
                 replay.apply(record)
             replay.finish()
         except ArchiveError as error:
-            raise ArchiveError(f"user {user_id!r} of tenant {tenant!r}, partition {partition:02x}: {error.detail}") from error
-        life = replay.life
-        if life.epoch or life.moved_to is not None:
-            yield ArchivedUser(
-                partition=partition,
-                tenant=tenant,
-                user_id=user_id,
-                epoch=life.epoch,
-                n=life.n,
-                events=[event for event, _ in life.events],
-                attributes=life.attributes,
-                ids=list(life.ids),
-                marks=life.marks,
-                moved_to=life.moved_to,
-                moved_ms=life.moved_ms,
-            )
+            raise ArchiveError(f"user {user_id!r} of tenant {tenant!r}, partition {number:02x}: {error.detail}") from error
+        if replay.life.epoch or replay.life.moved_to is not None:
+            yield _user(number, tenant, user_id, replay)
+    for tenant, user_id in sorted(unmet):  # who has moved with all that they did since the archive's last look at their partition
+        replay = Replay(tenant, user_id, window, moves)
+        replay.finish()
+        yield _user(int(partition(tenant, user_id), 16), tenant, user_id, replay)
+
+
+def _user(number: int, tenant: str, user_id: str, replay: Replay) -> ArchivedUser:
+    life = replay.life
+    return ArchivedUser(
+        partition=number,
+        tenant=tenant,
+        user_id=user_id,
+        epoch=life.epoch,
+        n=life.n,
+        events=[event for event, _ in life.events],
+        attributes=life.attributes,
+        ids=list(life.ids),
+        marks=life.marks,
+        moved_to=life.moved_to,
+        moved_ms=life.moved_ms,
+        on_the_way=life.on_the_way,
+        went_on=replay.went_on,
+    )

@@ -26,7 +26,7 @@ _decode_attributes = msgspec.msgpack.Decoder(dict[str, str]).decode
 _FIELDS: Final[Mapping[str, frozenset[bytes]]] = {
     EVENT: frozenset({b"e", b"i", b"n", b"p"}),
     HISTORY: frozenset({b"e", b"i", b"n", b"p"}),
-    SEQUENCE: frozenset({b"p", b"c", b"o", b"i", b"a"}),
+    SEQUENCE: frozenset({b"p", b"c", b"o", b"i", b"a", b"n"}),
     ATTRIBUTES: frozenset({b"a", b"p"}),
     ERASED: frozenset({b"p", b"g"}),
     MOVED: frozenset({b"o", b"c", b"p"}),
@@ -40,7 +40,8 @@ class Record(msgspec.Struct, frozen=True):
     """A record with its place in the log: `partition` and the two numbers of its stream id. What its kind lacks is empty.
 
     `event_id` is beside the event; that of a SEQUENCE marks the import or merge that wrote it, so that it is not done twice.
-    `other` is the user that a SEQUENCE came from, or that a MOVED one went to. `extra` has the fields that this version does not
+    `other` is the user that a SEQUENCE came from, or that a MOVED one went to; `n` of a SEQUENCE is that of the user that it came
+    from, as of then (0: not known). `extra` has the fields that this version does not
     know: kept, not understood.
     """
 
@@ -86,7 +87,7 @@ def parse(partition: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Rec
             ms=ms,
             seq=seq,
             epoch=fields[b"p"] if kind not in (ERASED, MOVED, IMPRESSION) else b"",
-            n=int(fields[b"n"]) if b"n" in known else 0,
+            n=int(fields.get(b"n", b"0") if kind == SEQUENCE else fields[b"n"]) if b"n" in known else 0,
             event=decode_event(fields[b"e"]) if b"e" in known else None,
             event_id=(decode_text(fields[b"i"]) if b"e" in known else decode_text(fields.get(b"i", b""))) or None,
             count=int(fields[b"c"]) if b"c" in known else 0,

@@ -26,8 +26,10 @@ from app.archive.keys import gone_key, identity_key, log_key, user_hash
 from app.archive.log import Mark
 from app.archive.manifest import Manifest
 from app.errors import ArchiveError, StorageError
+from app.state.codec import new_epoch
 from app.state.erasing import SOURCE
 from app.state.events import StoredEvent, compact_number, encode_event
+from app.state.identities import PENDING
 from app.state.keys import LAYOUT, LAYOUT_KEY, partition, user_keys
 from app.state.ring import EMPTY_RING, remember_ids
 from app.state.text import encode_text
@@ -43,13 +45,15 @@ _encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How much was written. `events` counts those in Redis, bounded per user."""
+    """How much was written. `events` counts those in Redis, bounded per user. `halfway` are the (tenant, user id) whose merges
+    are to be finished, see `finish_merges`: they are aliases, too, but their events are still theirs."""
 
     users: int
     aliases: int
     events: int
     tombstones: int
     items: int = 0
+    halfway: Sequence[tuple[str, str]] = ()
 
 
 def restore(
@@ -89,7 +93,8 @@ def restore(
         aliases: dict[tuple[str, str], ArchivedUser] = {}
         for user in users(archive, manifest, dedupe_window, rows_at_once):
             _check_partition(user)
-            kept = user.events[max(0, len(user.events) - max_sequence) :] if user.moved_to is None else []
+            has_events = user.moved_to is None or user.on_the_way
+            kept = user.events[max(0, len(user.events) - max_sequence) :] if has_events else []
             _write(writer, user, kept, dedupe_window)
             if user.moved_to is not None:
                 aliases[user.tenant, user.user_id] = user
@@ -115,7 +120,14 @@ def restore(
         writer.flush()
         restore_items(client, items, TENANT)
         client.set(LAYOUT_KEY, LAYOUT)
-    return Restored(users=found, aliases=len(aliases), events=events, tombstones=tombstones, items=len(items))
+    return Restored(
+        users=found,
+        aliases=len(aliases),
+        events=events,
+        tombstones=tombstones,
+        items=len(items),
+        halfway=[who for who, alias in aliases.items() if alias.on_the_way],
+    )
 
 
 def _demand_empty(client: Any) -> None:
@@ -140,11 +152,13 @@ def _check_partition(user: ArchivedUser) -> None:
 def _write(writer: _Writer, user: ArchivedUser, kept: Sequence[StoredEvent], window: int) -> None:
     key = user_keys(user.tenant, user.user_id)
     if user.moved_to is not None:
-        writer.add("HSET", key.meta, "to", encode_text(user.moved_to), "ms", "d")
-        return
+        writer.add("HSET", key.meta, "to", encode_text(user.moved_to), "ms", PENDING if user.on_the_way else "d")
+        if not user.on_the_way:
+            return
     for start in range(0, len(kept), _CHUNK):
         writer.add("RPUSH", key.seq, *(encode_event(_compact(event)) for event in kept[start : start + _CHUNK]))
-    meta: dict[str, bytes | int] = {"e": user.epoch}
+    # Where the events went of an epoch that was merged there is a mark: what came since would be taken for done.
+    meta: dict[str, bytes | int] = {"e": new_epoch() if user.went_on else user.epoch}
     if user.n:
         meta["n"] = user.n
     if user.events:

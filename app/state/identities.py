@@ -29,11 +29,13 @@ from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
 from app.state.text import decode_text, encode_text
 from app.state.transport import Command
 
-_DONE: Final = "d:"  # begins the fields that say that a sequence was taken over: the epoch of that sequence follows
+DONE: Final = "d:"
+"""Begins the fields that say that a sequence was taken over: the epoch of that sequence follows, in hex."""
+
 IMPORTED: Final = "i:"
 """Begins the fields that say that a history was imported."""
 
-_HANDED_ON: Final = (SOURCE.encode(), _DONE.encode(), IMPORTED.encode())
+_HANDED_ON: Final = (SOURCE.encode(), DONE.encode(), IMPORTED.encode())
 
 PENDING: Final = b"p"
 
@@ -74,6 +76,7 @@ class Commands(erasing.Commands, Protocol):
         *,
         mark: str,
         origin: str,
+        origin_n: int,
         merge: bytes,
         ids: Sequence[bytes],
         attributes: bytes,
@@ -230,10 +233,20 @@ class Identities:
             ]
             ids = ring_ids(ring) if ring else []
             # Marked by its epoch, not by its name: a user who was erased and came back is another one.
-            mark = _DONE + meta[b"e"].hex()
+            mark = DONE + meta[b"e"].hex()
             attributes = meta.get(b"a", b"")
             self._store.damage.attributes(user.meta, attributes)  # else the holder would get them as they are
-            await self._store.rewrite(tenant, holder, new, mark=mark, origin=source, merge=merge, ids=ids, attributes=attributes)
+            await self._store.rewrite(
+                tenant,
+                holder,
+                new,
+                mark=mark,
+                origin=source,
+                origin_n=self._store.damage.number(user.meta, meta.get(b"n", b"0")),
+                merge=merge,
+                ids=ids,
+                attributes=attributes,
+            )
         # What was done with the source was done with the holder now, and those who came to the source have come there.
         marks = {name: value for name, value in meta.items() if name.startswith(_HANDED_ON)}
         if marks:

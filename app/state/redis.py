@@ -272,6 +272,10 @@ class RedisStore:
         mark = f"{IMPORTED}{import_id}:{blake2b(encode_text(user_id), digest_size=8).hexdigest()}"
         return await self._histories.write(tenant, user_id, new, mark)
 
+    async def resolve(self, tenant: str, user_id: str) -> str:
+        """Who has the events of a user; finishes what is halfway, see `Identities.resolve`."""
+        return await self._identities.resolve(tenant, user_id)
+
     async def merge(self, tenant: str, target: str, source: str) -> str:
         """Join `source` into `target`; see `Identities.merge`."""
         return await self._identities.merge(tenant, target, source)
@@ -397,12 +401,15 @@ class RedisStore:
         *,
         mark: str,
         origin: str = "",
+        origin_n: int = 0,
         merge: bytes = b"",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
     ) -> int | None:
         """Sort new events into a user's sequence, under a new epoch; see `Rewrite`."""
-        return await self._rewrite(tenant, user_id, new, mark=mark, origin=origin, merge=merge, ids=ids, attributes=attributes)
+        return await self._rewrite(
+            tenant, user_id, new, mark=mark, origin=origin, origin_n=origin_n, merge=merge, ids=ids, attributes=attributes
+        )
 
     def _loaded(self, tenant: str, user_id: str, reply: list[Any] | None) -> Loaded:
         """What load.lua found of a user. Raises DamagedError."""

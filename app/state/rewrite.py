@@ -55,6 +55,7 @@ class Rewrite:
         remembered: frozenset[str] | None = None,
         told: Mapping[str, int] = _NOTHING,
         origin: str = "",
+        origin_n: int = 0,
         merge: bytes = b"",
         ids: Sequence[bytes] = (),
         attributes: bytes = b"",
@@ -68,7 +69,7 @@ class Rewrite:
             whole: field that says that this was done with all that it is a part of.
             remembered: the event ids, of those that come, that are to be known again; None: all.
             told: event ids that came with the parts before this one, and the latest time (unix ms) of each.
-            origin: the user that the events come from, if they come from one.
+            origin: the user that the events come from, if they come from one; `origin_n` is how many it has had.
             merge: the name of that merge.
             ids: hashes of more event ids to be known again.
             attributes: packed; names that the user has keep their values.
@@ -141,6 +142,7 @@ class Rewrite:
                 *((encode_text(origin), merge) if origin else way.guard),
                 encode_text(whole),
                 len(packed) - same,
+                origin_n,
                 *_packed([event for event, _ in written], _CHUNK),
                 *_packed([part for event, _, event_id in kept_new for part in (event, encode_text(event_id))], 2 * _CHUNK),
             ]

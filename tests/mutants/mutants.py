@@ -37,6 +37,7 @@ CROSSING = "tests/integration/state/test_identities_crossing.py::"
 ARCHIVER = "tests/integration/archive/test_archiver.py::"
 LOG_IDENTITY = "tests/integration/archive/test_log_identity.py::"
 EXPIRY = "tests/integration/archive/test_expiry.py::"
+HALVES = "tests/integration/archive/test_archived_halves.py::"
 INGEST = "tests/integration/ingest/test_ingest.py::"
 BACKFILL = "tests/integration/models/test_backfill.py::"
 SWAP = "tests/integration/models/test_swap.py::"
@@ -433,6 +434,70 @@ NOTHING_LOST_NOTHING_TWICE = [
         original=' if pp in manifest.whole else ""',
         replacement="",
         killed_by=EXPIRY + "test_nobody_goes_whose_events_an_earlier_folder_had",
+    ),
+    Mutant(
+        name="a merge is known by its last record alone",
+        invariant="I2",
+        broken="Events that a killed merge has brought to another user are the source's, too, to readers of the archive.",
+        file="app/archive/replay.py",
+        original="        if self.life.epoch == move.epoch or (",
+        replacement="        if False and (",
+        killed_by=HALVES + "test_of_a_merge_that_is_archived_by_half_nothing_is_lost_and_nothing_twice[person-True-True-nothing]",
+    ),
+    Mutant(
+        name="a merge whose target the archive lacks",
+        invariant="I2",
+        broken="Where the archive has come to the source's record of a merge only, the source's events are gone.",
+        file="app/archive/replay.py",
+        original="        elif life.events and record.count and not self._passed_on(record):",
+        replacement="        elif False:",
+        killed_by=HALVES + "test_of_a_merge_that_is_archived_by_half_nothing_is_lost_and_nothing_twice[anon-True-False-nothing]",
+    ),
+    Mutant(
+        name="an epoch that was merged goes on",
+        invariant="I2",
+        broken="What a source was told after Redis had lost that it was merged is taken for merged when it is.",
+        file="app/archive/restore.py",
+        original="new_epoch() if user.went_on else user.epoch",
+        replacement="user.epoch",
+        killed_by=HALVES
+        + "test_what_came_to_a_source_after_redis_had_lost_that_it_was_merged_is_its_own_until_it_is_merged_again",
+    ),
+    Mutant(
+        name="training reads half a merge",
+        invariant="I2",
+        broken="The trainer takes the events of a source whose own record of the merge is missing for its own.",
+        file="model/data/importers/archive.py",
+        original="        if moved == epoch or (moved not in seen and move_ms >= last_ms):\n",
+        replacement="        if False:\n",
+        killed_by="tests/unit/archive/test_archive_moves.py::test_what_had_left_the_sequence_before_is_there_once_too[8-target]",
+    ),
+    Mutant(
+        name="an archive that lags is counted from its end",
+        invariant="I2",
+        broken="Older events of a source are dropped for those that the archive has not come to yet.",
+        file="app/archive/replay.py",
+        original="max(0, move.moved - (move.n - self.life.n))",
+        replacement="move.moved",
+        killed_by="tests/unit/archive/test_archive_moves.py::test_what_had_left_the_sequence_before_is_there_once_too[5-target]",
+    ),
+    Mutant(
+        name="marks of merges expire",
+        invariant="I2",
+        broken="A merge that is finished when its target has left brings the events a second time.",
+        file="app/state/lua/expire.lua",
+        original="'^[md]:'",
+        replacement="'^m:'",
+        killed_by=HALVES + "test_a_merge_that_is_finished_when_its_target_has_left_brings_nothing_again",
+    ),
+    Mutant(
+        name="merges that were cut off stay so",
+        invariant="I2",
+        broken="A merge that was killed, and that nobody asks for again, is never finished.",
+        file="app/archive/expiry.py",
+        original="                    gone += self._finish(halfway)\n",
+        replacement="",
+        killed_by=HALVES + "test_a_merge_that_nobody_asks_for_again_is_finished_by_the_walk_through_all_users",
     ),
 ]
 

@@ -13,7 +13,8 @@
 -- Returns 1 if the user is gone; 0 if not idle; -1 if the archive may lack something; -2 if that cannot be told now: too many
 --         entries wait to be archived
 --
--- Fields m:<source> of the meta stay: an erasure must find every identity of a user whom the archive still has.
+-- Fields m:<source> of the meta stay: an erasure must find every identity of a user whom the archive still has. So do d:<epoch>: a merge
+-- that was cut off, and is finished later, must not bring again what has gone.
 
 -- The clock may be read before writing: effects are replicated, not the script. Said aloud for Redis 6.
 if redis.replicate_commands then redis.replicate_commands() end
@@ -68,7 +69,7 @@ end
 local fields = redis.call('HGETALL', KEYS[1])
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], unpack(KEYS, 6))
 for i = 1, #fields, 2 do
-  if string.sub(fields[i], 1, 2) == 'm:' then
+  if string.match(fields[i], '^[md]:') then
     redis.call('HSET', KEYS[1], fields[i], fields[i + 1])
   end
 end

@@ -8,16 +8,17 @@
 --                                                    done, and m:<user> for each user that was merged into this one, with the
 --                                                    names of its merges, separated by blanks
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
--- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, c: how
---                                                    many follow, i: the mark, a: attributes), then k h: an event that is new here
+-- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, n: the
+--                                                    n of that one, c: how many follow, i: the mark, a: attributes), then k h: an
+--                                                    event that is new here
 -- KEYS[5] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased
 -- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms, or ''), attributes
 --         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
 --         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of arguments with what comes in,
 --         number of new events, expected tombstone (or ''), header of the ring as it was read (or ''), max_sequence, another user who
 --         must be known here (or ''), by this merge, meta field that marks the whole of which this is a part (or ''), how many events
---         at the end of what was read are replaced, what comes in, at most 1000 packed events an argument, then packed event and event
---         id of each new event, as many an argument; each of these behind its length (u32, little-endian)
+--         at the end of what was read are replaced, n of the user that the events come from (or 0), what comes in, at most 1000 packed
+--         events an argument, then packed event and event id of each new event, as many an argument; each of these behind its length (u32, little-endian)
 -- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before, -1 if the user does not know of that merge
 
 local MOST_LATE = 1000
@@ -42,7 +43,7 @@ local function parts_of(packed)
   return parts
 end
 
-local fixed = 23
+local fixed = 24
 local replaced = tonumber(ARGV[23])
 local last = fixed + tonumber(ARGV[15])
 local first_time, last_time, ring = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[12]
@@ -141,7 +142,7 @@ if ring ~= '' then
 end
 if ARGV[14] == '1' then
   local entry = redis.call('XADD', KEYS[4], '*', 'k', 's', 't', ARGV[1], 'u', ARGV[2], 'p', ARGV[5], 'c', ARGV[16], 'o', ARGV[11],
-    'i', ARGV[10], 'a', ARGV[9])
+    'i', ARGV[10], 'a', ARGV[9], 'n', ARGV[24])
   redis.call('HSET', KEYS[2], 'd', string.format('%d', math.floor(tonumber(string.match(entry, '^%d+')) / 86400000)))
   for i = last + 1, #ARGV do
     local parts = parts_of(ARGV[i])

@@ -8,7 +8,13 @@ rows are records of the log, of a partition, at a place (ms, seq):
     m      the user was merged into another, as whose the last `count` events stand again; those before are the other's, too
     r      the user was idle and left the service: what they did before counts
     a      attributes, the last ones count
-    s      a sequence was rewritten: its events are sorted by time up to the h after it; may have attributes, too
+    s      a sequence was rewritten: its events are sorted by time up to the h after it; may have attributes, too. Marked
+    `d:<epoch>`
+           it has the last `count` events of the user `other`, of that epoch, who had been told `n` events by then
+
+The two records of a merge, `m` with the one and `s` with the other, are archived at different moments. Where there is an `s`
+alone, the other one's events have moved; where there is an `m` alone, they stand nowhere else yet, and are all still to be
+taken from there.
 
 An event that is there twice with one event id (a retry from beyond the service's memory) counts once, the first time. Which event
 types are negative is not in the archive: say so with --mapping (the tables event_types and options).
@@ -19,6 +25,7 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +50,7 @@ ITEMS = "items.jsonl"
 FORMAT = 1
 KINDS = ("e", "h", "s", "a", "x", "m", "r", "v")
 EVENTS = ("e", "h")
+DONE = "d:"
 
 _USER = ["tenant", "partition", "user_id"]
 _COLUMNS: dict[str, pl.DataType] = {
@@ -54,6 +62,8 @@ _COLUMNS: dict[str, pl.DataType] = {
     "event_id": pl.String(),
     "count": pl.Int64(),
     "other": pl.String(),
+    "epoch": pl.Binary(),
+    "n": pl.Int64(),
     "attributes": pl.String(),
     "time_ms": pl.Int64(),
     **{name: dtype for name, dtype in EVENT_COLUMNS.items() if name != "timestamp"},
@@ -129,14 +139,123 @@ def _in_force(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows that no later erasure of their user has made void, under the names of those who have the events now."""
     rows = rows.with_row_index("_place")
     erased = pl.when(pl.col("kind") == "x").then(pl.col("_place")).max().over(_USER)
-    rows = rows.filter((pl.col("_place") > erased).fill_null(True))
-    moves = rows.filter(pl.col("kind") == "m")
-    return rows if moves.is_empty() else _moved(rows, moves)
+    in_force = rows.filter((pl.col("_place") > erased).fill_null(True))
+    ever_taken = _ever_taken(rows)
+    taken = _taken(rows, in_force, ever_taken)
+    dropped, met = _halfway(in_force, taken)
+    in_force = in_force.filter(~pl.col("_place").is_in(dropped))
+    moves = in_force.filter(pl.col("kind") == "m").unique(_USER, keep="last", maintain_order=True)
+    # What the other one has says how much it is. Of whom nobody has anything yet, nothing has moved.
+    last = taken.join(met, on=["tenant", "user_id", "_epoch"], how="anti").unique(["tenant", "user_id"], keep="last")
+    moves = moves.join(last.select("tenant", "user_id", "_count"), on=["tenant", "user_id"], how="left", maintain_order="left")
+    # Unless whom they went to had gone on to a third one since, with all they had.
+    on = ever_taken.group_by("tenant", pl.col("user_id").alias("other")).agg(pl.col("_ms").max())
+    moves = moves.join(on, on=["tenant", "other"], how="left", maintain_order="left")
+    passed_on = pl.when(pl.col("_ms") >= pl.col("ms")).then("count").otherwise(0)
+    moves = moves.select(*_USER, "other", pl.coalesce("_count", passed_on).alias("count"))
+    gone = met.filter(pl.col("other").is_not_null()).select(*_USER, "other", pl.lit(0, pl.Int64()).alias("count"))
+    moves = pl.concat([moves, gone.join(moves, on=_USER, how="anti")])
+    return in_force if moves.is_empty() else _moved(in_force, moves)
+
+
+def _ever_taken(rows: pl.DataFrame) -> pl.DataFrame:
+    """What others' records say of events that they have from a user: tenant, user_id, other (who has them), _epoch, _count, _n
+    (0: not known) and _ms."""
+    marked = (pl.col("kind") == "s") & pl.col("event_id").str.contains(f"^{DONE}[0-9a-f]{{16}}$") & pl.col("other").is_not_null()
+    return rows.filter(marked).select(
+        "tenant",
+        pl.col("other").alias("user_id"),
+        pl.col("user_id").alias("other"),
+        pl.col("event_id").str.strip_prefix(DONE).str.decode("hex").alias("_epoch"),
+        pl.col("count").alias("_count"),
+        pl.col("n").fill_null(0).alias("_n"),
+        pl.col("ms").alias("_ms"),
+    )
+
+
+def _taken(rows: pl.DataFrame, in_force: pl.DataFrame, taken: pl.DataFrame) -> pl.DataFrame:
+    """That of the users' present lives, oldest first."""
+    ever, present = (some.join(taken, on=["tenant", "user_id"], how="semi", maintain_order="left") for some in (rows, in_force))
+    rested = pl.when(pl.col("kind") == "r").then(pl.col("_place")).max().over(_USER)
+    present = present.filter((pl.col("_place") > rested).fill_null(True))
+    who = ["tenant", "user_id", "_epoch"]
+    seen, now = (some.select("tenant", "user_id", pl.col("epoch").alias("_epoch")).unique() for some in (ever, present))
+    return taken.join(seen.join(now, on=who, how="anti"), on=who, how="anti").sort("_ms", maintain_order=True)
+
+
+def _halfway(in_force: pl.DataFrame, taken: pl.DataFrame) -> tuple[list[int], pl.DataFrame]:
+    """Of users whose own records do not say that they were merged, or say more than that: the places of events that have moved,
+    and for each of them _USER, _epoch and other, which is null where the user has gone on since."""
+    told = in_force.filter(pl.col("kind").is_in([*EVENTS, "s", "a", "r", "m"]))
+    of = told.join(taken, on=["tenant", "user_id"], how="inner")
+    more = (pl.col("n") > pl.col("_n")) & (pl.col("_n") > 0)
+    later = of.filter((pl.col("kind") != "m") & (pl.col("_ms") < pl.col("ms")) | more)
+    without = taken.join(told.filter(pl.col("kind") == "m"), on=["tenant", "user_id"], how="anti")
+    odd = pl.concat([some.select("tenant", "user_id") for some in (later, without)]).unique()
+    dropped: list[int] = []
+    met: list[tuple[str, int, str, bytes, str | None]] = []
+    moves: dict[tuple[str, str], list[tuple[bytes, str, int, int, int]]] = {}
+    for tenant, user, *move in taken.join(odd, on=["tenant", "user_id"], how="semi").iter_rows():
+        other, epoch, count, n, ms = move
+        moves.setdefault((tenant, user), []).append((epoch, other, count, n, ms))
+    for key, own in told.join(odd, on=["tenant", "user_id"], how="semi").group_by(_USER, maintain_order=True):
+        tenant, number, user = key
+        for epoch, other, places in _left(own, moves[str(tenant), str(user)]):
+            dropped += places
+            met.append((str(tenant), int(str(number)), str(user), epoch, other))
+    schema = {"tenant": pl.String(), "partition": pl.Int16(), "user_id": pl.String(), "_epoch": pl.Binary(), "other": pl.String()}
+    return dropped, pl.DataFrame(met, schema=schema, orient="row")
+
+
+def _left(own: pl.DataFrame, moves: list[tuple[bytes, str, int, int, int]]) -> Iterator[tuple[bytes, str | None, list[int]]]:
+    """Of one user's records, in order: each epoch that has moved, where to unless the user has gone on, and the places of its
+    events."""
+    events: list[tuple[int, int]] = []  # time and place
+    epoch, n, awaited, seen, last_ms = b"", 0, 0, set(), 0
+    for kind, record_epoch, number, count, time_ms, ms, place in own.select(
+        "kind", "epoch", "n", "count", "time_ms", "ms", "_place"
+    ).iter_rows():
+        if kind == "m":
+            return
+        for moved, _, move_count, move_n, move_ms in moves:
+            counted = kind == "e" and record_epoch == moved and move_n
+            if moved == epoch and kind != "h" and (number > move_n if counted else ms > move_ms):
+                places = _last(events, n, move_count, move_n)
+                yield moved, None, places
+                events = events[: len(events) - len(places)]
+                moves = [move for move in moves if move[0] != moved]
+                break
+        if kind == "h":
+            events.append((time_ms, place))
+            awaited -= 1
+            n += awaited < 0  # what announced it is not there
+            if awaited <= 0:
+                events.sort()
+        elif kind == "e":
+            events.append((time_ms, place))
+            n = number
+        elif kind == "s":
+            awaited, n = count, n + count
+            events.sort()
+        elif kind == "r":
+            events, n = [], 0
+        epoch, last_ms = record_epoch, max(last_ms, ms)
+        seen.add(epoch)
+    if moves:
+        moved, other, move_count, move_n, move_ms = moves[-1]
+        if moved == epoch or (moved not in seen and move_ms >= last_ms):
+            yield moved, other, _last(events, n, move_count, move_n)
+
+
+def _last(events: list[tuple[int, int]], n: int, count: int, of: int) -> list[int]:
+    """The places of those that are among the last `count` of `of` events (0: not known), where `n` are here."""
+    if of:
+        count = 0 if of < n else max(0, count - (of - n))
+    return [place for _, place in events[max(0, len(events) - count) :]]
 
 
 def _moved(rows: pl.DataFrame, moves: pl.DataFrame) -> pl.DataFrame:
     """The rows without those that moved to another user with the last events of their own one; the rest are the other's, too."""
-    moves = moves.unique(_USER, keep="last", maintain_order=True)
     # Of who has moved to somebody who was erased, whose name is taken from the archive then, all has gone.
     gone = moves.select(*_USER, pl.when(pl.col("other").is_null()).then(2**40).otherwise(pl.col("count")).alias("_moved"))
     rows = rows.join(gone, on=_USER, how="left", maintain_order="left")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from log_world import Fields, LogWorld, place
 
 from app.archive.columns import EVENT_FIELDS, SCHEMA, from_text, to_records, to_table, to_text
+from app.archive.moves import Move
 from app.archive.record import Record, parse
 from app.archive.replay import Life, Replay
 from app.errors import ArchiveError
@@ -24,9 +25,15 @@ def parsed(script: list[Fields], ms: int) -> list[Record]:
 
 
 def lives(records: list[Record], window: int = 0) -> dict[tuple[str, str], Life]:
+    moves: dict[tuple[str, str], list[Move]] = {}
+    for record in records:
+        if record.kind == "s" and record.other and len(mark := record.event_id or "") > 2:
+            move = Move(record.ms, record.user_id, bytes.fromhex(mark.removeprefix("d:")), record.count, record.n)
+            moves.setdefault((record.tenant, record.other), []).append(move)
     replays: dict[tuple[str, str], Replay] = {}
     for record in records:
-        replays.setdefault((record.tenant, record.user_id), Replay(window)).apply(record)
+        who = (record.tenant, record.user_id)
+        replays.setdefault(who, Replay(*who, window, moves)).apply(record)
     for replay in replays.values():
         replay.finish()
     return {key: replay.life for key, replay in replays.items()}
