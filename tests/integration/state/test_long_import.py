@@ -85,7 +85,7 @@ async def test_no_call_has_more_than_a_part(store: RedisStore, monkeypatch: pyte
     async def counted(one: Any, calls: Any, **more: Any) -> list[Any]:
         if one is script("rewrite"):
             ((_, arguments),) = calls
-            written, new = arguments[23 : 23 + arguments[14]], arguments[23 + arguments[14] :]
+            written, new = arguments[24 : 24 + arguments[14]], arguments[24 + arguments[14] :]
             counts.append((arguments[15], sum(map(len, written)), sum(map(len, new))))
         return await run(one, calls, **more)
 

@@ -64,7 +64,7 @@ def test_what_large_asks_for_is_built_and_learns(task, tmp_path):
         large.train, lanes=2, chunk=8, valid_queries=8, warmup_steps=0, compile=False, precision="bfloat16"
     )
     run = Trainer(task, dataclasses.replace(large, train=train), tmp_path)
-    assert (run.factor, run.net.config.width, run.net.config.layers) == (torch.bfloat16, 256, 4)
+    assert (run.factor, run.net.config.width, run.net.config.layers) == (torch.bfloat16, 256, 2)
     run.net.train()
     batch = first_batch(run)
     losses = [run.step(batch) for _ in range(2)]
