@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -189,6 +189,13 @@ def top_k(scores: Tensor, k: int) -> npt.NDArray[np.int32]:
     return out
 
 
+def leave_out(scores: Tensor, rows: Sequence[npt.NDArray[np.integer]]) -> None:
+    """Make scores (n, N) -inf at some rows of each of the n queries: all at once, as on a GPU each piece is a launch."""
+    query = np.repeat(np.arange(len(rows)), [len(of_query) for of_query in rows])
+    place = (torch.as_tensor(index.astype(np.int64), device=scores.device) for index in (query, np.concatenate(rows)))
+    scores[tuple(place)] = -torch.inf
+
+
 @torch.no_grad()
 def rank(
     net: Longwave,
@@ -206,10 +213,7 @@ def rank(
     as_of = torch.as_tensor(queries.as_of, device=device)[chosen]
     scores = logits(net, readout, predictions.item_matrix, predictions.item_bias, popularity, as_of, memories, chosen)
     if forbidden:
-        query = np.repeat(np.arange(len(forbidden)), [len(rows) for rows in forbidden])
-        scores[
-            torch.as_tensor(query, device=device), torch.as_tensor(np.concatenate(forbidden), dtype=torch.int64, device=device)
-        ] = -torch.inf
+        leave_out(scores, forbidden)
     return top_k(scores, k)
 
 

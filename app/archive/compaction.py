@@ -70,20 +70,21 @@ class Compaction:
         Raises:
             ArchiveError: a file is missing or damaged, or none can be written.
         """
-        before = self._archive.latest().removals
+        waiting: Sequence[Removal] = ()
         try:
+            manifest = self._archive.latest()
+            waiting = manifest.removals
             if self._rewriter is None or erase_now:
                 self.rewrite(erase_now, still_ours)
-            elif self._due(self._archive.latest()):
+            elif self._due(manifest):
                 self._rewriter(still_ours)
-        finally:
-            if not {*before} <= {*self._archive.latest().removals}:
-                self._on_erased()
-            # One that fails again and again must not fill the disk with what it leaves, nor its archiver with manifests.
+        finally:  # one that fails again and again must not fill the disk with what it leaves, nor its archiver with manifests
             self._archive.prune()
             if erase_now or time.monotonic() - self._swept_s >= _SWEEP_EVERY_S:
                 self._swept_s = time.monotonic()
                 sweep(self._archive)
+            if waiting and not {*waiting} <= {*self._archive.latest().removals}:
+                self._on_erased()
 
     def rewrite(self, erase_now: bool = False, still_ours: StillOurs = lambda: None) -> None:
         """The part of `run` that reads and writes rows."""

@@ -41,8 +41,7 @@ class Record(msgspec.Struct, frozen=True):
 
     `event_id` is beside the event; that of a SEQUENCE marks the import or merge that wrote it, so that it is not done twice.
     `other` is the user that a SEQUENCE came from, or that a MOVED one went to; `n` of a SEQUENCE is that of the user that it came
-    from, as of then (0: not known). `extra` has the fields that this version does not
-    know: kept, not understood.
+    from, as of then (0: not known). `extra` has the fields that this version does not know: kept, not understood.
     """
 
     kind: str

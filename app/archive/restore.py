@@ -46,7 +46,7 @@ _encode_attributes = msgspec.msgpack.Encoder(order="sorted").encode
 @dataclass(frozen=True, slots=True)
 class Restored:
     """How much was written. `events` counts those in Redis, bounded per user. `halfway` are the (tenant, user id) whose merges
-    are to be finished, see `finish_merges`: they are aliases, too, but their events are still theirs."""
+    are to be finished, see `halfway.finisher`: they are aliases, too, but their events are still theirs."""
 
     users: int
     aliases: int

@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Final
 
 from app.state.identities import NewEvent
+from app.state.rewrite import Rewrite
 
 PART: Final = 2_000
 """Events that are written in one piece. An import that was cut off goes on by the ends of its parts: with another number it would
 write some events twice."""
 
 
-class Rewriter(Protocol):
-    """What is needed of `Rewrite`."""
-
-    async def __call__(
-        self,
-        tenant: str,
-        user_id: str,
-        new: Sequence[NewEvent],
-        *,
-        mark: str,
-        whole: str,
-        remembered: frozenset[str] | None,
-        told: Mapping[str, int],
-    ) -> int | None: ...
-
-
 class Histories:
     """Writes histories; `dedupe_window` as of `RedisStore`."""
 
-    def __init__(self, rewrite: Rewriter, dedupe_window: int) -> None:
+    def __init__(self, rewrite: Rewrite, dedupe_window: int) -> None:
         self._rewrite = rewrite
         self._dedupe_window = dedupe_window
         self._turn = asyncio.Lock()
@@ -44,7 +29,7 @@ class Histories:
         written. The number has the parts of before it, too.
         """
         if len(new) <= PART:
-            return await self._rewrite(tenant, user_id, new, mark=mark, whole="", remembered=None, told={})
+            return await self._rewrite(tenant, user_id, new, mark=mark)
         # The ids that are left of the whole; were those of each part remembered, they would push out what was told a moment ago
         # before the last part, where it is most likely to be, is compared with it.
         remembered = _last_ids(new, self._dedupe_window)

@@ -23,7 +23,7 @@ from app.state.damage import Damage, OneOfManyError, names_of
 from app.state.erasing import Call
 from app.state.events import StoredEvent, encode_attributes, encode_event
 from app.state.history import Histories
-from app.state.identities import IMPORTED, Erased, Identities, NewEvent
+from app.state.identities import IMPORTED, Erased, Identities
 from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
 from app.state.scripts import Script, script
@@ -96,8 +96,8 @@ class RedisStore:
         self._dedupe_window = dedupe_window
         self._log_max_length = log_max_length
         self._state_ttl_ms = state_ttl_s * 1000
-        self._rewrite = Rewrite(self, max_sequence, dedupe_window, log_max_length)
-        self._histories = Histories(self._rewrite, dedupe_window)
+        self.rewrite = Rewrite(self, max_sequence, dedupe_window, log_max_length)
+        self._histories = Histories(self.rewrite, dedupe_window)
         self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
     async def open(self) -> None:
@@ -392,24 +392,6 @@ class RedisStore:
     def way(self, tenant: str, name: str) -> Way:
         """The way to who has the events of the user of this name, see `Way`."""
         return Way(self._identities, tenant, name)
-
-    async def rewrite(
-        self,
-        tenant: str,
-        user_id: str,
-        new: Sequence[NewEvent],
-        *,
-        mark: str,
-        origin: str = "",
-        origin_n: int = 0,
-        merge: bytes = b"",
-        ids: Sequence[bytes] = (),
-        attributes: bytes = b"",
-    ) -> int | None:
-        """Sort new events into a user's sequence, under a new epoch; see `Rewrite`."""
-        return await self._rewrite(
-            tenant, user_id, new, mark=mark, origin=origin, origin_n=origin_n, merge=merge, ids=ids, attributes=attributes
-        )
 
     def _loaded(self, tenant: str, user_id: str, reply: list[Any] | None) -> Loaded:
         """What load.lua found of a user. Raises DamagedError."""

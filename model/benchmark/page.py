@@ -12,7 +12,7 @@ from model.benchmark.page_cold import cold_items, cold_users
 from model.benchmark.page_drift import drift_lines
 from model.benchmark.page_measured import compression_lines, speed_lines, update_lines
 from model.benchmark.page_platforms import platform_lines
-from model.benchmark.page_words import commit_words, figure_words, machine_words, p_words, times_words
+from model.benchmark.page_words import commits_words, figure_words, machine_words, machines_words, p_words, times_words
 from model.benchmark.plots import plot_comparison
 from model.benchmark.results import (
     Comparison,
@@ -212,20 +212,19 @@ def _called(comparison: Comparison, model: str) -> str:
 
 def _facts(comparison: Comparison, report: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, comparison.seeds))
-    machines = dict.fromkeys(machine_words(result["machine"]) for result in comparison.results)
+    machines = machines_words(comparison.results)
     elsewhere = {  # where a net was trained, if that is not where it was asked
         f"{model} trained on {words}": None
         for result in comparison.results
         for model, trained in result["protocols"][comparison.protocol]["trained"].items()
         if "machine" in trained and (words := machine_words(trained["machine"])) not in machines
     }
-    commits = {commit_words(result["commit"]): None for result in comparison.results}
     return (
         f"{report['queries']:,} queries of {report['users']:,} users over {report['items']:,} items "
         f"(data {comparison.fingerprint[:12]}), {report['mean_targets']:.2f} true items a query; "
         f"seen items {'left out' if report['filter_seen'] else 'ranked like all others'}; baselines {report['state']}; "
         f"{report['refit']}. Seed{'s' if len(comparison.seeds) > 1 else ''} {seeds}; {'; '.join([*machines, *elsewhere])}; "
-        f"commit {', '.join(commits)}."
+        f"commit {commits_words(comparison.results)}."
     )
 
 

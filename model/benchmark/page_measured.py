@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from model.assess import OURS
-from model.benchmark.page_words import commit_words, figure_words, machine_words
+from model.benchmark.page_words import commit_words, commits_words, figure_words, machine_words, machines_words
 from model.benchmark.update import OLD, RETRAINED, UPDATED
 from model.export.bundle import SCALES, VECTORS
 from model.plots import PROTOCOLS
@@ -105,8 +105,6 @@ def update_lines(results: list[dict[str, Any]]) -> list[str]:
         ratios.append(f"{statistics.fmean(served):.4f}")
         rows.append(["mean", *map(figure_words, means), *ratios, "", "", *(f"{share:.1%}" for share in cpu)])
     update, epochs = first["update"], first["epochs"]
-    machines = "; ".join(dict.fromkeys(machine_words(result["machine"]) for result in results))
-    commits = ", ".join(dict.fromkeys(commit_words(result["commit"]) for result in results))
     return [
         f"### {first['name']}, an update on {first['new']:.0%} new events, preset {first['preset']}, {first['part']} part",
         "",
@@ -117,7 +115,8 @@ def update_lines(results: list[dict[str, Any]]) -> list[str]:
         "processor (of the clock), from reading the events to the end of the gate or of the last epoch; a full training is what "
         f"`train` does for the old model, choice of the epoch included ({epochs['full_training']} epochs, {epochs['kept']} kept, "
         f"with seed {first['seed']}). {update['events']['new']:,} of {sum(update['events'].values()):,} events are new, and "
-        f"{update['items']['new']:,} items; {machines}; commit {commits}.",
+        f"{update['items']['new']:,} items; {'; '.join(machines_words(results))}; "
+        f"commit {commits_words(results)}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
     ]

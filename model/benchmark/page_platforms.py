@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from model.benchmark.page_words import commit_words, figure_words, machine_words, p_words
+from model.benchmark.page_words import commits_words, figure_words, machines_words, p_words
 from model.benchmark.platforms import ALONE, FINE_TUNED, GENERAL
 from model.plots import PROTOCOLS
 
@@ -28,8 +28,6 @@ def platform_lines(results: list[dict[str, Any]]) -> list[str]:
         if len(results) > 1:
             cells = [figure_words(_mean(column)) for column in zip(*figures, strict=True)]
             rows.append([platform, "mean", *cells, *(f"{_mean(column):+.4f}" for column in zip(*against, strict=True))])
-    machines = dict.fromkeys(machine_words(result["machine"]) for result in results)
-    commits = dict.fromkeys(commit_words(result["commit"]) for result in results)
     return [
         f"### {first['name']}, fine-tuned for a platform, preset {first['preset']}",
         "",
@@ -37,7 +35,7 @@ def platform_lines(results: list[dict[str, Any]]) -> list[str]:
         f"data {first['data']['fingerprint'][:12]}): of the *{GENERAL}* model, of the same *{FINE_TUNED}* for that platform "
         f"(`train --init-from BUNDLE --platform`), and of one that from the beginning has learned to answer *{ALONE}*; all three "
         "read what users did elsewhere. Differences: 95% in brackets, by paired bootstrap over users. "
-        f"{'; '.join(machines)}; commit {', '.join(commits)}.",
+        f"{'; '.join(machines_words(results))}; commit {commits_words(results)}.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (head, ["---"] + ["---:"] * (len(head) - 1), *rows)),
     ]

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
 def machine_words(machine: dict[str, Any]) -> str:
     gpu = f"{machine['gpu']}, " if machine.get("gpu") else ""  # results of before do not say it
     return f"{gpu}{machine['cpu']}, {machine['threads']} of {machine['cores']} cores, torch {machine['torch']}"
+
+
+def machines_words(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Each machine once."""
+    return list(dict.fromkeys(machine_words(result["machine"]) for result in results))
+
+
+def commits_words(results: Sequence[dict[str, Any]]) -> str:
+    """Each commit once."""
+    return ", ".join(dict.fromkeys(commit_words(result["commit"]) for result in results))
 
 
 def commit_words(commit: dict[str, Any]) -> str:

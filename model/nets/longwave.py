@@ -178,6 +178,7 @@ class Longwave(nn.Module):
             Readout of the n moments in row order, and the state after the chunk, without the repeat tensors. A row with
             padding has run on over it: its state is of no use, its readouts are right.
         """
+        # Not by _replace: the compiler of torch 2.11 loses its fields.
         events = EventBatch(self.item_dropout(events.item_vector), *events[1:])
         trace = self._trace(events, valid, state, None)
         lane, column = torch.nonzero(positions >= 0, as_tuple=True)

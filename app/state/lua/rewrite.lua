@@ -18,7 +18,8 @@
 --         number of new events, expected tombstone (or ''), header of the ring as it was read (or ''), max_sequence, another user who
 --         must be known here (or ''), by this merge, meta field that marks the whole of which this is a part (or ''), how many events
 --         at the end of what was read are replaced, n of the user that the events come from (or 0), what comes in, at most 1000 packed
---         events an argument, then packed event and event id of each new event, as many an argument; each of these behind its length (u32, little-endian)
+--         events an argument, then packed event and event id of each new event, as many an argument; each of these behind its length
+--         (u32, little-endian)
 -- Returns 1 if it is done, 0 if the user has changed, 2 if this rewrite was done before, -1 if the user does not know of that merge
 
 local MOST_LATE = 1000
@@ -27,7 +28,9 @@ local meta = redis.call('HMGET', KEYS[2], 'n', 'e', 'to')
 if ARGV[10] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[10]) == 1 then
   return 2
 end
-if ARGV[22] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[22]) == 1 then return 2 end
+if ARGV[22] ~= '' and redis.call('HEXISTS', KEYS[2], ARGV[22]) == 1 then
+  return 2
+end
 local late = (tonumber(meta[1]) or 0) - tonumber(ARGV[4]) -- events appended since
 if ARGV[20] ~= '' and not knows(KEYS[2], ARGV[20], ARGV[21]) then return -1 end
 if meta[3] or (meta[2] or '') ~= ARGV[3] or late < 0 or late > MOST_LATE or late > redis.call('LLEN', KEYS[1])

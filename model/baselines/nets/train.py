@@ -21,7 +21,7 @@ from model.loop import Loop
 from model.losses import basket_softmax
 from model.metrics import ndcg
 from model.precision import mixed
-from model.predict import most_at_once, top_k
+from model.predict import leave_out, most_at_once, top_k
 from model.replay import seen_items
 from model.settings import Settings
 from model.task import Task
@@ -116,9 +116,9 @@ def encoder_lists(
     blocks = encoder_scores(net, seq, queries, length, streams, most_tokens)
     start = 0
     for scores in blocks:
-        for index in range(len(scores) if filter_seen else 0):
-            seen = seen_items(seq, int(queries.user[start + index]), int(queries.position[start + index]))
-            scores[index, torch.as_tensor(seen, dtype=torch.int64, device=net.device)] = -torch.inf
+        if filter_seen:
+            asked = range(start, start + len(scores))
+            leave_out(scores, [seen_items(seq, int(queries.user[q]), int(queries.position[q])) for q in asked])
         best = top_k(scores, k)
         lists[start : start + len(best), : best.shape[1]] = best
         start += len(best)

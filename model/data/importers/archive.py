@@ -9,8 +9,7 @@ rows are records of the log, of a partition, at a place (ms, seq):
     r      the user was idle and left the service: what they did before counts
     a      attributes, the last ones count
     s      a sequence was rewritten: its events are sorted by time up to the h after it; may have attributes, too. Marked
-    `d:<epoch>`
-           it has the last `count` events of the user `other`, of that epoch, who had been told `n` events by then
+           `d:<epoch>` it has the last `count` events of the user `other`, of that epoch, who had been told `n` events by then
 
 The two records of a merge, `m` with the one and `s` with the other, are archived at different moments. Where there is an `s`
 alone, the other one's events have moved; where there is an `m` alone, they stand nowhere else yet, and are all still to be
