@@ -247,6 +247,7 @@ def rehearse(
 for measuring in (
     commands.benchmark,
     commands.compare,
+    commands.sweep,
     commands.speed,
     commands.compression,
     commands.measure_update,

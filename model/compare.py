@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,10 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     return compared
 
 
-def write_comparison(compared: list[Compared], task_name: str, fingerprint: str, path: Path) -> None:
-    """As JSON, whole or not at all. Raises TrainerError."""
+def write_comparison(
+    compared: list[Compared], task_name: str, fingerprint: str, path: Path, trained: Mapping[str, Any] | None = None
+) -> None:
+    """As JSON, whole or not at all; `trained`: what is known of how each run was trained, by its name. Raises TrainerError."""
     check_folder(path.parent)
     result = {
         "format": FORMAT,
@@ -100,6 +102,8 @@ def write_comparison(compared: list[Compared], task_name: str, fingerprint: str,
         **measured(),
         "runs": [dataclasses.asdict(each) | {"run": Path(each.run).name} for each in compared],
     }
+    if trained:
+        result["trained"] = trained
     write_whole(path, to_text(result))
 
 

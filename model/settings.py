@@ -247,16 +247,30 @@ def load_settings(source: str | Path) -> Settings:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, a value of the wrong type, or one that is not allowed.
     """
+    return to_settings(read_toml(source), where(source))
+
+
+def where(source: str | Path) -> Path:
+    """The file of a preset by name, or the file itself."""
     path = Path(source)
-    if not path.suffix and (PRESETS / f"{source}.toml").exists():
-        path = PRESETS / f"{source}.toml"
+    preset = PRESETS / f"{source}.toml"
+    return preset if not path.suffix and preset.exists() else path
+
+
+def read_toml(source: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file, or of a preset by name, as they stand there. Raises ConfigError."""
+    path = where(source)
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
         raise ConfigError(f"{source}: neither a readable TOML file nor a preset ({known}): {error.strerror}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def to_settings(tables: dict[str, Any], path: Path) -> Settings:
+    """Checked settings from tables; `path` is what a message names. Raises ConfigError as `load_settings` does."""
     unknown = set(tables) - set(ALLOWED)
     if unknown:
         raise ConfigError(f"{path}: unknown table [{sorted(unknown)[0]}]; known are {', '.join(f'[{name}]' for name in ALLOWED)}")

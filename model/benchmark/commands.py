@@ -83,6 +83,31 @@ def compare(
         console.print(f"-> {out}", soft_wrap=True)
 
 
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A TOML file: a benchmark, a preset, a net, and what each run has otherwise.")],
+    data: Data = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Train this run alone, and compare nothing; may be given again."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The folder of results: OUT/FILE.json.")] = Path("benchmarks/ablations"),
+    work: Annotated[
+        Path, typer.Option(help="The folder of trained runs, WORK/FILE/RUN; a killed one goes on, a finished one is kept.")
+    ] = Path("runs/sweeps"),
+    offline: Offline = False,
+) -> None:
+    """Train all runs that a file asks for and hold them to the first on the validation part alone: a search, or an ablation."""
+    with one_line_errors(), together():
+        from model.benchmark.sweep import sweep as run
+        from model.compare import to_table
+
+        with training_bar() as report:
+            compared = run(file, out, work, data, only or (), offline=offline, say=say, report=report)
+    if compared:
+        console.print(to_table(compared))
+        console.print(f"-> {out / file.stem}.json", soft_wrap=True)
+
+
 def speed(
     name: Annotated[str, typer.Argument(metavar="NAME|FOLDER", help="As of `benchmark`.")],
     data: Data = None,

@@ -1,0 +1,139 @@
+"""Many settings of one net tried on the validation part, from one file: an ablation, or a search. No look at the test part.
+
+The file, in TOML:
+
+    benchmark = "ml-1m"        # as of `benchmark`
+    preset = "base"            # what all begin with
+    net = "sasrec"             # which net is tried; default longwave
+    seed = 0
+
+    [all.train]                # what all runs have otherwise than the preset
+    epochs = 6
+
+    [runs.preset]              # the first run is what the others are held against
+
+    [runs.narrow.sasrec]       # what a run has otherwise
+    width = 64
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.assess import OURS
+from model.benchmark.contenders import MODELS, contender
+from model.benchmark.names import BENCHMARKS, as_asked, find
+from model.compare import Compared, compare, write_comparison
+from model.distributed import group
+from model.files import check_folder
+from model.history import best_ndcg
+from model.loop import Report
+from model.settings import ConfigError, Settings, read_toml, to_settings
+from model.task import make_task, protocol_of
+
+KEYS = {"benchmark": str, "preset": str, "net": str, "seed": int, "all": dict, "runs": dict}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a file asks for. settings: by the name of the run, in the file's order."""
+
+    name: str
+    benchmark: str
+    net: str
+    settings: dict[str, Settings]
+
+
+def read_sweep(path: Path) -> Sweep:
+    """The runs that a file asks for.
+
+    Raises:
+        ConfigError: no such file, not TOML, an unknown key or net, no run, or settings that no run may have.
+    """
+    said = read_toml(path)
+    for key, value in said.items():
+        if key not in KEYS:
+            raise ConfigError(f"{path}: unknown key {key}; known are {', '.join(KEYS)}")
+        if type(value) is not KEYS[key]:
+            raise ConfigError(f"{path}: {key} must be of type {KEYS[key].__name__}, got {value!r}")
+    if "benchmark" not in said:
+        raise ConfigError(f"{path}: benchmark is missing")
+    net = said.get("net", OURS)
+    if net not in MODELS:
+        raise ConfigError(f"{path}: net must be one of {', '.join(MODELS)}, got {net!r}")
+    if not said.get("runs"):
+        raise ConfigError(f"{path}: no [runs.NAME]")
+    shared = _over(read_toml(said.get("preset", "small")), said.get("all", {}), f"{path}: all")
+    shared = _over(shared, {"train": {"seed": said.get("seed", 0)}}, str(path))
+    settings = {}
+    for name, changes in said["runs"].items():
+        if Path(name).name != name:
+            raise ConfigError(f"{path}: runs.{name} must name a folder")
+        settings[name] = to_settings(_over(shared, changes, f"{path}: runs.{name}"), Path(f"{path}, runs.{name}"))
+    return Sweep(path.stem, said["benchmark"], net, settings)
+
+
+def sweep(
+    path: Path,
+    out: Path,
+    work: Path,
+    data: Path | None = None,
+    only: Sequence[str] = (),
+    *,
+    offline: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    report: Report | None = None,
+) -> list[Compared]:
+    """Train what is not trained yet, in `work/NAME/RUN`, and hold all against the first; writes `out/NAME.json`.
+
+    Args:
+        only: train these runs and compare nothing, which returns an empty list: for several processes or machines, whose
+            folders are put together before the last call.
+
+    Raises:
+        TrainerError: bad input, a folder that holds a run of other settings, or a training that failed.
+    """
+    asked = read_sweep(path)
+    if unknown := set(only) - set(asked.settings):
+        raise ConfigError(f"{path}: no run {sorted(unknown)[0]}; it has {', '.join(asked.settings)}")
+    check_folder(out)
+    check_folder(work)
+    known = BENCHMARKS.get(asked.benchmark)
+    if known and (known.cold or len(known.protocols) > 1):
+        raise ConfigError(f"{path}: benchmark must be one that is asked in one way, for all items, got {asked.benchmark!r}")
+    called, dataset, protocols = find(asked.benchmark, data, offline)
+    folders = {name: work / asked.name / name for name in asked.settings}
+    wanted = {name: chosen for name, chosen in asked.settings.items() if not only or name in only}
+    tasks = {}
+    for name, chosen in wanted.items():
+        protocol = protocols[0] if protocols else protocol_of(chosen.data, dataset.manifest)
+        wanted[name] = as_asked(chosen, protocol, None)
+        tasks[name] = make_task(dataset, wanted[name].data)
+        # A folder that holds another run is better refused now than after hours.
+        contender(asked.net, tasks[name], wanted[name], folders[name], False, False, None)
+    trained = {}
+    for name, chosen in wanted.items():
+        found = contender(asked.net, tasks[name], chosen, folders[name], True, False, report)
+        assert found  # it was to be trained
+        trained[name] = found.describe()
+        say(f"{asked.name}, {name}: best validation ndcg {best_ndcg(found.history):.4f}")
+    if only or not group().first:
+        return []
+    compared = compare(dataset, list(folders.values()))
+    write_comparison(compared, called, dataset.manifest.fingerprint, out / f"{asked.name}.json", trained)
+    return compared
+
+
+def _over(tables: dict[str, Any], changes: Any, where: str) -> dict[str, Any]:
+    """The tables with some keys changed."""
+    out = dict(tables)
+    if not isinstance(changes, dict):
+        raise ConfigError(f"{where} must be tables of keys, got {changes!r}")
+    for table, keys in changes.items():
+        if not isinstance(keys, dict):
+            raise ConfigError(f"{where}.{table} must be a table of keys, got {keys!r}")
+        out[table] = out.get(table, {}) | keys
+    return out

@@ -1,0 +1,104 @@
+"""Many settings of one net, from one file, on the validation part."""
+
+import json
+
+import pytest
+from tiny_run import TinyRun
+from typer.testing import CliRunner
+
+from model.cli import app
+from model.loop import CHECKPOINT
+
+SHORT = """
+[all.train]
+epochs = 1
+lanes = 16
+
+[all.model]
+width = 16
+ring = 4
+ring_width = 8
+accumulator_width = 4
+
+[all.gru4rec]
+width = 8
+"""
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """Write a file and sweep it."""
+
+    def ask(text: str, *words):
+        (tmp_path / "widths.toml").write_text(text)
+        places = ["--out", tmp_path / "out", "--work", tmp_path / "work"]
+        return CliRunner().invoke(app, ["sweep", *map(str, [tmp_path / "widths.toml", *places, *words])], env={"COLUMNS": "200"})
+
+    return ask
+
+
+def test_every_run_is_trained_and_held_to_the_first(tiny_run: TinyRun, asked, tmp_path):
+    runs = "[runs.first]\n[runs.wide.model]\nwidth = 24\n[runs.smooth.train]\nsmoothing = 0.1\n"
+    result = asked(f'benchmark = "{tiny_run.data}"\nseed = 3\n{SHORT}{runs}')
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "out" / "widths.json").read_text())
+    assert [each["run"] for each in found["runs"]] == ["first", "wide", "smooth"]
+    assert [each["settings"] for each in found["runs"]] == [{}, {"model.width": 24}, {"train.smoothing": 0.1}]
+    assert found["runs"][0]["against"] is None
+    for each in found["runs"]:
+        assert found["trained"][each["run"]]["valid_ndcg"] == pytest.approx(each["ndcg"]["mean"], rel=1e-5)
+        assert found["trained"][each["run"]]["settings"]["train"]["seed"] == 3
+        assert found["trained"][each["run"]]["machine"]["cpu"]
+    assert found["part"] == "valid"
+
+
+def test_runs_trained_elsewhere_are_taken_up_as_they_are(tiny_run: TinyRun, asked, tmp_path):
+    text = f'benchmark = "{tiny_run.data}"\nnet = "gru4rec"\n{SHORT}[runs.first]\n[runs.second.gru4rec]\ndropout = 0.5\n'
+    result = asked(text, "--only", "second")
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "out" / "widths.json").exists()
+    assert not (tmp_path / "work" / "widths" / "first").exists()
+    trained = (tmp_path / "work" / "widths" / "second" / CHECKPOINT).stat().st_mtime_ns
+    assert asked(text).exit_code == 0
+    assert (tmp_path / "work" / "widths" / "second" / CHECKPOINT).stat().st_mtime_ns == trained
+    found = json.loads((tmp_path / "out" / "widths.json").read_text())
+    assert [each["settings"] for each in found["runs"]] == [{}, {"model.dropout": 0.5}]
+    changed = asked(text.replace("0.5", "0.6"))
+    assert changed.exit_code == 2
+    assert "second" in changed.output
+    assert "other data or settings" in changed.output
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[runs.a]\n", "benchmark is missing"),
+        ('benchmark = "ml-1m"\n', "no [runs.NAME]"),
+        ('benchmark = "ml-1m"\n[runs]\na = 3\n', "runs.a must be tables of keys, got 3"),
+        ('benchmark = "ml-1m"\n[runs.a]\nmodel = 3\n', "runs.a.model must be a table of keys, got 3"),
+        ('benchmark = "ml-1m"\n[runs.a.model]\nwidht = 3\n', "unknown key model.widht"),
+        ('benchmark = "ml-1m"\n[runs.a.modle]\nwidth = 3\n', "unknown table [modle]"),
+        ('benchmark = "ml-1m"\n[runs."../a"]\n', "runs.../a must name a folder"),
+        ('benchmark = "ml-1m"\npreset = "huge"\n[runs.a]\n', "huge: neither a readable TOML file nor a preset"),
+        ('benchmark = "ml-1m"\nnet = "bert"\n[runs.a]\n', "net must be one of longwave, sasrec, gru4rec, got 'bert'"),
+        ('benchmark = "ml-1m"\nseed = "0"\n[runs.a]\n', "seed must be of type int, got '0'"),
+        ('benchmark = "ml-1m"\nseed = -1\n[runs.a]\n', "runs.a: train.seed must be a whole number"),
+        ('benchmark = "ml-1m"\nseeds = 0\n[runs.a]\n', "unknown key seeds"),
+        ('benchmark = "nothing"\n[runs.a]\n', "nothing: neither a benchmark"),
+        ('benchmark = "ml-100k"\n[runs.a]\n', "benchmark must be one that is asked in one way, for all items, got 'ml-100k'"),
+        ('benchmark = "synthetic-cold"\n[runs.a]\n', "got 'synthetic-cold'"),
+        ("benchmark = \n", "not TOML"),
+    ],
+)
+def test_a_file_that_cannot_be_swept_is_refused_before_anything_is_trained(asked, tmp_path, text, said):
+    result = asked(text)
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.split())
+    assert not (tmp_path / "out" / "widths.json").exists()
+    assert not list((tmp_path / "work").glob("*/*")) if (tmp_path / "work").exists() else True
+
+
+def test_a_run_that_is_not_in_the_file_is_named(asked):
+    result = asked('benchmark = "ml-1m"\n[runs.a]\n[runs.b]\n', "--only", "c")
+    assert result.exit_code == 2
+    assert "no run c; it has a, b" in " ".join(result.output.split())
