@@ -31,8 +31,8 @@ from model.distributed import group
 from model.files import check_folder
 from model.history import best_ndcg
 from model.loop import Report
-from model.settings import ConfigError, Settings, read_toml, to_settings
-from model.task import make_task, protocol_of
+from model.settings import ConfigError, DataSettings, Settings, read_toml, to_settings
+from model.task import Task, make_task, protocol_of
 
 KEYS = {"benchmark": str, "preset": str, "net": str, "seed": int, "all": dict, "runs": dict}
 
@@ -107,16 +107,18 @@ def sweep(
     called, dataset, protocols = find(asked.benchmark, data, offline)
     folders = {name: work / asked.name / name for name in asked.settings}
     wanted = {name: chosen for name, chosen in asked.settings.items() if not only or name in only}
-    tasks = {}
+    tasks: dict[DataSettings, Task] = {}
     for name, chosen in wanted.items():
         protocol = protocols[0] if protocols else protocol_of(chosen.data, dataset.manifest)
         wanted[name] = as_asked(chosen, protocol, None)
-        tasks[name] = make_task(dataset, wanted[name].data)
+        cut = wanted[name].data
+        if cut not in tasks:
+            tasks[cut] = make_task(dataset, cut)
         # A folder that holds another run is better refused now than after hours.
-        contender(asked.net, tasks[name], wanted[name], folders[name], False, False, None)
+        contender(asked.net, tasks[cut], wanted[name], folders[name], False, False, None)
     trained = {}
     for name, chosen in wanted.items():
-        found = contender(asked.net, tasks[name], chosen, folders[name], True, False, report)
+        found = contender(asked.net, tasks[chosen.data], chosen, folders[name], True, False, report)
         assert found  # it was to be trained
         trained[name] = found.describe()
         say(f"{asked.name}, {name}: best validation ndcg {best_ndcg(found.history):.4f}")
