@@ -3,7 +3,8 @@
     python -m loadtests.read_your_writes --bundle .demo/bundles/current
     python -m loadtests.read_your_writes --bundle .demo/bundles/current --port 8080     # of a balancer, or a service
 
-Many clients, several workers, with and without the background fold. What `applied_events` says is checked too, but would not do:
+Many clients, several workers, with and without the background fold, and two services on one Redis, among which the clients'
+connections are dealt out as by a balancer. What `applied_events` says is checked too, but would not do:
 a service may say that it has applied an event and have scored an older state.
 """
 
@@ -120,23 +121,31 @@ def _take(state: State, rows: Sequence[int]) -> State:
     return {name: array[list(rows)] for name, array in state.items()}
 
 
-def run(bundle: Measured, pairs: int, clients: int, workers: int, *, background_fold: bool) -> dict[str, Any]:
-    """One service, so many pairs, one verdict."""
+def run(bundle: Measured, pairs: int, clients: int, workers: int, *, background_fold: bool, services: int = 1) -> dict[str, Any]:
+    """So many services on one Redis, so many pairs, one verdict."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="longwave-ryw-")))
         store = stack.enter_context(EmbeddedRedis(folder / "redis"))
         settings = {"workers": workers, "background_fold": background_fold}
         cores = os.sched_getaffinity(0)
-        server = stack.enter_context(serving(bundle.folder, store.url, cores, folder / "service.log", **settings))
-        found = run_at(server.port, bundle, pairs, clients)
-        worked = [round(cpu_seconds(pid), 2) for pid in family(server.pid)]
-    return {"background_fold": background_fold} | found | {"workers": workers, "processor_seconds_by_process": worked}
+        servers = [
+            stack.enter_context(
+                serving(
+                    bundle.folder, store.url, cores, folder / f"{host}.log", storage_dir=folder / f"storage-{host}", **settings
+                )
+            )
+            for host in range(services)
+        ]
+        found = run_at([server.port for server in servers], bundle, pairs, clients)
+        worked = [round(cpu_seconds(pid), 2) for server in servers for pid in family(server.pid)]
+    said = {"workers": workers, "processor_seconds_by_process": worked}
+    return {"background_fold": background_fold, "services": services} | found | said
 
 
-def run_at(port: int, bundle: Measured, pairs: int, clients: int) -> dict[str, Any]:
-    """So many pairs sent to what answers on a port of this machine, and the verdict.
+def run_at(ports: Sequence[int], bundle: Measured, pairs: int, clients: int) -> dict[str, Any]:
+    """So many pairs sent to what answers on some ports of this machine, and the verdict.
 
-    It must serve `bundle` on a Redis that no others have told of later events, or popularity is not the bundle's.
+    They must serve `bundle` on a Redis that no others have told of later events, or popularity is not the bundle's.
     """
     offline = Offline(bundle.folder)
     began_ms = beginning_ms(offline.manifest)
@@ -145,7 +154,7 @@ def run_at(port: int, bundle: Measured, pairs: int, clients: int) -> dict[str, A
     shoppers = [Shopper(f"{name}-{number}", began_ms) for number in range(-(-pairs // visits))]
     began = perf_counter()
     with Loop() as loop:
-        shop = Shop(loop, port, offline.manifest, bundle.items, 2 * clients)
+        shop = Shop(loop, ports, offline.manifest, bundle.items, 2 * clients)
         shop.run(shoppers, clients, visits, _LIMIT_S)
     seconds = perf_counter() - began
     verdict = judge(offline, shoppers)
@@ -167,7 +176,7 @@ def run_at(port: int, bundle: Measured, pairs: int, clients: int) -> dict[str, A
 def read_your_writes(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to serve; default: as for the bench.")] = None,
     pairs: Annotated[
-        int, typer.Option(min=1, help="Pairs of write and read, with the background fold and again without.")
+        int, typer.Option(min=1, help="Pairs of write and read: with the background fold, without, and with two services.")
     ] = 12_000,
     clients: Annotated[int, typer.Option(min=1, help="Users at work at the same time.")] = 32,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the service.")] = 2,
@@ -182,9 +191,10 @@ def read_your_writes(
     try:
         measured = choose_bundle(bundle)
         if port is not None:
-            runs = [run_at(port, measured, pairs, clients)]
+            runs = [run_at([port], measured, pairs, clients)]
         else:
             runs = [run(measured, pairs, clients, workers, background_fold=on) for on in (True, False)]
+            runs.append(run(measured, pairs, clients, workers, background_fold=True, services=2))
     except (BenchError, LongwaveError) as error:
         Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
         sys.exit(2)
@@ -202,7 +212,7 @@ def read_your_writes(
     if out is not None:
         write(about | totals | {"runs": rounded(runs)}, out)
     for one in runs:
-        served = f"port {port}" if port is not None else f"fold {'on' if one['background_fold'] else 'off'}"
+        served = f"port {port}" if port is not None else _said(one)
         console.print(
             f"{served}: {one['pairs']:,} pairs, {one['stale']} stale, {one['wrong']} wrong, largest score difference "
             f"{one['largest_score_difference']:.1e}, {one['same_without_the_last_event']} prove nothing, {one['seconds']:.0f} s",
@@ -211,6 +221,10 @@ def read_your_writes(
         for example in one["examples"]:
             console.print(" ", example, markup=False, highlight=False)
     sys.exit(0 if all(one["good"] for one in runs) else 1)
+
+
+def _said(one: dict[str, Any]) -> str:
+    return f"fold {'on' if one['background_fold'] else 'off'}" + (f", {one['services']} services" if one["services"] > 1 else "")
 
 
 if __name__ == "__main__":

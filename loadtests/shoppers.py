@@ -59,11 +59,14 @@ def beginning_ms(manifest: Manifest) -> int:
 
 
 class Shop:
-    """Sends shoppers over a pool of connections, which all of them share, so that a read meets another worker than its write."""
+    """Sends shoppers over a pool of connections to one or more services, which all of them share, so that a read meets another
+    worker than its write, and another service."""
 
-    def __init__(self, loop: Loop, port: int, manifest: Manifest, items: Sequence[str], connections: int, seed: int = 0) -> None:
+    def __init__(
+        self, loop: Loop, ports: Sequence[int], manifest: Manifest, items: Sequence[str], connections: int, seed: int = 0
+    ) -> None:
         self._loop = loop
-        self._free = [loop.wire(port) for _ in range(connections)]
+        self._free = [loop.wire(ports[number % len(ports)]) for number in range(connections)]
         self._chance = random.Random(seed)
         self._items = items
         self._types = [kind.name for kind in manifest.event_types]
