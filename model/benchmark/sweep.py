@@ -120,7 +120,8 @@ def sweep(
     for name, chosen in wanted.items():
         found = contender(asked.net, tasks[chosen.data], chosen, folders[name], True, False, report)
         assert found  # it was to be trained
-        trained[name] = found.describe()
+        # What it learned by and its course are in the file and in the comparison.
+        trained[name] = {key: value for key, value in found.describe().items() if key not in ("settings", "course")}
         say(f"{asked.name}, {name}: best validation ndcg {best_ndcg(found.history):.4f}")
     if only or not group().first:
         return []

@@ -6,6 +6,7 @@ import pytest
 from tiny_run import TinyRun
 from typer.testing import CliRunner
 
+from model.checkpoint import load_checkpoint
 from model.cli import app
 from model.loop import CHECKPOINT
 
@@ -47,7 +48,7 @@ def test_every_run_is_trained_and_held_to_the_first(tiny_run: TinyRun, asked, tm
     assert found["runs"][0]["against"] is None
     for each in found["runs"]:
         assert found["trained"][each["run"]]["valid_ndcg"] == pytest.approx(each["ndcg"]["mean"], rel=1e-5)
-        assert found["trained"][each["run"]]["settings"]["train"]["seed"] == 3
+        assert load_checkpoint(tmp_path / "work" / "widths" / each["run"] / CHECKPOINT).settings["train"]["seed"] == 3
         assert found["trained"][each["run"]]["machine"]["cpu"]
     assert found["part"] == "valid"
 
