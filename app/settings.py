@@ -210,8 +210,8 @@ class Settings(BaseSettings):
     fold_delay_ms: int = Field(
         2, ge=0, le=60_000, description="How long events are gathered before they are folded in the background."
     )
-    fold_batch_users: int = Field(64, ge=1, le=4_096, description="Most users folded in one call of the model.")
-    fold_batch_events: int = Field(256, ge=1, le=65_536, description="Most events folded in one call of the model.")
+    fold_batch_users: int = Field(128, ge=1, le=4_096, description="Most users folded in one call of the model.")
+    fold_batch_events: int = Field(512, ge=1, le=65_536, description="Most events folded in one call of the model.")
     max_unfolded_events: int = Field(
         20_000,
         ge=1,

@@ -118,6 +118,10 @@ class Catalogue:
         """Row of an item, or None if it is not in the catalogue."""
         return self.ids.row(item_id)
 
+    def rows(self, item_ids: Sequence[str | None]) -> list[int]:
+        """Rows of items; -1 where one is None or not in the catalogue."""
+        return self.ids.rows(item_ids)
+
     def knows(self, item_id: str) -> bool:
         """Whether the model has a vector of the item."""
         row = self.ids.row(item_id)

@@ -166,6 +166,15 @@ class Ids:
         row = self._recent_rows.get(item_id)
         return self._find(item_id) if row is None else row
 
+    def rows(self, item_ids: Sequence[str | None]) -> list[int]:
+        """The rows of some ids; -1 where one is None or not there."""
+        recent: dict[Any, int] = self._recent_rows
+        try:
+            return [recent[item_id] for item_id in item_ids]
+        except KeyError:
+            rows = (None if item_id is None else self.row(item_id) for item_id in item_ids)
+            return [-1 if row is None else row for row in rows]
+
     def _read(self, row: int) -> str:
         if row >= self._packed:
             return self._more[row - self._packed]

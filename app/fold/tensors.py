@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 
@@ -32,21 +33,24 @@ class EventTensors:
         self._text = text
         self._numbers = tuple(manifest.numbers)
         self._types = {event_type.name: index for index, event_type in enumerate(manifest.event_types)}
-        self._platforms = {name: index for index, name in enumerate(manifest.platforms, start=1)}
+        self._platforms: dict[str | None, int] = {name: index for index, name in enumerate(manifest.platforms, start=1)}
 
     def knows(self, event: StoredEvent) -> bool:
         return event.type in self._types
 
     def platform(self, name: str | None) -> int:
         """Index of a platform; 0 if missing or unseen."""
-        return 0 if name is None else self._platforms.get(name, 0)
+        return self._platforms.get(name, 0)
 
-    def unknown(self, events: Sequence[StoredEvent]) -> int:
-        """The `unknown_bits` of the items in some events that the model has no vector of now; 0 if it knows them all."""
-        bits = 0
-        for event in events:
-            if event.item_id is not None and not self._catalogue.knows(event.item_id):
-                bits |= unknown_bits(item_key(event.item_id))
+    def unknown(self, tails: Sequence[Sequence[StoredEvent]]) -> list[int]:
+        """For each tail the `unknown_bits` of its items that the model has no vector of now; 0 if it knows them all."""
+        bits = [0] * len(tails)
+        rows = self._catalogue.rows([event.item_id for tail in tails for event in tail])
+        if rows and (-1 in rows or not self._catalogue.known[rows].all()):
+            for place, tail in enumerate(tails):
+                for event in tail:
+                    if event.item_id is not None and not self._catalogue.knows(event.item_id):
+                        bits[place] |= unknown_bits(item_key(event.item_id))
         return bits
 
     def step(self, events: Sequence[StoredEvent]) -> dict[str, Array]:
@@ -66,14 +70,12 @@ class EventTensors:
 
     def _number_columns(self, events: Sequence[StoredEvent]) -> Array:
         # None becomes NaN: the graphs read that as missing.
-        wide = np.asarray([[getattr(event, name) for name in self._numbers] for event in events], np.float64)
+        wide = np.asarray([list(map(attrgetter(name), events)) for name in self._numbers], np.float64).T
         limit = np.finfo(np.float32).max  # a number beyond float32 is its largest, not infinite
         return np.clip(wide, -limit, limit).astype(np.float32)
 
     def _columns(self, events: Sequence[StoredEvent]) -> dict[str, Array]:
-        find = self._catalogue.row
-        items = [(-1 if (row := find(e.item_id)) is None else row) if e.item_id is not None else -1 for e in events]
-        rows = np.asarray(items, np.int64)
+        rows = np.asarray(self._catalogue.rows([event.item_id for event in events]), np.int64)
         found = np.where(rows >= 0, rows, 0)
         known = (rows >= 0) & self._catalogue.known[found]
         vectors = self._catalogue.vectors[found]
@@ -87,7 +89,7 @@ class EventTensors:
             "item_known": known,
             "item_key": keys,
             "event_type": np.asarray([self._types[e.type] for e in events], np.int64),
-            "platform": np.asarray([self.platform(e.platform) for e in events], np.int64),
+            "platform": np.asarray([self._platforms.get(e.platform, 0) for e in events], np.int64),
             "numbers": self._number_columns(events),
             "time": np.asarray([e.time_ms for e in events], np.int64),
         }

@@ -6,10 +6,11 @@ Every state after an event contains it, so nothing short of folding the history 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from app.fold import Fold, Unfolded
 from app.fold.tensors import EventTensors

@@ -14,9 +14,9 @@ import secrets
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,8 +44,7 @@ def new_epoch() -> bytes:
     return _random.randbytes(EPOCH_BYTES)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """Which fold a state is: of the events [base, applied) of the user's sequence `epoch`, at a catalogue version.
 
     Events are counted from 0, the first one the user ever had in this epoch. `epoch` has 8 bytes. `unknown` has 32 bits that
@@ -99,16 +98,31 @@ class StateCodec:
 
     def pack_many(self, headers: Sequence[Header], state: Mapping[str, NDArray[Any]]) -> list[bytes]:
         """The states of B users, tensors (B, ...), as B blobs. Raises StateFormatError like `pack`."""
-        rows = np.empty(len(headers), self._dtype)
+        rows = self.empty(len(headers))
+        self.write(rows, state)
+        return self.seal(headers, rows)
+
+    def empty(self, users: int) -> NDArray[np.void]:
+        """Room for the states of some users, to be written and then sealed."""
+        return np.empty(users, self._with_header)
+
+    def write(self, rows: NDArray[np.void], state: Mapping[str, NDArray[Any]]) -> None:
+        """Put the tensors (B, ...) of B users into their rows. Raises StateFormatError like `pack`."""
+        tensors = rows["state"]
         for name, dtype, shape in self._fields:
             array = state.get(name)
-            expected = (len(headers), *shape)
+            expected = (len(rows), *shape)
             if array is None:
                 raise StateFormatError(f"state tensor {name!r} is missing")
             if array.shape != expected or array.dtype != dtype:
                 raise StateFormatError(f"state tensor {name!r} is {array.dtype} {array.shape}, expected {dtype} {expected}")
-            rows[name] = array
-        return [_pack_header(header, self._dtype.itemsize) + row.tobytes() for header, row in zip(headers, rows, strict=True)]
+            tensors[name] = array
+
+    def seal(self, headers: Sequence[Header], rows: NDArray[np.void]) -> list[bytes]:
+        """Rows that were written, as blobs with these headers."""
+        packed = [_pack_header(header, self._dtype.itemsize) for header in headers]
+        rows["header"] = np.frombuffer(b"".join(packed), self._with_header["header"])
+        return [row.tobytes() for row in rows]
 
     def unpack(self, blob: bytes) -> tuple[Header, dict[str, NDArray[Any]]]:
         """Header and tensors of one user. Raises StateFormatError like `unpack_many`."""

@@ -5,8 +5,9 @@ import random
 import numpy as np
 import pytest
 
+import app.fold.fold as module
 from app.catalogue.catalogue import Catalogue, item_key
-from app.fold.fold import CHUNK, Fold, Unfolded, _plan
+from app.fold.fold import CHUNK, Fold, Unfolded, _groups
 from app.fold.tensors import EventTensors
 from app.runtime.bundle import read_bundle
 from app.runtime.session import open_runtime
@@ -91,18 +92,51 @@ def test_a_user_folds_alike_alone_and_among_others(fold, assert_same):
         assert_same(together, fold([one])[0])
 
 
-def test_no_call_is_mostly_padding_and_every_event_is_in_one():
-    tails = [events(n) for n in (0, 1, 1, 2, 3, 5, 8, 64, 511, 512, 513, 2000)]
-    seen = [0] * len(tails)
-    for rows, chunks in _plan(tails):
-        assert rows == sorted(rows)
-        longest = max(map(len, chunks))
-        assert longest <= CHUNK
-        assert sum(map(len, chunks)) * 2 > longest * len(chunks)
-        for row, chunk in zip(rows, chunks, strict=True):
-            assert list(chunk) == tails[row][seen[row] : seen[row] + len(chunk)]
-            seen[row] += len(chunk)
-    assert seen == [len(tail) for tail in tails]
+@pytest.mark.parametrize("lengths", [[0, 1, 1, 2, 3, 5, 8, 64, 511, 512, 513, 2000], [4, 5], [0, 0], [], [600] * 70, [7] * 3_000])
+def test_every_event_is_in_one_call_and_those_of_a_user_in_order(fold, monkeypatch, lengths):
+    calls = Calls()
+    monkeypatch.setattr(fold, "_tensors", calls)
+    tails = [[(user, event) for event in range(length)] for user, length in enumerate(sorted(lengths, reverse=True))]
+    for first, last in _groups([len(tail) for tail in tails]):
+        for _, made in fold._calls(tails[first:last]):
+            calls.seen += made["rows"].tolist() if "rows" in made else made["chunks"]
+    assert sorted(calls.seen) == sorted([list(event) for tail in tails for event in tail])
+    for user in range(len(tails)):
+        assert [event for of, event in calls.seen if of == user] == list(range(len(tails[user])))
+    assert calls.largest <= module._POSITIONS
+
+
+class Calls:
+    """Event tensors that say which events were in which call."""
+
+    def __init__(self):
+        self.seen, self.largest = [], 0
+
+    def step(self, events):
+        return {"rows": np.asarray(events)}
+
+    def encode(self, rows):
+        self.largest = max(self.largest, len(rows) * max(map(len, rows)))
+        assert max(map(len, rows)) <= CHUNK
+        return {"chunks": [list(event) for row in rows for event in row]}
+
+
+def test_users_share_calls_while_padding_costs_less_than_another_call():
+    lengths = [100, 99, 90, 40, 39, 38, 9, 5, 4, 2, 1, 1, 0]
+    assert list(_groups(lengths)) == [(0, 4), (4, 8), (8, 12)]  # 1 + 10 + 60; 1 + 30 + 34; steps
+    for first, last in _groups(list(range(300, 0, -1))):
+        assert sum(300 - first - (300 - row) for row in range(first, last)) <= 128 or 300 - first <= 4
+
+
+def test_the_initial_states_of_all_attributes_are_right_whichever_are_kept(fold, assert_same, monkeypatch):
+    monkeypatch.setattr(module, "_INITIALS", 1)
+    alone = [fold([user(events(1), attributes=attributes)])[0] for attributes in ({}, {"country": "France"})]
+    for _ in range(2):
+        together = fold(
+            [user(events(1), attributes=attributes) for attributes in ({"country": "France"}, {}, {"country": "France"})]
+        )
+        for one, expected in zip(together, [alone[1], alone[0], alone[1]], strict=True):
+            assert_same(one, expected)
 
 
 def test_attributes_set_the_initial_state_and_unknown_values_do_not(fold, assert_same):

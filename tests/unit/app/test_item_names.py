@@ -33,6 +33,8 @@ def test_every_id_finds_its_row_and_no_other_finds_any():
         assert [ids.row(name) for name in names] == list(range(len(names)))
         assert [ids[row] for row in range(len(names))] == names
         assert ids.of(range(len(names))) == names
+    assert ids.rows(names) == list(range(len(names)))
+    assert ids.rows([None, "item-7", "item-3000", "a", None]) == [-1, ids.row("item-7"), -1, ids.row("a"), -1]
     assert [ids.row(name) for name in ("item-3000", "Item-1", "item-1 ", "b", "\ud800")] == [None] * 5
     assert Ids(pack_texts([])).row("a") is None
 

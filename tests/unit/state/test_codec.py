@@ -106,6 +106,15 @@ def test_what_is_no_state_of_this_model_is_not_read(others: int):
             CODEC.read_many([*good, broken], ["h"])
 
 
+def test_rows_that_are_written_in_parts_are_the_states_of_all():
+    state, many = arrays(9, 5), [Header(bytes([user] * 8), user, 2 * user, 3) for user in range(5)]
+    rows = CODEC.empty(5)
+    for first, last in ((3, 5), (0, 1), (0, 3)):  # what was written is written over
+        CODEC.write(rows[first:last], {name: array[first:last] for name, array in state.items()})
+    assert CODEC.seal(many, rows) == CODEC.pack_many(many, state)
+    assert [peek(blob) for blob in CODEC.seal(many, rows)] == many
+
+
 def test_bytes_are_the_documented_layout():
     blob = CODEC.pack(HEADER, {name: array[0] for name, array in arrays(2, 1).items()})
     magic, version, _, epoch, base, applied, catalogue = struct.unpack_from("<4sHH8sQQQ", blob)
