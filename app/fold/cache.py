@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from time import monotonic
+
+import msgspec
 
 from app.state.codec import Header
 
 _ENTRY_BYTES = 600  # of an entry beside its state: keys, header, dictionary
 
 
-@dataclass(frozen=True, slots=True)
-class CachedState:
+class CachedState(msgspec.Struct, frozen=True):
     """A user's state as bytes.
 
     Attributes:
@@ -25,7 +25,7 @@ class CachedState:
     blob: bytes
     stored: int
     generation: int
-    renewed_s: float = field(default_factory=monotonic)
+    renewed_s: float = msgspec.field(default_factory=monotonic)
 
 
 class StateCache:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from app.errors import DamagedError, OverloadedError, StorageError
 from app.ingest.validate import ValidEvent
 from app.runtime.batcher import FOREVER, PACE_S, Batcher, Patience
@@ -27,8 +29,7 @@ _MOST_WAITING = 2_048
 _ENOUGH = 4  # what comes in 2 ms at half load; more must not wait, or the core would be idle at full load
 
 
-@dataclass(frozen=True, slots=True)
-class UserEvents:
+class UserEvents(msgspec.Struct, frozen=True):
     """What one request stored of one user: `events` are the fresh ones, the last of the sequence at that moment."""
 
     appended: Appended

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+import msgspec
+
 from app.state.events import StoredEvent
 from app.state.identities import Erased
 
@@ -19,8 +21,7 @@ Decayed = tuple[int, Sequence[float]]
 NONE_BEGUN: Final[Mapping[str, Decayed]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """Events of one user to be appended together, in this order; `event_ids` has one for each, None where there is none."""
 
     user_id: str
@@ -28,8 +29,7 @@ class Append:
     event_ids: Sequence[str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(msgspec.Struct, frozen=True):
     """What became of one `Append`.
 
     Attributes:
