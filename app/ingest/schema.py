@@ -35,7 +35,7 @@ def parse_time(value: object) -> int:
     raise PydanticCustomError("time", "must be an RFC 3339 time with offset (2011-12-09T12:50:00Z) or integer unix milliseconds")
 
 
-def _check_context(context: dict[str, Any]) -> Mapping[str, Any]:
+def check_context(context: dict[str, Any]) -> Mapping[str, Any]:
     for name, value in context.items():
         if value is not None and not isinstance(value, str | int | float):
             raise PydanticCustomError("context", "must be shallow: each value a string, number, boolean or null")
@@ -70,7 +70,7 @@ def check_user_id(user_id: str) -> str:
 UserId = Annotated[Id, AfterValidator(check_user_id)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-MAX_NUMBER, le=MAX_NUMBER)]
 Time = Annotated[int, PlainValidator(parse_time, json_schema_input_type=int | str)]
-Context = Annotated[dict[str, Any], AfterValidator(_check_context)]
+Context = Annotated[dict[str, Any], AfterValidator(check_context)]
 
 
 class Event(BaseModel):

@@ -10,9 +10,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from app.ingest.plain import PlainEvent, plain_event
 from app.ingest.schema import Event
 from app.state.events import StoredEvent, compact_number
 
@@ -37,8 +39,7 @@ class FieldError:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class ValidEvent:
+class ValidEvent(msgspec.Struct, frozen=True):
     """An event that may be stored; `index` is its place in the request, `event_id` the client's, if it gave one."""
 
     index: int
@@ -67,7 +68,7 @@ def validate(
             errors.append(FieldError(index, "", "an event must be a JSON object"))
             continue
         try:
-            event = Event.model_validate(raw)
+            event: Event | PlainEvent = plain_event(raw) or Event.model_validate(raw)
         except ValidationError as error:
             errors.extend(field_errors(index, error, Event))
             continue
@@ -81,7 +82,7 @@ def validate(
 
 
 def _broken_rules(
-    index: int, event: Event, time_ms: int, known_types: Collection[str], latest_ms: int, max_future_s: float
+    index: int, event: Event | PlainEvent, time_ms: int, known_types: Collection[str], latest_ms: int, max_future_s: float
 ) -> list[FieldError]:
     wrong = []
     if event.type not in known_types:
@@ -111,7 +112,7 @@ def _field_error(index: int, detail: ErrorDetails, model: type[BaseModel]) -> Fi
     return FieldError(index, field, message[0].lower() + message[1:])
 
 
-def _stored(event: Event, time_ms: int) -> StoredEvent:
+def _stored(event: Event | PlainEvent, time_ms: int) -> StoredEvent:
     return StoredEvent(
         type=event.type,
         time_ms=time_ms,
