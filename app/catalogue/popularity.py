@@ -63,10 +63,12 @@ class LivePopularity:
         if not self._added:
             return
         increments, self._added = self._added, []
-        known = [(row, weight, ms) for item_id, weight, ms in increments if (row := self._catalogue.row(item_id)) is not None]
-        if not known:
+        items, *columns = zip(*increments, strict=True)
+        rows = np.asarray(self._catalogue.rows(items), np.int64)
+        weights, times = (np.asarray(column)[rows >= 0] for column in columns)
+        rows = rows[rows >= 0]
+        if not len(rows):
             return
-        rows, weights, times = (np.asarray(column) for column in zip(*known, strict=True))
         before = self._times_ms[rows]
         np.maximum.at(self._times_ms, rows, times)
         after = self._times_ms[rows]

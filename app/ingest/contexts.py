@@ -28,6 +28,8 @@ def context_increments(users: Sequence[UserEvents], weights: Mapping[str, float]
         for event in user.events:
             if event.item_id is None or event.type not in weights:
                 continue
+            if event.context is None and event.platform is None and of_user is None:
+                continue  # nothing to count it by
             country = event.context.get("country") if event.context else None
             facets = tuple(
                 (facet, value)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 
 from app.ingest.append import Increment
@@ -25,17 +26,17 @@ class TrendCounter(Gathering[Increment]):
     async def _count(self, tenant: str, increments: Sequence[Increment]) -> None:
         await self._trends.count(tenant, self._buckets(tenant, increments))
 
-    def _buckets(self, tenant: str, increments: Sequence[Increment]) -> dict[tuple[Ring, int], dict[str, float]]:
+    def _buckets(self, tenant: str, increments: Sequence[Increment]) -> dict[tuple[Ring, int], Mapping[str, float]]:
         now_ms = time_ns() // 1_000_000
         known = [(item, weight, min(ms, now_ms)) for item, weight, ms in increments if weight > 0]
         latest_ms = max([self._latest_ms.get(tenant, 0), *(ms for _, _, ms in known)])
         self._latest_ms[tenant] = latest_ms
-        buckets: dict[tuple[Ring, int], dict[str, float]] = {}
+        buckets: dict[tuple[Ring, int], Mapping[str, float]] = {}
         for ring in RINGS:
-            oldest = ring.bucket(latest_ms) - ring.slots + 1
+            width_ms, oldest = ring.width_ms, ring.bucket(latest_ms) - ring.slots + 1
+            of_ring: defaultdict[int, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
             for item, weight, ms in known:
-                bucket = ring.bucket(ms)
-                if bucket >= oldest:
-                    of_bucket = buckets.setdefault((ring, bucket), {})
-                    of_bucket[item] = of_bucket.get(item, 0.0) + weight
+                if (bucket := ms // width_ms) >= oldest:
+                    of_ring[bucket][item] += weight
+            buckets |= {(ring, bucket): weights for bucket, weights in of_ring.items()}
         return buckets

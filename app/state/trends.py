@@ -30,9 +30,13 @@ class Ring:
     width_s: int
     slots: int
 
+    @property
+    def width_ms(self) -> int:
+        return 1000 * self.width_s
+
     def bucket(self, unix_ms: int) -> int:
         """The bucket of a moment."""
-        return unix_ms // (1000 * self.width_s)
+        return unix_ms // self.width_ms
 
 
 FINE: Final = Ring(300, 16)

@@ -11,21 +11,35 @@ for h = 1, tonumber(ARGV[1]) do
   half_lives[h] = tonumber(ARGV[1 + h]) * 1000 -- ms
 end
 
+-- Read once and written once, however many events of this call an item has: { time, count, count, ... }.
+local counts = {}
+local function counts_of(item, beginning)
+  if not counts[item] then
+    local fields = {}
+    for number in string.gmatch(redis.call('HGET', KEYS[1], item) or beginning, '%S+') do
+      fields[#fields + 1] = tonumber(number)
+    end
+    counts[item] = fields
+  end
+  return counts[item]
+end
+
 local counted = 0
 for at = 2 + #half_lives, #ARGV, 4 do
-  local item, weight, time = ARGV[at], tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local fields = {}
-  for number in string.gmatch(redis.call('HGET', KEYS[1], item) or ARGV[at + 3], '%S+') do
-    fields[#fields + 1] = tonumber(number)
-  end
-  local reference = math.max(fields[1] or time, time)
-  local out = { string.format('%.0f', reference) }
+  local weight, time = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local fields = counts_of(ARGV[at], ARGV[at + 3])
+  local before = fields[1] or time
+  local reference = math.max(before, time)
   for h, half_life in ipairs(half_lives) do
     -- A late event counts with its own age; a newer one first ages what was there. One of the two exponents is 0.
-    local aged = (fields[1 + h] or 0) * 2 ^ -((reference - (fields[1] or reference)) / half_life)
-    out[1 + h] = string.format('%.17g', aged + weight * 2 ^ -((reference - time) / half_life))
+    local aged = (fields[1 + h] or 0) * 2 ^ -((reference - before) / half_life)
+    fields[1 + h] = aged + weight * 2 ^ -((reference - time) / half_life)
   end
-  redis.call('HSET', KEYS[1], item, table.concat(out, ' '))
+  fields[1] = reference
   counted = counted + 1
+end
+local form = '%.0f' .. string.rep(' %.17g', #half_lives)
+for item, fields in pairs(counts) do
+  redis.call('HSET', KEYS[1], item, string.format(form, unpack(fields, 1, 1 + #half_lives)))
 end
 return redis.call('HINCRBY', KEYS[1], '', counted)
