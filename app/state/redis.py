@@ -99,6 +99,7 @@ class RedisStore:
         self._log_max_length = log_max_length
         self._state_ttl_ms = state_ttl_s * 1000
         self.rewrite = Rewrite(self, max_sequence, dedupe_window, log_max_length)
+        self.keep = self.rewrite.keep
         self._histories = Histories(self.rewrite, dedupe_window)
         self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
