@@ -169,6 +169,7 @@ async def test_what_came_to_a_source_after_redis_had_lost_that_it_was_merged_is_
 ):
     store = await open_store(log_max_length=0)
     await tell(store, SOURCE, 10, 30)
+    merged = meta_of(raw, SOURCE)[b"e"]
     await merge_until_killed(store, monkeypatch)
     make_archiver().once()
     raw.hdel(keys.user_keys("default", SOURCE).meta, "to", "ms", "ik")
@@ -177,6 +178,7 @@ async def test_what_came_to_a_source_after_redis_had_lost_that_it_was_merged_is_
     assert learned_from(archive) == [(SOURCE, "item 60"), (TARGET, "item 10"), (TARGET, "item 30")]
     store = await lose_redis(open_store, archive, raw, redis_url)
     assert await sequence(store, SOURCE) == ["item 60"]
+    assert meta_of(raw, SOURCE)[b"e"] != merged  # else nobody could tell what of it the target has
     assert await sequence(store, TARGET) == ["item 10", "item 30"]
     await tell(store, SOURCE, 70)
     await store.merge("default", TARGET, SOURCE)
