@@ -150,7 +150,7 @@ class Metrics:
         )
         self.device_failed = Gauge(
             "longwave_device_failed",
-            "Workers whose device failed, and whose CPU goes on.",
+            "Models whose device failed in a worker, where the CPU goes on with them until they are not served any more.",
             registry=r,
             multiprocess_mode="livesum",
         )

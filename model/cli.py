@@ -125,7 +125,10 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="The prepared data set that the run was trained on.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Where the report goes; default: `report` in the run's folder, with --platform `report-PLATFORM`."),
+        typer.Option(
+            help="Where the report goes; default: `report` in the run's folder, `report-PLATFORM` with --platform, and with "
+            "`-item-vectors=int8` and `-weights=int8` behind that where these are asked for."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=0, help="Ask only the first so many test queries; 0 asks all.")] = 0,
     platform: Annotated[str, typer.Option(help="Ask only what was answered on this platform.")] = "",
@@ -153,7 +156,10 @@ def evaluate(
         report = assess(run, data, limit, platform, item_vectors, weights)
         if noted.exists():
             note(noted, "evaluate", report, f"{run}, platform {platform}" if platform else str(run))
-        folder = out or run / (f"report-{quote(platform, safe='')}" if platform else "report")
+        named = [quote(platform, safe="")] if platform else []  # which leaves no "="
+        stored = {"item-vectors": item_vectors, "weights": weights}
+        named += [f"{what}={how}" for what, how in stored.items() if how != "float32"]
+        folder = out or run / "-".join(["report", *named])
         write_report(report, folder)
     console.print(to_markdown(report), markup=False, highlight=False, soft_wrap=True)
     console.print(f"-> {folder}", soft_wrap=True)

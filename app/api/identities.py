@@ -78,8 +78,8 @@ async def delete_user(request: Request, user_id: KnownUserId) -> Response:
 async def merge_user(request: Request, user_id: KnownUserId) -> Response:
     """Sort the events of an anonymous or other-platform identity into the user's, by time, and lead that identity here from now
     on: what is asked or told of it is asked or told of this user. Events on their way meanwhile are kept. The same merge again
-    changes nothing. An identity that nothing is known of is joined, too. 409 if both are one already the other way round, or if
-    the identity belongs to a third user.
+    changes nothing. An identity that nothing is known of is joined, too. 409 if both are one already the other way round, if
+    the identity belongs to a third user, or if Redis has lost that they were joined and what came since cannot be told any more.
     """
     service = await service_of(request)
     hook = hook_of(request)

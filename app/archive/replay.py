@@ -101,12 +101,14 @@ class Replay:
     def finish(self) -> None:
         """The records end here. Raises ArchiveError like `apply`."""
         self._check()
-        move = self._move()
-        if move is None or self.life.moved_to is not None:
+        if self.life.moved_to is not None:
             return
-        # The archive has not come to the user's own record of it, nor perhaps to what made the epoch that has moved.
-        if self.life.epoch == move.epoch or (move.epoch not in self._seen and move.ms >= self._last_ms):
-            self._leave(move.target, move.ms, self._there(move))
+        for move in self._moves:  # more than one, if Redis had lost the first
+            # The archive has not come to the user's own record of it, nor perhaps to what made the epoch that has moved.
+            if move.epoch not in self._over and (
+                self.life.epoch == move.epoch or (move.epoch not in self._seen and move.ms >= self._last_ms)
+            ):
+                self._leave(move.target, move.ms, self._there(move))
 
     @property
     def went_on(self) -> bool:
@@ -114,8 +116,9 @@ class Replay:
         return self.life.epoch in self._over
 
     def _move(self) -> Move | None:
-        """What the last merge of the present life moved."""
-        return next((move for move in reversed(self._moves) if move.epoch not in self._over), None)
+        """What the merge of the present epoch moved; the last of the present life, if the archive has not come to its epoch."""
+        left = [move for move in self._moves if move.epoch not in self._over]
+        return next((move for move in left if move.epoch == self.life.epoch), left[-1] if left else None)
 
     def _moved(self, record: Record) -> None:
         life, move = self.life, self._move()
@@ -124,6 +127,8 @@ class Replay:
         elif life.moved_to is not None:  # a merge that a restore has found halfway was finished
             life.moved_to, life.moved_ms = record.other, record.ms
         elif move is not None:
+            if move.epoch == life.epoch:  # should more come in it, Redis has lost that it went
+                self._over.add(move.epoch)
             self._leave(record.other, record.ms, move.moved)
         elif life.events and record.count and not self._passed_on(record):
             life.moved_to, life.moved_ms, life.on_the_way = record.other, record.ms, True

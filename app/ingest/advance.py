@@ -26,7 +26,7 @@ class _Dirty:
 
     Attributes:
         events: those that this worker stored, [start, start + len(events)) of the epoch; None if it does not know all of them,
-            because another worker stores events of this user too: then the store is asked.
+            because another worker stores events of this user too, or not the attributes: then the store is asked.
         since_s: when the first of them was acknowledged, on time.monotonic().
         generation: of the store that has the events.
     """
@@ -91,18 +91,21 @@ class Advance:
         tenant: str,
         user_id: str,
         epoch: bytes,
-        attributes: Mapping[str, str],
+        attributes: Mapping[str, str] | None,
         total: int,
         events: Sequence[StoredEvent],
         generation: int,
     ) -> None:
-        """The last events of this user, of whom there were `total` in that generation of the store, are these."""
+        """The last events of this user, of whom there were `total` in that generation of the store, are these; attributes: None
+        where they cannot be read, and no state can begin with them."""
         start = total - len(events)
         dirty = self._dirty.get((tenant, user_id))
         if not self._dirty:
             self._metrics.unfolded_users.set(1)  # how many exactly is told with every fold
         if dirty is None:
-            self._dirty[tenant, user_id] = _Dirty(epoch, attributes, start, list(events), monotonic(), generation)
+            known = None if attributes is None else list(events)
+            self._dirty[tenant, user_id] = _Dirty(epoch, attributes or {}, start, known, monotonic(), generation)
+            events = known or ()
         elif dirty.events is not None:
             if (dirty.epoch, dirty.generation) == (epoch, generation) and dirty.start + len(dirty.events) == start:
                 dirty.events.extend(events)

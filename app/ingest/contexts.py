@@ -24,7 +24,7 @@ def context_increments(users: Sequence[UserEvents], weights: Mapping[str, float]
     """
     found: list[ContextIncrement] = []
     for user in users:
-        of_user = user.appended.attributes.get("country")
+        of_user = (user.appended.attributes or {}).get("country")
         for event in user.events:
             if event.item_id is None or event.type not in weights:
                 continue

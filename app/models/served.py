@@ -141,6 +141,7 @@ class ServedModel:
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
         self._said: str | None = None  # the device that the metrics name
+        self._failed = False  # whether they say that it failed
         catalogue = catalogue_of(bundle)
         self._popularity = popularity = LivePopularity(
             catalogue,
@@ -282,7 +283,7 @@ class ServedModel:
         if self._settings.background_fold:
             self._run(self._advance.run())
         self._say_device(1)
-        if self.service.runtime.device.name != "cpu":
+        if self.service.runtime.device.name != "cpu" or self.service.runtime.placement.failures:
             self._run(self._watch_device())
 
     async def stop(self) -> None:
@@ -299,6 +300,7 @@ class ServedModel:
         await self._context.close()
         await self._commits.close()
         self._say_device(0)
+        self._say_failed(False)
 
     def tell(self, beside: Sequence[ServedModel]) -> None:
         """Have these models hear of the events that this one takes, from now on."""
@@ -331,8 +333,14 @@ class ServedModel:
             if scan is not None:
                 self._metrics.delta_rows.set(scan.layout.delta_rows)
             await asyncio.sleep(_DEVICE_S)
-        self._metrics.device_failed.set(runtime.placement.failures)
+        self._say_failed(True)
         self._say_device(1)
+
+    def _say_failed(self, failed: bool) -> None:
+        """As long as this model is served; another one has a device of its own, that may be well."""
+        if failed != self._failed:
+            self._failed = failed
+            self._metrics.device_failed.inc(1 if failed else -1)
 
     def _say_device(self, serves: int) -> None:
         """One device at a time, also where the first has failed."""

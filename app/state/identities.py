@@ -23,6 +23,7 @@ from app.errors import ConflictError, DamagedError, StorageError
 from app.state import erasing, keys
 from app.state.damage import Damage
 from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Erasing, Forgotten
+from app.state.revived import Whole, set_apart
 from app.state.ring import ring_ids
 from app.state.scripts import script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
@@ -81,6 +82,8 @@ class Commands(erasing.Commands, Protocol):
         ids: Sequence[bytes],
         attributes: bytes,
     ) -> int | None: ...
+
+    async def keep(self, tenant: str, user_id: str, found: Whole, kept: Sequence[bytes]) -> bool: ...
 
 
 class Identities:
@@ -166,6 +169,7 @@ class Identities:
         # Before anything is said: who is led to one who is damaged could never arrive.
         for one in (holder, source):
             await self._check(tenant, one)
+        await self._set_apart(tenant, holder, source)
         if target != holder:
             await self.make_known(tenant, target, way[target], holder)
         # Then it is said where the source is about to go, and looked whether another merge goes the other way: of two such, one
@@ -199,6 +203,22 @@ class Identities:
         damage.attributes(user.meta, attributes)
         for time in times:
             damage.number(user.meta, time)
+
+    async def _set_apart(self, tenant: str, one: str, other: str) -> None:
+        """If either has taken the other over before, which Redis has lost since, leave that one what came since.
+
+        Raises:
+            ConflictError: what came since cannot be told.
+            OvertakenError: it has changed meanwhile.
+        """
+        users, metas = (one, other), [keys.user_keys(tenant, user).meta for user in (one, other)]
+        epochs = await self._store.all([("HGET", meta, "e") for meta in metas])
+        asked: list[Command] = [
+            ("HGET", meta, DONE + (epoch or b"").hex()) for meta, epoch in zip(metas, reversed(epochs), strict=True)
+        ]
+        for taker, taken, mark in zip(users, reversed(users), await self._store.all(asked), strict=True):
+            if mark is not None and not await set_apart(self._store, tenant, taken, taker):
+                raise OvertakenError(f"{taken!r} has changed")
 
     async def finish(self, tenant: str, source: str, target: str) -> None:
         """Do what is left of a merge: sort the source's events into the target, then remove them from the source.

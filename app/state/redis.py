@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -99,6 +100,7 @@ class RedisStore:
         self._log_max_length = log_max_length
         self._state_ttl_ms = state_ttl_s * 1000
         self.rewrite = Rewrite(self, max_sequence, dedupe_window, log_max_length)
+        self.keep = self.rewrite.keep
         self._histories = Histories(self.rewrite, dedupe_window)
         self._identities = Identities(self, log_max_length, tombstone_ttl_s)
 
@@ -142,11 +144,14 @@ class RedisStore:
                         await ways[place].go_on(reply)
                         merged.append(place)
                         continue
-                    total, flags, epoch, attributes = reply
-                    known = self.damage.attributes(names[1], attributes)
-                    found[place] = Appended(ways[place].user_id, flags.decode(), total, epoch, known, generation)
                 except LongwaveError as error:  # says nothing of the others
                     found[place] = error
+                    continue
+                total, flags, epoch, packed = reply
+                attributes: Mapping[str, str] | None = None
+                with contextlib.suppress(DamagedError):  # the log has it
+                    attributes = self.damage.attributes(names[1], packed)
+                found[place] = Appended(ways[place].user_id, flags.decode(), total, epoch, attributes, generation)
             waiting = merged
             if not waiting:
                 break

@@ -13,6 +13,7 @@ from app.state.damage import Damage
 from app.state.erasing import RESTORED, Call
 from app.state.events import encode_attributes
 from app.state.identities import NewEvent, OvertakenError
+from app.state.revived import Whole
 from app.state.ring import EMPTY_RING, id_hash, remember_ids, ring_ids
 from app.state.scripts import Script, script
 from app.state.text import encode_text
@@ -156,6 +157,43 @@ class Rewrite:
             if result:
                 return len(kept_new) if result == 1 else None
         raise StorageError(f"the events of {user_id!r} kept changing while they were sorted; try again")
+
+    async def keep(self, tenant: str, user_id: str, found: Whole, kept: Sequence[bytes]) -> bool:
+        """Leave a user some events of the sequence alone, in a new epoch, which counts on. False if the user has changed since it
+        was read, and nothing was done. In the log it is a rewrite that brings nothing new."""
+        user, appended, known = keys.user_keys(tenant, user_id), int(found.appended or 0), found.ids or EMPTY_RING
+        if self._dedupe_window:
+            known = remember_ids(known, (), self._dedupe_window)  # oldest first
+        arguments: list[Any] = [
+            encode_text(tenant),
+            encode_text(user_id),
+            found.epoch or b"",
+            appended,
+            new_epoch(),
+            appended,
+            found.first or b"",
+            found.last or b"",
+            b"",  # attributes, mark and origin
+            b"",
+            b"",
+            known if len(known) > len(EMPTY_RING) else b"",
+            self._log_max_length,
+            1,
+            -(-len(kept) // _CHUNK),
+            0,
+            found.gone or b"",
+            (found.ids or b"")[: len(EMPTY_RING)],
+            self._max_sequence,
+            b"",  # nobody else is meant
+            b"",
+            b"",
+            len(found.sequence),
+            0,
+            *_packed(list(kept), _CHUNK),
+        ]
+        call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
+        (result,) = await self._store.run(script("rewrite"), [call], durable=True)
+        return bool(result)
 
 
 def _same(before: Sequence[bytes], after: Sequence[tuple[bytes, int]]) -> int:

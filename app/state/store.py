@@ -37,7 +37,8 @@ class Appended(msgspec.Struct, frozen=True):
         flags: one character per event: STORED, DUPLICATE (its id was known: a retry, and nothing was stored again), or ERASED (it
             happened before its user was erased, and was refused).
         total: how many events the user has had so far in this epoch, these included.
-        epoch, attributes: see `UserMeta`.
+        epoch, attributes: see `UserMeta`; None where the attributes cannot be read: the events are stored all the same, and
+            whoever reads the user hears of it.
         generation: of the store when it was asked. In a later one the events may be gone.
     """
 
@@ -45,7 +46,7 @@ class Appended(msgspec.Struct, frozen=True):
     flags: str
     total: int
     epoch: bytes
-    attributes: Mapping[str, str]
+    attributes: Mapping[str, str] | None
     generation: int
 
 

@@ -15,16 +15,18 @@ import numpy.typing as npt
 import polars as pl
 
 from model.assess import known_before
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import Checkpoint, load_checkpoint, names_of
 from model.data.build import Dataset, with_events
 from model.data.dataset import write_dataset
+from model.data.splits import by_time
 from model.files import write_whole
 from model.loop import CHECKPOINT, Report, remove_run
 from model.publish import publish_task
-from model.settings import WHERE, Settings, TrainSettings, that_decide
+from model.settings import WHERE, Settings, TrainSettings, UpdateSettings, that_decide
 from model.task import Task, make_task
 from model.train import Trainer
-from model.update.origin import read_origin
+from model.update.newer import newer
+from model.update.origin import Origin, read_origin
 from model.update.run import judged, refresh
 
 COST = "cost.json"
@@ -92,10 +94,17 @@ def train_old(
 
     Args:
         begin: where the questions begin, see `PARTS`. new: as of `measure_update`.
+
+    Raises:
+        NothingNewError: an update will have too little to learn from or to be judged by; nothing was trained.
     """
     until = begin * (1 - new)
     settings = _cut(settings, until * (1 - new), until)
-    return _trained(dataset, settings, folder, lambda task: Trainer(task, settings, folder), None, report)
+
+    def check(run: Trainer) -> None:
+        _check_enough(dataset, run, begin, settings.update)
+
+    return _trained(dataset, settings, folder, lambda task: Trainer(task, settings, folder), None, report, check)
 
 
 def train_anew(
@@ -152,11 +161,19 @@ def _trained(
     trainer: Callable[[Task], Trainer],
     epochs: int | None,
     report: Report | None,
+    check: Callable[[Trainer], None] = lambda _: None,
 ) -> Trained:
-    """Train, or take what lies in the folder, if it is finished, of the same data and settings, and of so many epochs."""
+    """Train, or take what lies in the folder, if it is finished, of the same data and settings, and of so many epochs.
+
+    Args:
+        check: of a training before it begins, which is no part of its cost.
+    """
     watch = Watch()
     task = make_task(dataset, settings.data)
     run = trainer(task)
+    prepared = watch.read()
+    check(run)
+    watch = Watch()
     if (folder / COST).exists():
         kept = load_checkpoint(folder / CHECKPOINT)
         if _decided(kept.settings) == _decided(run.described) and kept.data == task.data and epochs in (None, len(kept.history)):
@@ -164,10 +181,19 @@ def _trained(
     (folder / COST).unlink(missing_ok=True)  # first: it says that the training beside it has finished
     remove_run(folder)
     checkpoint = run.run(report)
-    cost = watch.read()
+    cost = Cost(*map(sum, zip(prepared, watch.read(), strict=True)))
     # Behind the checkpoint: where it is, the training has finished.
     write_whole(folder / COST, json.dumps(cost._asdict()) + "\n")
     return Trained(task, checkpoint, cost)
+
+
+def _check_enough(dataset: Dataset, run: Trainer, begin: float, settings: UpdateSettings) -> None:
+    """What `renew` will find to be new, by the same code. Raises NothingNewError."""
+    task = run.task
+    until_ms = by_time(task.seq, quantile=1 - 1e-9, valid_quantile=begin).valid_cut_ms
+    cut_ms = task.split.cut_ms
+    untrained = Checkpoint(run.net, run.described, task.seq.item_ids, task.data, names_of(task.seq), None, cut_ms, [], {})
+    newer(before(dataset, until_ms), Origin(run.folder, "", untrained, [], [], task.repeats), settings.holdout)
 
 
 def _decided(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

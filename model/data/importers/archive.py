@@ -143,7 +143,10 @@ def _in_force(rows: pl.DataFrame) -> pl.DataFrame:
     taken = _taken(rows, in_force, ever_taken)
     dropped, met = _halfway(in_force, taken)
     in_force = in_force.filter(~pl.col("_place").is_in(dropped))
-    moves = in_force.filter(pl.col("kind") == "m").unique(_USER, keep="last", maintain_order=True)
+    # Whoever was told more after that had not gone: Redis has lost it.
+    told = pl.when(pl.col("kind").is_in([*EVENTS, "s", "a"])).then(pl.col("_place")).max().over(_USER)
+    gone_last = (pl.col("kind") == "m") & (pl.col("_place") > told).fill_null(True)
+    moves = in_force.filter(gone_last).unique(_USER, keep="last", maintain_order=True)
     # What the other one has says how much it is. Of whom nobody has anything yet, nothing has moved.
     last = taken.join(met, on=["tenant", "user_id", "_epoch"], how="anti").unique(["tenant", "user_id"], keep="last")
     moves = moves.join(last.select("tenant", "user_id", "_count"), on=["tenant", "user_id"], how="left", maintain_order="left")
@@ -211,19 +214,21 @@ def _left(own: pl.DataFrame, moves: list[tuple[bytes, str, int, int, int]]) -> I
     events."""
     events: list[tuple[int, int]] = []  # time and place
     epoch, n, awaited, seen, last_ms = b"", 0, 0, set(), 0
-    for kind, record_epoch, number, count, time_ms, ms, place in own.select(
-        "kind", "epoch", "n", "count", "time_ms", "ms", "_place"
-    ).iter_rows():
-        if kind == "m":
+    rows = own.select("kind", "epoch", "n", "count", "time_ms", "ms", "_place").rows()
+    for kind, record_epoch, number, count, time_ms, ms, place in rows:
+        if kind == "m" and place == rows[-1][-1]:
             return
         for moved, _, move_count, move_n, move_ms in moves:
             counted = kind == "e" and record_epoch == moved and move_n
-            if moved == epoch and kind != "h" and (number > move_n if counted else ms > move_ms):
+            later = kind == "m" or (number > move_n if counted else ms > move_ms)
+            if moved == epoch and kind != "h" and later:
                 places = _last(events, n, move_count, move_n)
                 yield moved, None, places
                 events = events[: len(events) - len(places)]
                 moves = [move for move in moves if move[0] != moved]
                 break
+        if kind == "m":  # and Redis has lost it
+            continue
         if kind == "h":
             events.append((time_ms, place))
             awaited -= 1
@@ -240,10 +245,11 @@ def _left(own: pl.DataFrame, moves: list[tuple[bytes, str, int, int, int]]) -> I
             events, n = [], 0
         epoch, last_ms = record_epoch, max(last_ms, ms)
         seen.add(epoch)
-    if moves:
-        moved, other, move_count, move_n, move_ms = moves[-1]
+    for moved, other, move_count, move_n, move_ms in moves:  # more than one, if Redis had lost the first
         if moved == epoch or (moved not in seen and move_ms >= last_ms):
-            yield moved, other, _last(events, n, move_count, move_n)
+            places = _last(events, n, move_count, move_n)
+            yield moved, other if moved == moves[-1][0] else None, places
+            events, n = events[: len(events) - len(places)], 0
 
 
 def _last(events: list[tuple[int, int]], n: int, count: int, of: int) -> list[int]:

@@ -92,6 +92,28 @@ async def test_events_for_a_damaged_user_are_refused_and_those_of_others_are_sto
     assert (await client.profile("good"))["events"] == 1
 
 
+@pytest.mark.parametrize("known", [False, True])  # whether the user had events before
+@pytest.mark.parametrize("background_fold", [False, True])
+async def test_events_that_are_stored_are_acknowledged_although_the_attributes_cannot_be_read(
+    start, raw, known: bool, background_fold: bool
+):
+    async with start(background_fold=background_fold) as client:
+        if known:
+            await client.tell(event("bad", 1))
+        key = damage(raw, "attributes")
+        sent = [event("bad", 2, 2, event_id="b"), event("good", 2, 2, event_id="g")]
+        for status in ("stored", "duplicate"):
+            answer = await client.post("/v1/events", json=sent)
+            assert answer.status_code == 200, answer.text
+            assert [one["status"] for one in answer.json()["results"]] == [status] * 2
+        assert raw.llen(BAD.seq) == 1 + known
+        refused(await client.get("/v1/users/bad"), key)
+        answers = [await client.ask(user) for user in ("good", "bad")]
+        assert [answer["source"] for answer in answers] == ["model", "fallback"]
+        raw.hdel(BAD.meta, "a")
+        assert (await client.ask("bad"))["applied_events"] == 1 + known
+
+
 @pytest.mark.parametrize("kind", [*KINDS, *INSIDE])
 async def test_a_damaged_user_can_be_erased_and_begins_anew(client: Client, raw, kind: str):
     await client.tell(*history("bad", 5))

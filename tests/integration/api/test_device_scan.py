@@ -101,3 +101,9 @@ async def test_a_device_that_fails_under_load_fails_no_request_and_the_service_s
     assert now.endswith(" 1.0")
     (before,) = [line for line in text.splitlines() if line.startswith("longwave_model_info") and 'device="cuda"' in line]
     assert before.endswith(" 0.0")
+    served = away._transport.app.state.hook.models.hall._served
+    await served.stop()  # as when another model is activated
+    assert "longwave_device_failed 0.0" in (await away.get("/metrics")).text
+    await served.start()  # and as on a way back
+    await asyncio.sleep(0.1)
+    assert "longwave_device_failed 1.0" in (await away.get("/metrics")).text

@@ -169,6 +169,7 @@ async def test_what_came_to_a_source_after_redis_had_lost_that_it_was_merged_is_
 ):
     store = await open_store(log_max_length=0)
     await tell(store, SOURCE, 10, 30)
+    merged = meta_of(raw, SOURCE)[b"e"]
     await merge_until_killed(store, monkeypatch)
     make_archiver().once()
     raw.hdel(keys.user_keys("default", SOURCE).meta, "to", "ms", "ik")
@@ -177,6 +178,7 @@ async def test_what_came_to_a_source_after_redis_had_lost_that_it_was_merged_is_
     assert learned_from(archive) == [(SOURCE, "item 60"), (TARGET, "item 10"), (TARGET, "item 30")]
     store = await lose_redis(open_store, archive, raw, redis_url)
     assert await sequence(store, SOURCE) == ["item 60"]
+    assert meta_of(raw, SOURCE)[b"e"] != merged  # else nobody could tell what of it the target has
     assert await sequence(store, TARGET) == ["item 10", "item 30"]
     await tell(store, SOURCE, 70)
     await store.merge("default", TARGET, SOURCE)
@@ -185,6 +187,64 @@ async def test_what_came_to_a_source_after_redis_had_lost_that_it_was_merged_is_
     assert learned_from(archive) == [(TARGET, f"item {n}") for n in (10, 30, 60, 70)]
     store = await lose_redis(open_store, archive, raw, redis_url)
     assert await sequence(store, SOURCE) == [f"item {n}" for n in (10, 30, 60, 70)]
+
+
+@pytest.mark.parametrize("told_since", [(60,), (60, 5), ()])
+@pytest.mark.parametrize("archived_between", [False, True])
+@pytest.mark.parametrize("archived_before", ["nothing", "the source", "the merge"])
+@pytest.mark.parametrize("first", [SOURCE, TARGET])
+async def test_a_merge_that_redis_has_lost_and_that_is_made_again_is_read_as_one(
+    open_store: OpenStore,
+    raw: redis.Redis,
+    redis_url: str,
+    archive: Archive,
+    make_archiver: MakeArchiver,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+    archived_before: str,
+    archived_between: bool,
+    told_since: tuple[int, ...],
+):
+    store = await open_store(log_max_length=0)
+    await tell(store, SOURCE, 10, 30)
+    await tell(store, TARGET, 20)
+    source = keys.user_keys("default", SOURCE)
+    kept = {name: raw.dump(name) for name in (source.meta, source.seq, source.ids)}
+    if archived_before == "the source":
+        archive_partition_of(SOURCE, archive, raw)
+    if archived_before == "the merge":
+        await store.merge("default", TARGET, SOURCE)
+        make_archiver().once()
+    else:
+        await merge_until_killed(store, monkeypatch)
+    for name, value in kept.items():
+        raw.restore(name, 0, value, replace=True)
+    if told_since:
+        assert (await tell(store, SOURCE, *told_since)).user_id == SOURCE
+    if archived_between:
+        make_archiver().once()
+        if told_since:
+            assert learned_from(archive) == sorted(
+                [*((TARGET, f"item {n}") for n in (10, 20, 30)), *((SOURCE, f"item {n}") for n in told_since)]
+            )
+            assert {h.user_id: [e.item_id for e in h.events] for h in histories(archive)} == {
+                SOURCE: [f"item {n}" for n in told_since],
+                TARGET: [f"item {n}" for n in (10, 20, 30)],
+            }
+    assert await store.merge("default", TARGET, SOURCE) == TARGET
+    expected = [f"item {n}" for n in sorted([10, 20, 30, *told_since])]
+    assert await sequence(store, TARGET) == expected
+
+    archive_partition_of(first, archive, raw)
+    if first == TARGET or archived_between:
+        assert learned_from(archive) == sorted((TARGET, item) for item in expected)
+    if first == TARGET:
+        assert [(h.user_id, [e.item_id for e in h.events]) for h in histories(archive)] == [(TARGET, expected)]
+    make_archiver().once()
+    assert learned_from(archive) == sorted((TARGET, item) for item in expected)
+    assert [(h.user_id, [e.item_id for e in h.events]) for h in histories(archive)] == [(TARGET, expected)]
+    store = await lose_redis(open_store, archive, raw, redis_url)
+    assert await sequence(store, SOURCE) == await sequence(store, TARGET) == expected
 
 
 async def test_who_was_merged_into_somebody_who_was_erased_stays_away_without_their_own_records_of_it(

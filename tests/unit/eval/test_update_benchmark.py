@@ -177,6 +177,13 @@ def test_what_cannot_be_measured_is_one_line(tiny_run, place, options, said):
     assert said in result.stderr
 
 
+def test_too_little_that_is_new_is_said_before_anything_is_trained(tiny_run, tmp_path):
+    result = call(tiny_run, tmp_path, "--new", "0.02")
+    assert result.exit_code == 2
+    assert "too little is new" in result.stderr
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
 def test_a_ratio_is_of_means_and_its_interval_of_the_same_users():
     rng = np.random.default_rng(0)
     user, second = np.repeat(np.arange(200), 3), rng.random(600)

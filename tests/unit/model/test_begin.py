@@ -1,6 +1,7 @@
 """Training that begins with a bundle's weights, and learns to answer on one platform."""
 
 import dataclasses
+import json
 import shutil
 
 import numpy as np
@@ -188,12 +189,20 @@ def test_a_text_encoder_of_the_same_width_is_told_from_another_one_by_what_it_ma
         begun(strangers, task, "mine")
 
 
-def test_a_report_of_one_platform_leaves_the_general_one_alone(tiny_run, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "folder"),
+    [
+        (["--platform", "web"], "report-web"),
+        (["--item-vectors", "int8"], "report-item-vectors=int8"),
+        (["--platform", "web", "--item-vectors", "int8", "--weights", "int8"], "report-web-item-vectors=int8-weights=int8"),
+    ],
+)
+def test_a_report_of_something_else_leaves_the_general_one_alone(tiny_run, tmp_path, options, folder):
     run = shutil.copytree(tiny_run.run, tmp_path / "run")
     (run / "report").mkdir()
     (run / "report" / "report.json").write_text("the general one")
-    words = ["evaluate", run, "--data", tiny_run.data, "--platform", "web", "--limit", 5]
+    words = ["evaluate", run, "--data", tiny_run.data, *options, "--limit", 5]
     done = CliRunner().invoke(app, [str(word) for word in words])
     assert done.exit_code == 0, done.output
     assert (run / "report" / "report.json").read_text() == "the general one"
-    assert '"web"' in (run / "report-web" / "report.json").read_text()
+    assert json.loads((run / folder / "report.json").read_text())
