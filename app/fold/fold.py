@@ -82,7 +82,7 @@ class Fold:
         unknown = self._tensors.unknown(tails)
         rows, last = self._codec.empty(len(users)), 0
         for first, last in _groups([len(tail) for tail in tails]):
-            # Copied, also a single row, which is contiguous as it lies: among others it may lie where its numbers are not aligned.
+            # Copied, a single row too, which is contiguous as it lies: among others it may lie where its numbers are not aligned.
             now = {name: np.array(array[first:last], order="C") for name, array in state.items()}
             for graph, events in self._calls(tails[first:last]):
                 goes_on = len(events["item_key"])
