@@ -17,6 +17,7 @@ from model.baselines.nets.train import encoder_lists
 from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.data.build import Dataset
+from model.data.schema import DatasetManifest
 from model.files import check_folder, write_whole
 from model.history import best_epoch
 from model.intervals import Difference, Estimate, UserBootstrap
@@ -89,6 +90,12 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
     return compared
 
 
+def how_asked(data: DataSettings, manifest: DatasetManifest) -> dict[str, Any]:
+    """How a run was cut and asked; a key that an older run does not have is its default, "auto" what that is of these data."""
+    settings = dataclasses.asdict(data) | {"protocol": protocol_of(data, manifest)}
+    return {key: value for key, value in settings.items() if key not in _TOLD}
+
+
 def write_comparison(
     compared: list[Compared], task_name: str, fingerprint: str, path: Path, trained: Mapping[str, Any] | None = None
 ) -> None:
@@ -158,10 +165,7 @@ def _lists(checkpoint: Checkpoint | EncoderCheckpoint, task: Task) -> npt.NDArra
 
 
 def _cut(checkpoint: Checkpoint | EncoderCheckpoint, dataset: Dataset) -> dict[str, Any]:
-    """How a run was cut and asked; a key that an older run does not have is its default, "auto" what that is of these data."""
-    data = DataSettings(**checkpoint.settings["data"])
-    settings = dataclasses.asdict(data) | {"protocol": protocol_of(data, dataset.manifest)}
-    return {key: value for key, value in settings.items() if key not in _TOLD}
+    return how_asked(DataSettings(**checkpoint.settings["data"]), dataset.manifest)
 
 
 def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -265,7 +265,7 @@ def read_toml(source: str | Path) -> dict[str, Any]:
     except OSError as error:
         known = ", ".join(sorted(p.stem for p in PRESETS.glob("*.toml")))
         raise ConfigError(f"{source}: neither a readable TOML file nor a preset ({known}): {error.strerror}") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:  # no text, no TOML, or a path that cannot be one
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 

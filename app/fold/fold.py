@@ -82,7 +82,8 @@ class Fold:
         unknown = self._tensors.unknown(tails)
         rows, last = self._codec.empty(len(users)), 0
         for first, last in _groups([len(tail) for tail in tails]):
-            now = {name: np.ascontiguousarray(array[first:last]) for name, array in state.items()}
+            # Copied, a single row too, which is contiguous as it lies: among others it may lie where its numbers are not aligned.
+            now = {name: np.array(array[first:last], order="C") for name, array in state.items()}
             for graph, events in self._calls(tails[first:last]):
                 goes_on = len(events["item_key"])
                 after = graph({name: array[:goes_on] for name, array in now.items()} | events)

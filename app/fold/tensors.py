@@ -70,7 +70,8 @@ class EventTensors:
 
     def _number_columns(self, events: Sequence[StoredEvent]) -> Array:
         # None becomes NaN: the graphs read that as missing.
-        wide = np.asarray([list(map(attrgetter(name), events)) for name in self._numbers], np.float64).T
+        columns = [list(map(attrgetter(name), events)) for name in self._numbers]
+        wide = np.asarray(columns, np.float64).reshape(len(columns), len(events)).T
         limit = np.finfo(np.float32).max  # a number beyond float32 is its largest, not infinite
         return np.clip(wide, -limit, limit).astype(np.float32)
 

@@ -5,7 +5,7 @@ The file, in TOML:
     benchmark = "ml-1m"        # as of `benchmark`
     preset = "base"            # what all begin with
     net = "sasrec"             # which net is tried; default longwave
-    seed = 0
+    seed = 0                   # of all runs that have no train.seed of their own
 
     [all.train]                # what all runs have otherwise than the preset
     epochs = 6
@@ -26,7 +26,7 @@ from typing import Any
 from model.assess import OURS
 from model.benchmark.contenders import MODELS, contender
 from model.benchmark.names import BENCHMARKS, as_asked, find
-from model.compare import Compared, compare, write_comparison
+from model.compare import Compared, compare, how_asked, write_comparison
 from model.distributed import group
 from model.files import check_folder
 from model.history import best_ndcg
@@ -34,6 +34,7 @@ from model.loop import Report
 from model.settings import ConfigError, DataSettings, Settings, read_toml, to_settings
 from model.task import Task, make_task, protocol_of
 
+LONGEST_NAME = 60  # four bytes each at most, and a folder's name has room for 255
 KEYS = {"benchmark": str, "preset": str, "net": str, "seed": int, "all": dict, "runs": dict}
 
 
@@ -66,12 +67,13 @@ def read_sweep(path: Path) -> Sweep:
         raise ConfigError(f"{path}: net must be one of {', '.join(MODELS)}, got {net!r}")
     if not said.get("runs"):
         raise ConfigError(f"{path}: no [runs.NAME]")
-    shared = _over(read_toml(said.get("preset", "small")), said.get("all", {}), f"{path}: all")
-    shared = _over(shared, {"train": {"seed": said.get("seed", 0)}}, str(path))
+    preset = said.get("preset", "small")
+    shared = _over(read_toml(preset), {"train": {"seed": said.get("seed", 0)}}, str(preset))
+    shared = _over(shared, said.get("all", {}), f"{path}: all")
     settings = {}
     for name, changes in said["runs"].items():
-        if Path(name).name != name:
-            raise ConfigError(f"{path}: runs.{name} must name a folder")
+        if name in ("", "..") or Path(name).name != name or not name.isprintable() or len(name) > LONGEST_NAME:
+            raise ConfigError(f"{path}: runs.{name[:LONGEST_NAME]!r} must name a folder, in at most {LONGEST_NAME} characters")
         settings[name] = to_settings(_over(shared, changes, f"{path}: runs.{name}"), Path(f"{path}, runs.{name}"))
     return Sweep(path.stem, said["benchmark"], net, settings)
 
@@ -106,16 +108,21 @@ def sweep(
         raise ConfigError(f"{path}: benchmark must be one that is asked in one way, for all items, got {asked.benchmark!r}")
     called, dataset, protocols = find(asked.benchmark, data, offline)
     folders = {name: work / asked.name / name for name in asked.settings}
-    wanted = {name: chosen for name, chosen in asked.settings.items() if not only or name in only}
+    runs = {
+        name: as_asked(chosen, protocols[0] if protocols else protocol_of(chosen.data, dataset.manifest), None)
+        for name, chosen in asked.settings.items()
+    }
+    # Runs that cannot be compared, and a folder that holds another run, are better refused now than after hours.
+    first, *others = runs
+    for name in others:
+        if how_asked(runs[name].data, dataset.manifest) != how_asked(runs[first].data, dataset.manifest):
+            raise ConfigError(f"{path}: runs.{name} is asked in another way than runs.{first}: their [data] settings differ")
+    wanted = {name: chosen for name, chosen in runs.items() if not only or name in only}
     tasks: dict[DataSettings, Task] = {}
     for name, chosen in wanted.items():
-        protocol = protocols[0] if protocols else protocol_of(chosen.data, dataset.manifest)
-        wanted[name] = as_asked(chosen, protocol, None)
-        cut = wanted[name].data
-        if cut not in tasks:
-            tasks[cut] = make_task(dataset, cut)
-        # A folder that holds another run is better refused now than after hours.
-        contender(asked.net, tasks[cut], wanted[name], folders[name], False, False, None)
+        if chosen.data not in tasks:
+            tasks[chosen.data] = make_task(dataset, chosen.data)
+        contender(asked.net, tasks[chosen.data], chosen, folders[name], False, False, None)
     trained = {}
     for name, chosen in wanted.items():
         found = contender(asked.net, tasks[chosen.data], chosen, folders[name], True, False, report)
@@ -138,5 +145,8 @@ def _over(tables: dict[str, Any], changes: Any, where: str) -> dict[str, Any]:
     for table, keys in changes.items():
         if not isinstance(keys, dict):
             raise ConfigError(f"{where}.{table} must be a table of keys, got {keys!r}")
-        out[table] = out.get(table, {}) | keys
+        before = out.get(table, {})
+        if not isinstance(before, dict):
+            raise ConfigError(f"{where}: what it changes in [{table}] is no table but {before!r}")
+        out[table] = before | keys
     return out

@@ -1,6 +1,7 @@
 """The fold as arithmetic: however events are cut and users are grouped, the state is the same."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,20 @@ def test_a_user_folds_alike_alone_and_among_others(fold, assert_same):
         assert_same(together, fold([one])[0])
 
 
+def test_graphs_are_fed_numbers_where_the_processor_wants_them(runtime, fold, monkeypatch):
+    stored = [fold([user(events(3, seed))])[0][1] for seed in range(4)]
+    assert len(stored[0]) % 8, "states one after the other are aligned by themselves: this shows nothing"
+    fed = []
+
+    def spied(graph):
+        return lambda feeds: fed.extend(feeds.items()) or graph(feeds)
+
+    monkeypatch.setattr(fold, "_runtime", replace(runtime, step=spied(runtime.step), encode=spied(runtime.encode)))
+    fold([user(events(length), state, 3) for length, state in zip([900, 500, 200, 1], stored, strict=True)])
+    assert len(fed) > 60
+    assert [name for name, array in fed if not array.flags.aligned] == []
+
+
 @pytest.mark.parametrize("lengths", [[0, 1, 1, 2, 3, 5, 8, 64, 511, 512, 513, 2000], [4, 5], [0, 0], [], [600] * 70, [7] * 3_000])
 def test_every_event_is_in_one_call_and_those_of_a_user_in_order(fold, monkeypatch, lengths):
     calls = Calls()
@@ -175,6 +190,13 @@ def test_missing_numbers_are_nan_and_huge_ones_stay_finite(tensors):
     numbers = tensors.step([StoredEvent("view", 1, "item-001", value=1e300, price=-1e300)])["numbers"][0]
     assert np.isfinite(numbers[[0, 2]]).all()
     assert np.isnan(numbers[1])
+
+
+def test_a_model_may_look_at_no_number(runtime, tensors):
+    manifest = runtime.bundle.manifest.model_copy(update={"numbers": []})
+    numberless = EventTensors(manifest, catalogue_of(runtime.bundle), None)
+    assert numberless.step(events(3))["numbers"].shape == (3, 0)
+    assert numberless.encode([events(2), events(5)])["numbers"].shape == (2, 5, 0)
 
 
 def test_padding_stands_only_at_the_end_of_a_row(tensors):

@@ -6,6 +6,7 @@ import pytest
 from tiny_run import TinyRun
 from typer.testing import CliRunner
 
+from model.benchmark.sweep import read_sweep
 from model.checkpoint import load_checkpoint
 from model.cli import app
 from model.loop import CHECKPOINT
@@ -79,7 +80,12 @@ def test_runs_trained_elsewhere_are_taken_up_as_they_are(tiny_run: TinyRun, aske
         ('benchmark = "ml-1m"\n[runs.a]\nmodel = 3\n', "runs.a.model must be a table of keys, got 3"),
         ('benchmark = "ml-1m"\n[runs.a.model]\nwidht = 3\n', "unknown key model.widht"),
         ('benchmark = "ml-1m"\n[runs.a.modle]\nwidth = 3\n', "unknown table [modle]"),
-        ('benchmark = "ml-1m"\n[runs."../a"]\n', "runs.../a must name a folder"),
+        ('benchmark = "ml-1m"\n[runs."../a"]\n', "runs.'../a' must name a folder"),
+        ('benchmark = "ml-1m"\n[runs.".."]\n', "runs.'..' must name a folder"),
+        ('benchmark = "ml-1m"\n[runs.""]\n', "runs.'' must name a folder"),
+        ('benchmark = "ml-1m"\n[runs."a\\u0000"]\n', "must name a folder"),
+        (f'benchmark = "ml-1m"\n[runs.{"a" * 300}]\n', "in at most 60 characters"),
+        ('benchmark = "ml-1m"\npreset = "a\\u0000"\n[runs.a]\n', "not TOML: embedded null"),
         ('benchmark = "ml-1m"\npreset = "huge"\n[runs.a]\n', "huge: neither a readable TOML file nor a preset"),
         ('benchmark = "ml-1m"\nnet = "bert"\n[runs.a]\n', "net must be one of longwave, sasrec, gru4rec, got 'bert'"),
         ('benchmark = "ml-1m"\nseed = "0"\n[runs.a]\n', "seed must be of type int, got '0'"),
@@ -97,6 +103,29 @@ def test_a_file_that_cannot_be_swept_is_refused_before_anything_is_trained(asked
     assert said in " ".join(result.output.split())
     assert not (tmp_path / "out" / "widths.json").exists()
     assert not list((tmp_path / "work").glob("*/*")) if (tmp_path / "work").exists() else True
+
+
+def test_a_preset_that_is_none_is_refused(asked, tmp_path):
+    (tmp_path / "odd.toml").write_text("train = 3\n")
+    result = asked(f'benchmark = "ml-1m"\npreset = "{tmp_path / "odd.toml"}"\n[runs.a]\n')
+    assert result.exit_code == 2
+    assert "no table but 3" in " ".join(result.output.split())
+
+
+def test_runs_that_could_not_be_compared_are_refused_before_they_are_trained(tiny_run: TinyRun, asked, tmp_path):
+    text = f'benchmark = "{tiny_run.data}"\n{SHORT}[runs.first]\n[runs.second.data]\nmin_item_events = 2\n'
+    for words in ((), ("--only", "second")):
+        result = asked(text, *words)
+        assert result.exit_code == 2
+        assert "runs.second is asked in another way than runs.first" in " ".join(result.output.split())
+    assert not list((tmp_path / "work").glob("*/*"))
+
+
+def test_a_seed_is_that_of_the_run_else_of_all_else_of_the_file(tmp_path):
+    path = tmp_path / "seeds.toml"
+    for said, expected in (("", 0), ("seed = 3\n", 3), ("[all.train]\nseed = 5\n", 5), ("seed = 3\n[all.train]\nseed = 5\n", 5)):
+        path.write_text(f'benchmark = "ml-1m"\n{said}[runs.a]\n[runs.b.train]\nseed = 7\n')
+        assert [run.train.seed for run in read_sweep(path).settings.values()] == [expected, 7]
 
 
 def test_a_run_that_is_not_in_the_file_is_named(asked):
