@@ -75,6 +75,8 @@ def read_sweep(path: Path) -> Sweep:
         if name in ("", "..") or Path(name).name != name or not name.isprintable() or len(name) > LONGEST_NAME:
             raise ConfigError(f"{path}: runs.{name[:LONGEST_NAME]!r} must name a folder, in at most {LONGEST_NAME} characters")
         settings[name] = to_settings(_over(shared, changes, f"{path}: runs.{name}"), Path(f"{path}, runs.{name}"))
+        if idle := set(changes) - {"data", "train", "model" if net == OURS else net}:
+            raise ConfigError(f"{path}: runs.{name}.{sorted(idle)[0]} says nothing to {net}")
     return Sweep(path.stem, said["benchmark"], net, settings)
 
 

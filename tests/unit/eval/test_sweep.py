@@ -75,22 +75,24 @@ def test_runs_trained_elsewhere_are_taken_up_as_they_are(tiny_run: TinyRun, aske
     ("text", "said"),
     [
         ("[runs.a]\n", "benchmark is missing"),
-        ('benchmark = "ml-1m"\n', "no [runs.NAME]"),
-        ('benchmark = "ml-1m"\n[runs]\na = 3\n', "runs.a must be tables of keys, got 3"),
-        ('benchmark = "ml-1m"\n[runs.a]\nmodel = 3\n', "runs.a.model must be a table of keys, got 3"),
-        ('benchmark = "ml-1m"\n[runs.a.model]\nwidht = 3\n', "unknown key model.widht"),
-        ('benchmark = "ml-1m"\n[runs.a.modle]\nwidth = 3\n', "unknown table [modle]"),
-        ('benchmark = "ml-1m"\n[runs."../a"]\n', "runs.'../a' must name a folder"),
-        ('benchmark = "ml-1m"\n[runs.".."]\n', "runs.'..' must name a folder"),
-        ('benchmark = "ml-1m"\n[runs.""]\n', "runs.'' must name a folder"),
-        ('benchmark = "ml-1m"\n[runs."a\\u0000"]\n', "must name a folder"),
-        (f'benchmark = "ml-1m"\n[runs.{"a" * 300}]\n', "in at most 60 characters"),
-        ('benchmark = "ml-1m"\npreset = "a\\u0000"\n[runs.a]\n', "not TOML: embedded null"),
-        ('benchmark = "ml-1m"\npreset = "huge"\n[runs.a]\n', "huge: neither a readable TOML file nor a preset"),
-        ('benchmark = "ml-1m"\nnet = "bert"\n[runs.a]\n', "net must be one of longwave, sasrec, gru4rec, got 'bert'"),
-        ('benchmark = "ml-1m"\nseed = "0"\n[runs.a]\n', "seed must be of type int, got '0'"),
-        ('benchmark = "ml-1m"\nseed = -1\n[runs.a]\n', "runs.a: train.seed must be a whole number"),
-        ('benchmark = "ml-1m"\nseeds = 0\n[runs.a]\n', "unknown key seeds"),
+        ('benchmark = "not-trained"\n', "no [runs.NAME]"),
+        ('benchmark = "not-trained"\n[runs]\na = 3\n', "runs.a must be tables of keys, got 3"),
+        ('benchmark = "not-trained"\n[runs.a]\nmodel = 3\n', "runs.a.model must be a table of keys, got 3"),
+        ('benchmark = "not-trained"\n[runs.a.model]\nwidht = 3\n', "unknown key model.widht"),
+        ('benchmark = "not-trained"\n[runs.a.modle]\nwidth = 3\n', "unknown table [modle]"),
+        ('benchmark = "not-trained"\n[runs."../a"]\n', "runs.'../a' must name a folder"),
+        ('benchmark = "not-trained"\n[runs.".."]\n', "runs.'..' must name a folder"),
+        ('benchmark = "not-trained"\n[runs.""]\n', "runs.'' must name a folder"),
+        ('benchmark = "not-trained"\n[runs."a\\u0000"]\n', "must name a folder"),
+        (f'benchmark = "not-trained"\n[runs.{"a" * 300}]\n', "in at most 60 characters"),
+        ('benchmark = "not-trained"\npreset = "a\\u0000"\n[runs.a]\n', "not TOML: embedded null"),
+        ('benchmark = "not-trained"\npreset = "huge"\n[runs.a]\n', "huge: neither a readable TOML file nor a preset"),
+        ('benchmark = "not-trained"\nnet = "bert"\n[runs.a]\n', "net must be one of longwave, sasrec, gru4rec, got 'bert'"),
+        ('benchmark = "not-trained"\nseed = "0"\n[runs.a]\n', "seed must be of type int, got '0'"),
+        ('benchmark = "not-trained"\nseed = -1\n[runs.a]\n', "runs.a: train.seed must be a whole number"),
+        ('benchmark = "not-trained"\nseeds = 0\n[runs.a]\n', "unknown key seeds"),
+        ('benchmark = "not-trained"\nnet = "sasrec"\n[runs.a.model]\nwidth = 8\n', "runs.a.model says nothing to sasrec"),
+        ('benchmark = "not-trained"\n[runs.a.sasrec]\nwidth = 8\n', "runs.a.sasrec says nothing to longwave"),
         ('benchmark = "nothing"\n[runs.a]\n', "nothing: neither a benchmark"),
         ('benchmark = "ml-100k"\n[runs.a]\n', "benchmark must be one that is asked in one way, for all items, got 'ml-100k'"),
         ('benchmark = "synthetic-cold"\n[runs.a]\n', "got 'synthetic-cold'"),
@@ -107,7 +109,7 @@ def test_a_file_that_cannot_be_swept_is_refused_before_anything_is_trained(asked
 
 def test_a_preset_that_is_none_is_refused(asked, tmp_path):
     (tmp_path / "odd.toml").write_text("train = 3\n")
-    result = asked(f'benchmark = "ml-1m"\npreset = "{tmp_path / "odd.toml"}"\n[runs.a]\n')
+    result = asked(f'benchmark = "not-trained"\npreset = "{tmp_path / "odd.toml"}"\n[runs.a]\n')
     assert result.exit_code == 2
     assert "no table but 3" in " ".join(result.output.split())
 
@@ -124,11 +126,11 @@ def test_runs_that_could_not_be_compared_are_refused_before_they_are_trained(tin
 def test_a_seed_is_that_of_the_run_else_of_all_else_of_the_file(tmp_path):
     path = tmp_path / "seeds.toml"
     for said, expected in (("", 0), ("seed = 3\n", 3), ("[all.train]\nseed = 5\n", 5), ("seed = 3\n[all.train]\nseed = 5\n", 5)):
-        path.write_text(f'benchmark = "ml-1m"\n{said}[runs.a]\n[runs.b.train]\nseed = 7\n')
+        path.write_text(f'benchmark = "not-trained"\n{said}[runs.a]\n[runs.b.train]\nseed = 7\n')
         assert [run.train.seed for run in read_sweep(path).settings.values()] == [expected, 7]
 
 
 def test_a_run_that_is_not_in_the_file_is_named(asked):
-    result = asked('benchmark = "ml-1m"\n[runs.a]\n[runs.b]\n', "--only", "c")
+    result = asked('benchmark = "not-trained"\n[runs.a]\n[runs.b]\n', "--only", "c")
     assert result.exit_code == 2
     assert "no run c; it has a, b" in " ".join(result.output.split())
