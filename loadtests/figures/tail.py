@@ -24,6 +24,9 @@ _CONNECTIONS: Final = 256  # more than are ever under way: a constant rate that 
 PUNCTUAL_MS: Final = 0.5
 """A generator that is later than this at its p99 measures itself."""
 
+STALLED: Final = 3.0
+"""A round in which the floor's p99 is so many times its least is one of the host's: what it stalls, it stalls at random."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -37,12 +40,19 @@ class Round:
         return percentile([*self.service.late, *self.floor.late], 99) * 1e3
 
     @property
-    def counts(self) -> bool:
-        return self.late_p99_ms <= PUNCTUAL_MS
+    def floor_p99(self) -> float:
+        return percentile(self.floor.latencies, 99)
 
     @property
     def ratio(self) -> float:
-        return percentile(self.service.latencies, 99) / percentile(self.floor.latencies, 99)
+        return percentile(self.service.latencies, 99) / self.floor_p99
+
+
+def that_count(rounds: Sequence[Round]) -> list[Round]:
+    """Those in which the generator was punctual and the host let the floor alone."""
+    punctual = [one for one in rounds if one.late_p99_ms <= PUNCTUAL_MS]
+    least = min((one.floor_p99 for one in punctual), default=0.0)
+    return [one for one in punctual if one.floor_p99 <= STALLED * least]
 
 
 def measure(stand: Stand, floor: Server, users: Sequence[str], capacity_rps: float, asked_rps: float) -> Part:
@@ -62,8 +72,8 @@ def _at(stand: Stand, floor: Server, users: Sequence[str], rate: float) -> tuple
     seconds = max(0.5, _WINDOW_S * min(1, stand.setup.scale))
     wanted = stand.setup.times(_ROUNDS, 2)
     rounds: list[Round] = []
-    # Where the generator did not get its core a round says nothing, and there is another instead; within reason.
-    while sum(one.counts for one in rounds) < wanted and len(rounds) < 2 * wanted:
+    # Where the generator did not get its core, or the host stalled, a round says nothing, and there is another; within reason.
+    while len(that_count(rounds)) < wanted and len(rounds) < 2 * wanted:
         floor_first = len(rounds) % 2 == 0
         before = steadily(floor.port, repeat(get(PATH)), rate, _CONNECTIONS, seconds) if floor_first else None
         service = steadily(stand.service.port, questions, rate, _CONNECTIONS, seconds)
@@ -73,7 +83,9 @@ def _at(stand: Stand, floor: Server, users: Sequence[str], rate: float) -> tuple
 
 def part(rounds: Sequence[Round], rate: float, wanted: int) -> Part:
     """The figure is the median of the counted rounds' ratios; the latencies beside it are of all of them together."""
-    counted = [one for one in rounds if one.counts] or list(rounds)
+    counted = that_count(rounds)
+    number = len(counted)
+    counted = counted or list(rounds)
     ratios = [one.ratio for one in counted]
     late_p99_ms = percentile([seconds for one in counted for seconds in (*one.service.late, *one.floor.late)], 99) * 1e3
     made_of: dict[str, Any] = {
@@ -81,14 +93,17 @@ def part(rounds: Sequence[Round], rate: float, wanted: int) -> Part:
         "service": _report([one.service for one in counted]),
         "floor": _report([one.floor for one in counted]),
         "ratio_rounds": over_rounds(ratios),
-        "rounds_that_count": sum(one.counts for one in rounds),
+        "rounds_that_count": number,
         "rounds_measured": len(rounds),
         "generator_late_p99_ms": late_p99_ms,
         "connections": _CONNECTIONS,
     }
     void = []
-    if 2 * made_of["rounds_that_count"] < wanted:
-        void.append(f"get_p99_ratio: the generator was {late_p99_ms:.2f} ms late at its p99 in {len(rounds)} rounds")
+    if 2 * number < wanted:
+        void.append(
+            f"get_p99_ratio: {number} of {len(rounds)} rounds in which the generator was punctual (p99 {late_p99_ms:.2f} ms) and "
+            f"the floor's p99 below {STALLED:g} times its least"
+        )
     return Part({"get_p99_ratio": median(ratios)}, {"get_p99_ratio": made_of}, void=void)
 
 

@@ -63,7 +63,17 @@ def test_the_p99_ratio_is_the_median_of_the_rounds_that_a_punctual_generator_mad
 
 def test_a_generator_that_was_late_in_most_rounds_voids_the_p99_ratio():
     rounds = [tail.Round(window(6, late_ms=2), window(4))] * 4
-    assert tail.part(rounds, 500.0, 2).void == ["get_p99_ratio: the generator was 2.00 ms late at its p99 in 4 rounds"]
+    (why,) = tail.part(rounds, 500.0, 2).void
+    assert why.startswith("get_p99_ratio: 0 of 4 rounds in which the generator was punctual (p99 2.00 ms)")
+
+
+def test_rounds_in_which_the_host_stalled_the_floor_flatter_nobody():
+    stalled = [tail.Round(window(5), window(250)), tail.Round(window(6), window(4))]
+    found = tail.part([*stalled, tail.Round(window(6), window(1)), tail.Round(window(5), window(1))], 500.0, 2)
+    assert found.figures["get_p99_ratio"] == pytest.approx(5.5)
+    assert found.made_of["get_p99_ratio"]["rounds_that_count"] == 2
+    assert found.made_of["get_p99_ratio"]["rounds_measured"] == 4
+    assert found.void == []
 
 
 def test_the_history_ratio_is_the_clients_and_the_services_stands_beside():
