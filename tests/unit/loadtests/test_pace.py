@@ -1,6 +1,8 @@
 """The load generator: against the real service, and against a server whose faults are known."""
 
 import json
+import os
+import resource
 import socket
 import threading
 import time
@@ -124,3 +126,17 @@ def test_timers_fire_in_their_order_and_stop_may_come_before_the_run():
         assert fired == ["first", "second"]
         loop.stop()
         loop.run(5.0)
+
+
+def test_a_process_with_many_open_files_can_still_measure():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, 4_096), hard), hard))
+    open_files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]  # select knows the first 1,024 alone
+    try:
+        with serving(lambda n: ANSWER) as port:
+            found = steadily(port, repeat(get("/")), 200, 1, 0.2)
+    finally:
+        for descriptor in open_files:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(found.latencies) == 40
