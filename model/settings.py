@@ -247,10 +247,10 @@ def load_settings(source: str | Path) -> Settings:
     Raises:
         ConfigError: no such file, not TOML, an unknown key, a value of the wrong type, or one that is not allowed.
     """
-    return to_settings(read_toml(source), where(source))
+    return to_settings(read_toml(source), config_file(source))
 
 
-def where(source: str | Path) -> Path:
+def config_file(source: str | Path) -> Path:
     """The file of a preset by name, or the file itself."""
     path = Path(source)
     preset = PRESETS / f"{source}.toml"
@@ -259,7 +259,7 @@ def where(source: str | Path) -> Path:
 
 def read_toml(source: str | Path) -> dict[str, Any]:
     """The tables of a TOML file, or of a preset by name, as they stand there. Raises ConfigError."""
-    path = where(source)
+    path = config_file(source)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

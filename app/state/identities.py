@@ -23,12 +23,13 @@ from app.errors import ConflictError, DamagedError, StorageError
 from app.state import erasing, keys
 from app.state.damage import Damage
 from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Erasing, Forgotten
-from app.state.revived import Whole, set_apart
+from app.state.revived import set_apart
 from app.state.ring import ring_ids
 from app.state.scripts import script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
 from app.state.text import decode_text, encode_text
 from app.state.transport import Command
+from app.state.whole import Whole
 
 DONE: Final = "d:"
 """Begins the fields that say that a sequence was taken over: the epoch of that sequence follows, in hex."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -41,7 +40,6 @@ DEFAULT_STATE_TTL_S: Final = 30 * 86_400
 
 _PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
 DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
-_CACHED: Final = 8_192  # items
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
 
 # A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
@@ -320,7 +318,7 @@ class RedisStore:
         """
         key = keys.popularity_key(tenant, half_lives_s)
         head = [len(half_lives_s), *(f"{half_life:.17g}" for half_life in half_lives_s)]
-        begin = {item: _decayed(item, at_ms, tuple(counts), len(half_lives_s)) for item, (at_ms, counts) in beginnings.items()}
+        begin = {item: _decayed(item, counts, len(half_lives_s)) for item, counts in beginnings.items()}
         calls: list[Call] = []
         for start in range(0, len(increments), _CHUNK):
             arguments = list(head)
@@ -499,8 +497,8 @@ def _unrefused(replies: list[Any]) -> list[Any]:
     return replies
 
 
-@lru_cache(_CACHED)  # the same items again and again, and it takes longer to write numbers than to send them
-def _decayed(item: str, at_ms: int, numbers: Sequence[float], half_lives: int) -> str:
+def _decayed(item: str, counts: Decayed, half_lives: int) -> str:
+    at_ms, numbers = counts
     if len(numbers) != half_lives:
         raise ValueError(f"item {item!r} has {len(numbers)} counts for {half_lives} half-lives")
     return f"{at_ms} {' '.join(f'{number:.17g}' for number in numbers)}"

@@ -7,31 +7,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from app.errors import ConflictError
 from app.state import keys
 from app.state.damage import Damage
 from app.state.erasing import Call
 from app.state.scripts import Script, script
-
-
-class Whole(NamedTuple):
-    """What whole.lua found of a user."""
-
-    appended: bytes | None
-    epoch: bytes | None
-    first: bytes | None
-    last: bytes | None
-    sequence: Sequence[bytes]
-    ids: bytes | None
-    gone: bytes | None
-    to: bytes | None
-
-    @classmethod
-    def of(cls, reply: Sequence[Any]) -> Whole:
-        (appended, epoch, first, last, _, to, *_), sequence, ids, gone = reply
-        return cls(appended, epoch, first, last, sequence, ids, gone, to)
+from app.state.whole import Whole, reading
 
 
 class Commands(Protocol):
@@ -53,8 +36,7 @@ async def set_apart(store: Commands, tenant: str, user_id: str, other: str) -> b
         ConflictError: that cannot be told; nothing was done.
     """
     user, beside = keys.user_keys(tenant, user_id), keys.user_keys(tenant, other)
-    calls: list[Call] = [((of.meta, of.seq, of.ids, of.gone), ()) for of in (user, beside)]
-    own, others = (Whole.of(reply) for reply in await store.run(script("whole"), calls))
+    own, others = map(Whole.of, await store.run(script("whole"), [reading(user), reading(beside)]))
     if others.to is not None:
         return False
     times = [event.time_ms for event in store.damage.events(user.seq, own.sequence)]

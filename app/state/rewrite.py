@@ -13,11 +13,11 @@ from app.state.damage import Damage
 from app.state.erasing import RESTORED, Call
 from app.state.events import encode_attributes
 from app.state.identities import NewEvent, OvertakenError
-from app.state.revived import Whole
 from app.state.ring import EMPTY_RING, id_hash, remember_ids, ring_ids
 from app.state.scripts import Script, script
 from app.state.text import encode_text
 from app.state.way import Way
+from app.state.whole import Whole, reading
 
 _PAUSE_S: Final = 0.01
 _CHUNK: Final = 1_000  # events per argument
@@ -84,71 +84,56 @@ class Rewrite:
         for _ in range(_MOST_TRIES):
             user_id = way.user_id
             user = keys.user_keys(tenant, user_id)
-            before: Call = ((user.meta, user.seq, user.ids, user.gone), ())
-            ((found, packed, ring, gone),) = await self._store.run(script("whole"), [before])
-            appended, epoch, first, last, own, to, state, into = found
-            if to is not None:
+            (reply,) = await self._store.run(script("whole"), [reading(user)])
+            found = Whole.of(reply)
+            if found.to is not None:
                 if origin:
                     raise OvertakenError(f"{user_id!r} was merged into another user")
-                await way.go_on([-1, to, state, gone or -1, into or RESTORED])
+                await way.go_on([-1, found.to, found.merged, found.gone or -1, found.merge or RESTORED])
                 await asyncio.sleep(_PAUSE_S)
                 continue
             # What happened before its user was erased stays away, also under the name of who has its events now; but what comes
             # with another user was that one's.
-            refused_to = max(way.refused_to, int(gone or -1))
+            refused_to = max(way.refused_to, int(found.gone or -1))
             kept_new = [event for event in new if origin or refused_to < 0 or event[1] > refused_to]
             if told:  # unless it was refused there
                 kept_new = [one for one in kept_new if one[2] not in told or 0 <= refused_to >= told[one[2]]]
             if not origin and self._dedupe_window:
-                kept_new = _unknown(kept_new, ring or EMPTY_RING)
-            if epoch is None and not kept_new and not origin:
+                kept_new = _unknown(kept_new, found.ids or EMPTY_RING)
+            if found.epoch is None and not kept_new and not origin:
                 return 0  # no user, and nothing that would make one
             damage = self._store.damage
-            there = [(one, event.time_ms) for one, event in zip(packed, damage.events(user.seq, packed), strict=True)]
+            there = [
+                (one, event.time_ms) for one, event in zip(found.sequence, damage.events(user.seq, found.sequence), strict=True)
+            ]
             # Stable, and what was there first goes first: the same events in the same order, however often it is tried.
             together = sorted([*there, *((event, time) for event, time, _ in kept_new)], key=lambda pair: pair[1])
-            same = _same(packed, together)
+            same = _same(found.sequence, together)
             written = together[max(same, len(together) - self._max_sequence) :]
             times = [time for _, time, _ in kept_new] + [
-                damage.number(user.meta, time) for time in (first, last) if time is not None
+                damage.number(user.meta, time) for time in (found.first, found.last) if time is not None
             ]
-            known = ring or EMPTY_RING
-            if self._dedupe_window:
-                told_now = (one for _, _, one in kept_new if one and (remembered is None or one in remembered))
-                hashes = [*ids, *(id_hash(encode_text(event_id)) for event_id in told_now)]
-                known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
-            if attributes and own:
+            told_now = (one for _, _, one in kept_new if one and (remembered is None or one in remembered))
+            if attributes and found.attributes:
                 theirs = damage.attributes(user.meta, attributes)
-                attributes = encode_attributes(theirs | damage.attributes(user.meta, own))
-            arguments: list[Any] = [
-                encode_text(tenant),
-                encode_text(user_id),
-                epoch or b"",
-                int(appended or 0),
-                new_epoch(),
-                int(appended or 0) + len(kept_new),
-                min(times, default=""),
-                max(times, default=""),
-                attributes,
-                encode_text(mark),
-                encode_text(origin),
-                known if len(known) > len(EMPTY_RING) else b"",
-                self._log_max_length,
-                1,
-                -(-len(written) // _CHUNK),
-                len(kept_new),
-                gone or b"",
-                (ring or b"")[: len(EMPTY_RING)],
-                self._max_sequence,
-                *((encode_text(origin), merge) if origin else way.guard),
-                encode_text(whole),
-                len(packed) - same,
-                origin_n,
-                *_packed([event for event, _ in written], _CHUNK),
-                *_packed([part for event, _, event_id in kept_new for part in (event, encode_text(event_id))], 2 * _CHUNK),
-            ]
-            call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
-            (result,) = await self._store.run(script("rewrite"), [call], durable=True)
+                attributes = encode_attributes(theirs | damage.attributes(user.meta, found.attributes))
+            result = await self._write(
+                tenant,
+                user_id,
+                found,
+                [event for event, _ in written],
+                kept_new,
+                replaced=len(found.sequence) - same,
+                first=min(times, default=""),
+                last=max(times, default=""),
+                hashes=[*ids, *(id_hash(encode_text(event_id)) for event_id in told_now)],
+                attributes=attributes,
+                mark=mark,
+                origin=origin,
+                origin_n=origin_n,
+                guard=(encode_text(origin), merge) if origin else way.guard,
+                whole=whole,
+            )
             if result < 0 and origin:
                 raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
             if result < 0:
@@ -161,39 +146,72 @@ class Rewrite:
     async def keep(self, tenant: str, user_id: str, found: Whole, kept: Sequence[bytes]) -> bool:
         """Leave a user some events of the sequence alone, in a new epoch, which counts on. False if the user has changed since it
         was read, and nothing was done. In the log it is a rewrite that brings nothing new."""
+        return bool(
+            await self._write(
+                tenant, user_id, found, kept, (), replaced=len(found.sequence), first=found.first or b"", last=found.last or b""
+            )
+        )
+
+    async def _write(
+        self,
+        tenant: str,
+        user_id: str,
+        found: Whole,
+        written: Sequence[bytes],
+        new: Sequence[NewEvent],
+        *,
+        replaced: int,
+        first: bytes | int | str,
+        last: bytes | int | str,
+        hashes: Sequence[bytes] = (),
+        attributes: bytes = b"",
+        mark: str = "",
+        origin: str = "",
+        origin_n: int = 0,
+        guard: tuple[bytes | str, bytes | str] = (b"", b""),
+        whole: str = "",
+    ) -> int:
+        """What rewrite.lua says: put `written`, `new` events among them, in the place of the last `replaced` events of the user
+        who was found so, under a new epoch.
+
+        Args:
+            first, last: times of the first and the last event (unix ms), empty where there is none.
+            hashes: of more event ids to be known again. attributes, mark, origin, origin_n, whole: as of `__call__`.
+            guard: another user who must be known there, and by which merge.
+        """
         user, appended, known = keys.user_keys(tenant, user_id), int(found.appended or 0), found.ids or EMPTY_RING
         if self._dedupe_window:
-            known = remember_ids(known, (), self._dedupe_window)  # oldest first
+            known = remember_ids(known, hashes, self._dedupe_window)  # oldest first from now on, also if none is new
         arguments: list[Any] = [
             encode_text(tenant),
             encode_text(user_id),
             found.epoch or b"",
             appended,
             new_epoch(),
-            appended,
-            found.first or b"",
-            found.last or b"",
-            b"",  # attributes, mark and origin
-            b"",
-            b"",
+            appended + len(new),
+            first,
+            last,
+            attributes,
+            encode_text(mark),
+            encode_text(origin),
             known if len(known) > len(EMPTY_RING) else b"",
             self._log_max_length,
             1,
-            -(-len(kept) // _CHUNK),
-            0,
+            -(-len(written) // _CHUNK),
+            len(new),
             found.gone or b"",
             (found.ids or b"")[: len(EMPTY_RING)],
             self._max_sequence,
-            b"",  # nobody else is meant
-            b"",
-            b"",
-            len(found.sequence),
-            0,
-            *_packed(list(kept), _CHUNK),
+            *guard,
+            encode_text(whole),
+            replaced,
+            origin_n,
+            *_packed(written, _CHUNK),
+            *_packed([part for event, _, event_id in new for part in (event, encode_text(event_id))], 2 * _CHUNK),
         ]
         call: Call = ((user.seq, user.meta, user.ids, user.log, user.gone), arguments)
         (result,) = await self._store.run(script("rewrite"), [call], durable=True)
-        return bool(result)
+        return int(result)
 
 
 def _same(before: Sequence[bytes], after: Sequence[tuple[bytes, int]]) -> int:
@@ -214,7 +232,7 @@ def _unknown(new: Sequence[NewEvent], ring: bytes) -> list[NewEvent]:
     return kept
 
 
-def _packed(parts: list[bytes], size: int) -> Iterator[bytes]:
+def _packed(parts: Sequence[bytes], size: int) -> Iterator[bytes]:
     """Up to `size` parts an argument, each behind its length: Redis takes no command of more than 1,048,576 arguments."""
     for start in range(0, len(parts), size):
         yield b"".join(len(part).to_bytes(4, "little") + part for part in parts[start : start + size])
