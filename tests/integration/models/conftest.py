@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import warnings
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,14 @@ class Worker(httpx.AsyncClient):
             while task is not None and not task.done():  # a client of Redis may swallow a cancellation
                 task.cancel()
                 await asyncio.wait([task], timeout=0.05)
+
+    async def says_that_it_has(self, model_id: str) -> None:
+        """Follow by hand (after `stop_following`) until this model is opened and the others know, and no further."""
+        said: Sequence[str] = ()
+        while model_id not in said:
+            await self.hall.follow_once()
+            said = (await self.hall.board.beat_of_all())[self.hall.worker].ready
+            await asyncio.sleep(0.01)
 
     async def models(self) -> dict[str, Any]:
         return json.loads((await self.get("/v1/models")).content)

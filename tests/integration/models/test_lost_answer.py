@@ -33,14 +33,12 @@ def soon(monkeypatch):
 async def test_a_commit_whose_answer_is_lost_is_found_to_be_done_and_followed_by_all(start, two_models, line, raw, tmp_path):
     folder, old, new = two_models
     async with start(folder, old, redis_url=f"unix://{tmp_path}/line") as one, start(folder, old) as slow:
+        await slow.stop_following()  # from here on it looks when it is told to
         await slow.hall.follow_once()
         line.loses_the_reply_to = COMMIT
         activating = asyncio.create_task(one.activate(new))
         async with asyncio.timeout(10):
-            while slow.hall.opened(new) is None:  # noqa: ASYNC110 - polls
-                await asyncio.sleep(0.01)
-            await slow.hall.follow_once()  # says so
-            await slow.stop_following()
+            await slow.says_that_it_has(new)
             while raw.hget(keys.MODEL_KEY, "active") != new.encode():  # noqa: ASYNC110 - polls
                 await asyncio.sleep(0.01)
         assert line.loses_the_reply_to is None

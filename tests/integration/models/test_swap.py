@@ -104,11 +104,7 @@ async def test_an_activation_is_not_over_while_one_worker_may_answer_from_the_ol
                 await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             assert (await one.models())["active"] == old  # the slow one could not answer from the new model yet
-            said = []
-            while new not in said:
-                await slow.hall.follow_once()
-                said = (await slow.hall.board.beat_of_all())[slow.hall.worker].ready
-                await asyncio.sleep(0.01)
+            await slow.says_that_it_has(new)
             while (await one.ask("u"))["model_id"] != new:  # noqa: ASYNC110 - polls
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)

@@ -225,15 +225,11 @@ async def test_an_activation_ends_when_the_store_was_emptied_before_every_worker
 ):
     folder, old, new = two_models
     async with start(folder, old) as worker, start(folder, old) as slow:
+        await slow.stop_following()  # from here on it looks when it is told to
         await slow.hall.follow_once()
         activating = asyncio.create_task(worker.activate(new))
-
-        async def opened() -> bool:
-            return slow.hall.opened(new) is not None
-
-        await until(opened)
-        await slow.hall.follow_once()  # says so
-        await slow.stop_following()
+        async with asyncio.timeout(10):
+            await slow.says_that_it_has(new)
         if when == "at any moment":
             await until(active(raw, new))
             raw.flushall()
