@@ -46,6 +46,13 @@ def test_a_table_is_prepared_by_path_and_columns(tmp_path):
     assert read_dataset(tmp_path / "out").cleaning.rows_kept == 1
 
 
+def test_a_seed_below_0_is_refused(tmp_path):
+    result = run("synthetic-tiny", "--out", tmp_path / "out", "--seed", -1)
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
