@@ -93,6 +93,13 @@ def test_a_folder_of_other_things_is_refused_before_any_work(tmp_path):
     assert result.exit_code == 2
 
 
+def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
+    (tmp_path / "there").write_text("a file")
+    result = run("nowhere", "--out", tmp_path / "there" / "out")
+    assert result.exit_code == 2
+    assert result.stderr.strip() == f"error: {tmp_path / 'there'}: a file, expected a folder"
+
+
 def test_data_is_looked_for_where_it_is_said_to_be(tmp_path, monkeypatch):
     assert fetch.find_data("ml-1m") is None
     in_cache, shared, env, explicit = (
