@@ -29,7 +29,7 @@ def prepare(
     mapping: Annotated[
         Path | None, typer.Option(help="For a table: a TOML file with the tables columns, event_types and options.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of a synthetic world.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of a synthetic world.")] = 0,
     offline: Annotated[bool, typer.Option("--offline", help="Never fetch.")] = False,
     items: Annotated[
         Path | None, typer.Option(help="A table of items: item_id, title, categories, numbers feature_*, lists vector_*.")
@@ -142,6 +142,7 @@ def evaluate(
     """Measure a trained model on its test part, the baselines beside it; writes report.md, report.json and plots."""
     with one_line_errors():
         from model.assess import assess
+        from model.files import check_place
         from model.ledger import LedgerError, check_ledger, default_ledger, note
         from model.report import to_markdown, write_report
 
@@ -153,13 +154,14 @@ def evaluate(
                 raise
             # Nobody asked for it: a home that cannot be written to is no reason to measure nothing.
             errors.print(f"not noted: {error}", markup=False, highlight=False, soft_wrap=True)
-        report = assess(run, data, limit, platform, item_vectors, weights)
-        if noted.exists():
-            note(noted, "evaluate", report, f"{run}, platform {platform}" if platform else str(run))
         named = [quote(platform, safe="")] if platform else []  # which leaves no "="
         stored = {"item-vectors": item_vectors, "weights": weights}
         named += [f"{what}={how}" for what, how in stored.items() if how != "float32"]
         folder = out or run / "-".join(["report", *named])
+        check_place(folder)  # before the look, which counts whether its report can be written or not
+        report = assess(run, data, limit, platform, item_vectors, weights)
+        if noted.exists():
+            note(noted, "evaluate", report, f"{run}, platform {platform}" if platform else str(run))
         write_report(report, folder)
     console.print(to_markdown(report), markup=False, highlight=False, soft_wrap=True)
     console.print(f"-> {folder}", soft_wrap=True)
@@ -244,8 +246,10 @@ def rehearse(
 ) -> None:
     """Write the held-out part as a script of histories, questions and events that a client can replay against a service."""
     with one_line_errors():
+        from model.files import check_place
         from model.rehearsal import write_rehearsal
 
+        check_place(out)
         meta = write_rehearsal(run, data, out)
     console.print(f"{meta['queries']:,} questions of {meta['users']:,} users -> {out}", soft_wrap=True)
 

@@ -31,6 +31,19 @@ def write_whole(path: Path, text: str) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def check_place(path: Path) -> None:
+    """Make sure, before the work, that a path is a folder to write into or can become one; creates nothing.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    there = next(each for each in (path, *path.absolute().parents) if each.exists() or each.is_symlink())
+    if not there.is_dir():
+        raise OutputError(f"{there}: a file, expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"{there}: cannot be written")
+
+
 def check_folder(path: Path) -> None:
     """Make sure, before the work, that files can be written into the folder; creates it.
 

@@ -27,6 +27,7 @@ from model.data.splits import select
 from model.device import device_of
 from model.distributed import group
 from model.errors import TrainerError
+from model.files import check_place
 from model.precision import factors
 from model.seen import Seen, seen_of
 from model.settings import TrainSettings, that_decide
@@ -336,12 +337,12 @@ def check_free(folder: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to train over a run, finished or not, that nobody asked to go on with or to replace.
 
     Raises:
-        CheckpointError: the folder holds a run, is a file, or `resume` and `overwrite` are both asked for.
+        CheckpointError: the folder holds a run, or `resume` and `overwrite` are both asked for.
+        OutputError: it is a file, lies below one, or cannot be written.
     """
     if resume and overwrite:
         raise CheckpointError("--resume goes on with a run and --overwrite replaces it; give one of them")
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder}: a file, expected a folder for the run")
+    check_place(folder)
     if (folder / CHECKPOINT).exists() and not (resume or overwrite):
         raise CheckpointError(f"{folder}: holds a run; go on with --resume, train into another folder, or give --overwrite")
 

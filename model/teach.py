@@ -27,6 +27,9 @@ from model.settings import DataSettings
 from model.task import Task, make_task
 from model.teacher import FORMAT, MANIFEST, ROWS, SHARES, Asked, TeacherError
 
+COLDEST, HOTTEST = 0.001, 1000.0
+"""Far colder, scores over the temperature are no float32 any more; far hotter, all items have one share."""
+
 
 def teach(
     data: Path,
@@ -41,15 +44,17 @@ def teach(
 
     Args:
         runs: of our net or of the neural baselines, all cut in the same way; each with its best weights so far.
-        top: how many items are kept of each answer. temperature: by which the teachers' scores are divided.
+        top: how many items are kept of each answer. temperature: by which the teachers' scores are divided, in 0.001..1000.
         device: where they are asked, as of the setting train.device.
 
     Raises:
         DeviceError: the device is not there.
         TrainerError: a run is missing, damaged or of other data, or the place cannot be written.
     """
-    if top < 1 or not temperature > 0:
-        raise TeacherError(f"--top must be at least 1 and --temperature above 0, got {top} and {temperature}")
+    if top < 1:
+        raise TeacherError(f"--top must be at least 1, got {top}")
+    if not COLDEST <= temperature <= HOTTEST:
+        raise TeacherError(f"--temperature must be in {COLDEST}..{HOTTEST}, got {temperature}")
     check_folder(out)
     where = device_of(device)
     dataset = read_dataset(data)

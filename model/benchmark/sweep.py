@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from model.assess import OURS
+from model.baselines.nets.checkpoint import SHARED
 from model.benchmark.contenders import MODELS, contender
 from model.benchmark.names import BENCHMARKS, as_asked, find
 from model.compare import Compared, compare, how_asked, write_comparison
@@ -77,6 +78,8 @@ def read_sweep(path: Path) -> Sweep:
         settings[name] = to_settings(_over(shared, changes, f"{path}: runs.{name}"), Path(f"{path}, runs.{name}"))
         if idle := set(changes) - {"data", "train", "model" if net == OURS else net}:
             raise ConfigError(f"{path}: runs.{name}.{sorted(idle)[0]} says nothing to {net}")
+        if net != OURS and (idle := set(changes.get("train", {})) - set(SHARED)):
+            raise ConfigError(f"{path}: runs.{name}.train.{sorted(idle)[0]} says nothing to {net}")
     return Sweep(path.stem, said["benchmark"], net, settings)
 
 

@@ -27,6 +27,7 @@ from model.data.errors import DataError, first_line
 from model.data.fingerprint import fingerprint
 from model.data.schema import DatasetManifest
 from model.data.sequences import Int32, Sequences
+from model.files import check_place
 
 __all__ = ["Dataset", "check_replaceable", "load_sequences", "read_dataset", "to_sequences", "write_dataset"]
 
@@ -63,7 +64,9 @@ def check_replaceable(folder: Path) -> None:
 
     Raises:
         DataError: `folder` is a file, or has files that no data set has.
+        OutputError: the folder that it lies in is a file, or cannot be written.
     """
+    check_place(Path(os.path.abspath(folder)).parent)  # where it is written first
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -46,6 +46,13 @@ def test_a_table_is_prepared_by_path_and_columns(tmp_path):
     assert read_dataset(tmp_path / "out").cleaning.rows_kept == 1
 
 
+def test_a_seed_below_0_is_refused(tmp_path):
+    result = run("synthetic-tiny", "--out", tmp_path / "out", "--seed", -1)
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -84,6 +91,13 @@ def test_a_folder_of_other_things_is_refused_before_any_work(tmp_path):
     result = run("nowhere", "--out", tmp_path)
     assert "not a data set" in result.stderr
     assert result.exit_code == 2
+
+
+def test_a_place_below_a_file_is_refused_before_any_work(tmp_path):
+    (tmp_path / "there").write_text("a file")
+    result = run("nowhere", "--out", tmp_path / "there" / "out")
+    assert result.exit_code == 2
+    assert result.stderr.strip() == f"error: {tmp_path / 'there'}: a file, expected a folder"
 
 
 def test_data_is_looked_for_where_it_is_said_to_be(tmp_path, monkeypatch):

@@ -93,6 +93,7 @@ def test_runs_trained_elsewhere_are_taken_up_as_they_are(tiny_run: TinyRun, aske
         ('benchmark = "not-trained"\nseeds = 0\n[runs.a]\n', "unknown key seeds"),
         ('benchmark = "not-trained"\nnet = "sasrec"\n[runs.a.model]\nwidth = 8\n', "runs.a.model says nothing to sasrec"),
         ('benchmark = "not-trained"\n[runs.a.sasrec]\nwidth = 8\n', "runs.a.sasrec says nothing to longwave"),
+        ('benchmark = "not-trained"\nnet = "sasrec"\n[runs.a.train]\nlanes = 8\n', "runs.a.train.lanes says nothing to sasrec"),
         ('benchmark = "nothing"\n[runs.a]\n', "nothing: neither a benchmark"),
         ('benchmark = "ml-100k"\n[runs.a]\n', "benchmark must be one that is asked in one way, for all items, got 'ml-100k'"),
         ('benchmark = "synthetic-cold"\n[runs.a]\n', "got 'synthetic-cold'"),

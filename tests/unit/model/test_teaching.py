@@ -119,6 +119,13 @@ def test_teachers_of_other_questions_are_refused(tiny_run, taught, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("temperature", [0.0, -1.0, 1e-320, float("inf"), float("nan")])
+def test_a_temperature_that_leaves_no_shares_is_refused_and_nothing_is_written(tiny_run, tmp_path, temperature):
+    with pytest.raises(TeacherError, match=r"--temperature must be in 0\.001\.\.1000"):
+        teach(tiny_run.data, [tiny_run.run], tmp_path / "taught", top=TOP, temperature=temperature)
+    assert not (tmp_path / "taught").exists()
+
+
 def test_a_teaching_that_was_killed_leaves_no_answers_of_two(tiny_run, task, taught, tmp_path, monkeypatch):
     folder = tmp_path / "taught"
     shutil.copytree(taught, folder)

@@ -177,6 +177,19 @@ def train(tiny_run: TinyRun, tmp_path):
     return call
 
 
+@pytest.mark.parametrize("where", ["there", "there/run"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "rehearse"])
+def test_a_place_that_is_a_file_or_below_one_is_refused_before_the_work(tiny_run: TinyRun, tmp_path, command, where):
+    (tmp_path / "there").write_text("a file")
+    first = [tiny_run.data] if command == "train" else [tiny_run.run, "--data", tiny_run.data]
+    noted = ["--ledger", tmp_path / "ledger.jsonl"] if command == "evaluate" else []
+    result = CliRunner().invoke(app, [str(word) for word in (command, *first, "--out", tmp_path / where, *noted)])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.strip() == f"error: {tmp_path / 'there'}: a file, expected a folder"
+    if noted:
+        assert (tmp_path / "ledger.jsonl").read_text() == ""
+
+
 def test_a_finished_run_is_neither_resumed_nor_overwritten_unasked(train):
     result, checkpoint = train("--resume")  # nothing there yet: a new run
     assert result.exit_code == 0
