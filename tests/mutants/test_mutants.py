@@ -99,7 +99,19 @@ class Copy:
 
     def test(self, *nodes: str, file: Path | None = None) -> Ran:
         """Run some tests of the copy."""
-        options = ("-o", "addopts=", "-p", "no:cacheprovider", "-p", "pytest_asyncio.plugin", "--tb=short", "--no-header", "-rfE")
+        options = (
+            "-o",
+            "addopts=",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "pytest_asyncio.plugin",
+            "-p",
+            "pytest_timeout",
+            "--tb=short",
+            "--no-header",
+            "-rfE",
+        )
         return self.run(sys.executable, "-m", "pytest", *options, f"--basetemp={self.folder / 'tmp'}", *nodes, file=file)
 
     def seen(self) -> list[str]:
