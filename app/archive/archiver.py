@@ -251,10 +251,16 @@ class Archiver:
             if erase_now:
                 raise ArchiveError("another archiver is compacting this archive: try again when it is done")
             return
+        failed: ArchiveError | StorageError | None = None
         try:
             if self._items is not None:
-                self._items.refresh()
+                try:
+                    self._items.refresh()
+                except (ArchiveError, StorageError) as error:  # no reason to leave the erased in the files
+                    failed = error
             self._compaction.run(erase_now, self._still_ours)
+            if failed is not None:
+                raise failed
         except OSError as error:
             raise ArchiveError(f"{error.filename}: cannot be tidied up: {error.strerror}") from error
         finally:
