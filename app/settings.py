@@ -130,7 +130,8 @@ class Settings(BaseSettings):
         32,
         ge=1,
         le=10_000,
-        description="A state goes to Redis when it is so many events ahead of what is there; others fold what is missing.",
+        description="A state goes to Redis when it is so many events ahead of what is there, or half of `max_sequence`; "
+        "others fold what is missing.",
     )
     commit_delay_ms: int = Field(20, ge=0, le=60_000, description="How long states are gathered before a commit.")
     archive: Literal["auto", "inside", "elsewhere", "off"] = Field(

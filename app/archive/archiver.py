@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Cycle:
-    """One commit: the rows in it, whether there is more to read, partitions that others hold, and a record nobody understood."""
+    """One commit: the rows in it, whether there is more to read, partitions that others hold, and what nobody understood."""
 
     rows: int
     more: bool
@@ -116,7 +116,7 @@ class Archiver:
         last_s = given_back_s = 0.0
         while not stop.is_set():
             try:
-                pending = sum(self._log.length(partition) for partition in range(PARTITIONS))
+                pending = sum(map(self._pending, range(PARTITIONS)))
                 due = time.monotonic() - last_s >= self._interval_s
                 if pending >= self._batch_rows or due:
                     last_s = time.monotonic()
@@ -139,6 +139,12 @@ class Archiver:
                 stop.wait(max(_BACK_OFF_S, self._interval_s))
             stop.wait(min(_POLL_S, self._interval_s))
 
+    def _pending(self, partition: int) -> int:
+        try:
+            return self._log.length(partition)
+        except ArchiveError:
+            return 1  # which is said when it is due
+
     def _drain(self) -> _Cycle:
         """Commit until the log is read to its end."""
         rows = 0
@@ -151,23 +157,28 @@ class Archiver:
     def _commit_some(self) -> _Cycle:
         leased: list[int] = []
         elsewhere = 0
+        broken: ArchiveError | None = None
         try:
             for offset in range(PARTITIONS):
                 partition = (self._next + offset) % PARTITIONS
-                if self._log.length(partition):
+                try:
+                    waits = self._log.length(partition) > 0
+                except ArchiveError as error:
+                    broken, waits = broken or error, False
+                if waits:
                     if self._log.take(partition, self._token, self._lease_ms):
                         leased.append(partition)
                     else:
                         elsewhere += 1
             if not leased:
-                return _Cycle(0, False, elsewhere, None)
+                return _Cycle(0, False, elsewhere, broken)
             # After the leases: what their last holders committed is in it.
             manifest = self._archive.latest()
             compared = compare(manifest, self._log)
             marks = compared.fitting | {p: self._log.mark(p, secrets.token_hex(8)) for p in compared.unmarked}
             batches, unread, more = self._read([p for p in leased if p in marks], manifest, marks)
             rows = self._commit(batches, marks) if batches else 0
-            refused = refusal(self._archive.folder, compared, leased) or unread
+            refused = refusal(self._archive.folder, compared, leased) or unread or broken
             return _Cycle(rows, more or (bool(batches) and not rows), elsewhere, refused)
         finally:
             for partition in leased:
@@ -251,10 +262,16 @@ class Archiver:
             if erase_now:
                 raise ArchiveError("another archiver is compacting this archive: try again when it is done")
             return
+        failed: ArchiveError | StorageError | None = None
         try:
             if self._items is not None:
-                self._items.refresh()
+                try:
+                    self._items.refresh()
+                except (ArchiveError, StorageError) as error:  # no reason to leave the erased in the files
+                    failed = error
             self._compaction.run(erase_now, self._still_ours)
+            if failed is not None:
+                raise failed
         except OSError as error:
             raise ArchiveError(f"{error.filename}: cannot be tidied up: {error.strerror}") from error
         finally:

@@ -89,9 +89,12 @@ class Compaction:
     def rewrite(self, erase_now: bool = False, still_ours: StillOurs = lambda: None) -> None:
         """The part of `run` that reads and writes rows."""
         manifest = self._archive.latest()
-        if manifest.removals and (erase_now or self._removals_due(manifest)):
-            self._remove(manifest.removals, still_ours)
         failed: ArchiveError | None = None
+        if manifest.removals and (erase_now or self._removals_due(manifest)):
+            try:
+                self._remove(manifest.removals, still_ours)
+            except ArchiveError as error:  # a damaged file is no reason to leave the other days as they are
+                failed = error
         for some in self._mergeable(self._archive.latest()):
             still_ours()
             try:

@@ -14,6 +14,7 @@ from threading import Event
 from typing import Any, Final
 
 import structlog
+from redis.exceptions import ResponseError
 
 from app.archive.archive import Archive
 from app.archive.halfway import Finish
@@ -115,11 +116,12 @@ class Expiry:
         for name, _ in found:
             pipeline.hmget(name, "e", "to", "d", "ms")
         today = time.time() // _DAY_S
-        metas = list(zip([user for _, user in found], pipeline.execute() if found else [], strict=True))
+        said = pipeline.execute(raise_on_error=False) if found else []
+        metas = [(user, _sound(meta)) for (_, user), meta in zip(found, said, strict=True)]
         idle = [
             user
             for user, (epoch, to, day, _) in metas
-            if self._days and epoch is not None and to is None and (day is None or today - int(day) > self._days)
+            if self._days and epoch is not None and to is None and not (day and day.isdigit() and today - int(day) <= self._days)
         ]
         return idle, [user for user, (_, _, _, state) in metas if state == PENDING]
 
@@ -131,3 +133,12 @@ class Expiry:
         # Where the archive may lack what another folder has, or had, the script gets no identity, and lets nobody go.
         known = (manifest.cursor(int(pp, 16)), manifest.identity(int(pp, 16)) if pp in manifest.whole else "")
         return int(evaluate(self._client, "expire", names, *who, *known, self._days, _MOST_WAITING))
+
+
+def _sound(meta: Any) -> Any:
+    """What was found of a meta; nothing where it is of another type, such as after a hand that slipped: one user's trouble."""
+    if isinstance(meta, ResponseError) and "WRONGTYPE" in str(meta):
+        return (None, None, None, None)
+    if isinstance(meta, Exception):
+        raise meta
+    return meta

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from app.archive.keys import MAINTENANCE_KEY, identity_key, lease_key, log_key
 from app.archive.record import parse_id
@@ -46,7 +46,7 @@ class Log(Protocol):
         """Give a lease back, if it is still ours."""
 
     def length(self, partition: int) -> int:
-        """Entries in the partition's log."""
+        """Entries in the partition's log. Raises ArchiveError if something else stands there."""
 
     def marks(self) -> dict[int, Mark]:
         """The marks of all partitions whose logs have one."""
@@ -93,7 +93,15 @@ class RedisLog:
 
     def length(self, partition: int) -> int:
         with storage_errors():
-            return int(self._client.xlen(log_key(partition)))
+            try:
+                return int(self._client.xlen(log_key(partition)))
+            except ResponseError as error:
+                if "WRONGTYPE" not in str(error):
+                    raise
+                raise ArchiveError(
+                    f"Redis key {log_key(partition)} is no log, such as after a hand that slipped: as long as it is there, "
+                    "nothing of its partition is stored or archived"
+                ) from error
 
     def marks(self) -> dict[int, Mark]:
         with storage_errors():

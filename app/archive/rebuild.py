@@ -12,8 +12,10 @@ from itertools import groupby
 from typing import Final
 
 from app.archive.histories import History
+from app.errors import DamagedError
 from app.fold import Fold, Unfolded
 from app.state.codec import deflate
+from app.state.damage import OneOfManyError
 from app.state.events import encode_event
 from app.state.store import Held, StateStore
 
@@ -28,7 +30,7 @@ class Rebuilt:
 
     `stored`: committed. `current`: what was there is as good. `differs`: the archive lacks events of the user, or has them in
     another order than the sequence (merged after events had left it that are dated later than some in it), or the user changed
-    meanwhile.
+    meanwhile, or is damaged in Redis.
     """
 
     stored: int = 0
@@ -50,7 +52,15 @@ async def rebuild(
 
 
 async def _rebuild(tenant: str, batch: list[History], store: StateStore, fold: Fold, model_id: str, result: Rebuilt) -> None:
-    there = await store.load(tenant, _NO_MODEL, [history.user_id for history in batch])
+    try:
+        there = await store.load(tenant, _NO_MODEL, [history.user_id for history in batch])
+    except (OneOfManyError, DamagedError):  # which is in the log
+        if len(batch) == 1:
+            result.differs += 1
+            return
+        for history in batch:
+            await _rebuild(tenant, [history], store, fold, model_id, result)
+        return
     work = []
     for history, user in zip(batch, there, strict=True):
         if user.meta is None or user.meta.epoch != history.epoch or history.n != len(history.events):

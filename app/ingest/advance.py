@@ -121,20 +121,25 @@ class Advance:
         self._wake.set()
 
     async def run(self) -> None:
-        """Fold until cancelled. Errors are logged and never end it."""
-        while True:
-            await self._wake.wait()
-            if len(self._dirty) < self._batch_users:  # a full batch need not wait for more
-                await asyncio.sleep(self._delay_s)
-            self._wake.clear()
-            # Who is dirty now; who becomes so meanwhile is gathered anew, so that calls of the model stay few and full.
-            due = len(self._dirty)
-            while due > 0 and self._dirty:
-                due -= await self._fold_some()
-                self._metrics.unfolded_users.set(len(self._dirty))
-                await asyncio.sleep(0)  # requests go in between
-            if self._dirty:
-                self._wake.set()
+        """Fold until cancelled. Errors are logged and never end it. It may be begun again, and goes on where it was cancelled."""
+        if self._dirty:
+            self._wake.set()
+        try:
+            while True:
+                await self._wake.wait()
+                if len(self._dirty) < self._batch_users:  # a full batch need not wait for more
+                    await asyncio.sleep(self._delay_s)
+                self._wake.clear()
+                # Who is dirty now; who becomes so meanwhile is gathered anew, so that calls of the model stay few and full.
+                due = len(self._dirty)
+                while due > 0 and self._dirty:
+                    due -= await self._fold_some()
+                    self._metrics.unfolded_users.set(len(self._dirty))
+                    await asyncio.sleep(0)  # requests go in between
+                if self._dirty:
+                    self._wake.set()
+        finally:
+            self._room.set()  # who waits has nobody to wait for: the model that serves from now on folds by itself
 
     async def _fold_some(self) -> int:
         """Fold those who wait longest; returns how many."""

@@ -75,6 +75,7 @@ class Hall:
         self._generation = 0
         self.bringing: str | None = None
         self._introduced = False
+        self._registered_at = -1  # generation of the store when it was told last which models are open here
         self._served_last = False  # what the board said was active when it last said anything is what this worker serves
         self._empty_s: float | None = None  # since when the board has been empty, on time.monotonic()
         self._deaf: str | None = None  # why the board cannot be read
@@ -163,6 +164,8 @@ class Hall:
             serving = await self.board.serving()
             if not self._introduced or serving.active is None:
                 serving = await self._introduce(serving)
+            elif self._registered_at != self._store.generation:  # it may have lost what it was told
+                await self._register()
             if serving.active is not None and (serving.generation, serving.active) != (self._generation, self._served.model_id):
                 await self._switch(serving)
             await self._clear(serving)
@@ -233,11 +236,7 @@ class Hall:
         a bundle wants that one.
         """
         await self._store.open()
-        try:
-            for model_id in self._open:
-                await self._store.register_model(model_id, "{}")
-        except StorageRefusedError as error:
-            self._hears_nothing(error)
+        if not await self._register():
             return serving  # what is active can be answered from; the next look tries again
         # Before it can be read that our model is active: a worker without it takes over what nobody alive has.
         alive = await self.board.beat(self.worker, self._says(), ALIVE_MS)
@@ -253,6 +252,18 @@ class Hall:
                 await self.board.know(await asyncio.to_thread(self.shelf.complete))
         self._introduced = True
         return await self.board.serving()
+
+    async def _register(self) -> bool:
+        """Tell the store which models are open here, whose states an erasure must find; False if it takes no writes."""
+        generation = self._store.generation
+        try:
+            for model_id in [*self._open]:  # others may be opened meanwhile
+                await self._store.register_model(model_id, "{}")
+        except StorageRefusedError as error:
+            self._hears_nothing(error)
+            return False
+        self._registered_at = generation
+        return True
 
     def _may_begin(self) -> bool:
         """Whether this worker's model may be the first on a board that says nothing.

@@ -160,7 +160,7 @@ class ServedModel:
             cache,
             self.model_id,
             metrics,
-            every=settings.commit_events,
+            every=min(settings.commit_events, max(1, settings.max_sequence // 2)),  # before what it lacks leaves the sequence
             delay_s=settings.commit_delay_ms / 1000,
             ttl_s=settings.state_ttl_s,
         )

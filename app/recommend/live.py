@@ -113,10 +113,10 @@ class LiveItems:
     async def encode(self) -> None:
         """Make vectors of the items that wait for theirs, until cancelled."""
         while True:
-            await self._wake.wait()
             self._wake.clear()
-            while self._wanted:
+            while self._wanted:  # also those that waited when this was cancelled, and is begun again
                 await self.encode_some()
+            await self._wake.wait()
 
     async def encode_some(self) -> None:
         """Give the items that have waited longest their vectors."""

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from app.errors import ConflictError, DamagedError, StorageError
 from app.state import erasing, keys
+from app.state.codec import EPOCH_BYTES
 from app.state.damage import Damage
 from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Erasing, Forgotten
 from app.state.revived import set_apart
@@ -32,7 +33,8 @@ from app.state.transport import Command
 from app.state.whole import Whole
 
 DONE: Final = "d:"
-"""Begins the fields that say that a sequence was taken over: the epoch of that sequence follows, in hex."""
+"""Begins the fields that say that a sequence was taken over: the epoch of that sequence follows, in hex. Their value is `was`
+where it had another epoch by then."""
 
 IMPORTED: Final = "i:"
 """Begins the fields that say that a history was imported."""
@@ -213,12 +215,15 @@ class Identities:
             OvertakenError: it has changed meanwhile.
         """
         users, metas = (one, other), [keys.user_keys(tenant, user).meta for user in (one, other)]
-        epochs = await self._store.all([("HGET", meta, "e") for meta in metas])
+        # Since then it may have got another one: by attributes, an import, or who was merged into it.
+        found = await self._store.all([("HMGET", meta, "e", "was") for meta in metas])
+        epochs = [[now or b"", *_each(was)] for now, was in found]
         asked: list[Command] = [
-            ("HGET", meta, DONE + (epoch or b"").hex()) for meta, epoch in zip(metas, reversed(epochs), strict=True)
+            ("HMGET", meta, *(DONE + epoch.hex() for epoch in of_other))
+            for meta, of_other in zip(metas, reversed(epochs), strict=True)
         ]
-        for taker, taken, mark in zip(users, reversed(users), await self._store.all(asked), strict=True):
-            if mark is not None and not await set_apart(self._store, tenant, taken, taker):
+        for taker, taken, marks in zip(users, reversed(users), await self._store.all(asked), strict=True):
+            if any(marks) and not await set_apart(self._store, tenant, taken, taker):
                 raise OvertakenError(f"{taken!r} has changed")
 
     async def finish(self, tenant: str, source: str, target: str) -> None:
@@ -270,6 +275,8 @@ class Identities:
             )
         # What was done with the source was done with the holder now, and those who came to the source have come there.
         marks = {name: value for name, value in meta.items() if name.startswith(_HANDED_ON)}
+        # Should Redis lose the last writes, the source may live again in an epoch that it had before.
+        marks |= dict.fromkeys((encode_text(DONE + epoch.hex()) for epoch in _each(meta.get(b"was"))), b"was")
         if marks:
             await self._hand_on(tenant, holder, source, merge, marks)
         if shown:
@@ -370,6 +377,11 @@ class Identities:
         (done,) = await self._store.run(script("shown"), [((user.shown, user.meta), arguments)], durable=True)
         if not done:
             raise OvertakenError(f"{user_id!r} was erased, or merged into another user")
+
+
+def _each(epochs: bytes | None) -> list[bytes]:
+    """Epochs that stand side by side."""
+    return [(epochs or b"")[at : at + EPOCH_BYTES] for at in range(0, len(epochs or b""), EPOCH_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)

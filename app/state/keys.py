@@ -31,8 +31,8 @@ class UserKeys:
     seq: str
     """List: packed events in arrival order, bounded."""
     meta: str
-    """Hash: `n` events appended, `e` epoch, `f`/`l` first and last time, `a` attributes; `to`, `ms`, `ik` after a merge; `d` day
-    of the last record, `cut` if the archive may lack some."""
+    """Hash: `n` events appended, `e` epoch, `was` those before it, `f`/`l` first and last time, `a` attributes; `to`, `ms`, `ik`
+    after a merge; `d` day of the last record, `cut` if the archive may lack some."""
     ids: str
     """String: a ring of 8-byte hashes of the last event ids, behind a header of 16 bytes."""
     shown: str

@@ -6,14 +6,16 @@
 -- KEYS[1] lw:{pp}:<tenant>:seq:<user>        list    packed events, oldest first
 -- KEYS[2] lw:{pp}:<tenant>:meta:<user>       hash    n, e, f, l, a, d and cut (see expire.lua), one field for each import or merge that is
 --                                                    done, and m:<user> for each user that was merged into this one, with the
---                                                    names of its merges, separated by blanks
+--                                                    names of its merges, separated by blanks; was: the last epochs before this
+--                                                    one, 8 bytes each
 -- KEYS[3] lw:{pp}:<tenant>:ids:<user>        string  ring of the hashes of the last event ids, see append.lua
 -- KEYS[4] lw:{pp}:log                        stream  k s: the sequence is rewritten (o: the user that the events come from, n: the
 --                                                    n of that one, c: how many follow, i: the mark, a: attributes), then k h: an
 --                                                    event that is new here
 -- KEYS[5] lw:{pp}:<tenant>:gone:<user hash>  string  when the user was erased
 -- ARGV    tenant, user, expected epoch ('' for no user), expected n, new epoch, n, smallest and largest time (unix ms, or ''), attributes
---         (MessagePack, or '': unchanged), meta field that marks this rewrite (or ''), the user that the events come from (or ''),
+--         (MessagePack, or '': unchanged), meta field that marks this rewrite (or '': what others have of the epochs before is taken
+--         out, and these are forgotten), the user that the events come from (or ''),
 --         ring ('' for none), log_max_length (0: no bound), 1 to write the log, number of arguments with what comes in,
 --         number of new events, expected tombstone (or ''), header of the ring as it was read (or ''), max_sequence, another user who
 --         must be known here (or ''), by this merge, meta field that marks the whole of which this is a part (or ''), how many events
@@ -131,6 +133,11 @@ for _, chunk in ipairs(chunks) do
 end
 redis.call('LTRIM', KEYS[1], -tonumber(ARGV[19]), -1)
 redis.call('HSET', KEYS[2], 'n', string.format('%.0f', tonumber(ARGV[6]) + late), 'e', ARGV[5])
+if ARGV[10] == '' then
+  redis.call('HDEL', KEYS[2], 'was')
+elseif meta[2] then
+  ended(KEYS[2], meta[2])
+end
 if first_time then
   redis.call('HSET', KEYS[2], 'f', string.format('%.0f', first_time), 'l', string.format('%.0f', last_time))
 end

@@ -206,8 +206,9 @@ async def test_a_state_of_events_that_never_happened_is_not_believed(client, raw
     same_list(await client.ask("u"), before)
 
 
-async def test_a_bounded_sequence_leaves_the_state_whole(start):
-    async with start(max_sequence=10) as client:
+@pytest.mark.parametrize("settings", [{}, {"commit_events": 32, "state_cache_mb": 1}])
+async def test_a_bounded_sequence_leaves_the_state_whole(start, settings):
+    async with start(max_sequence=10, **settings) as client:
         for one in history("u", 25):
             await client.tell(one)
             answer = await client.ask("u")

@@ -15,7 +15,8 @@ from app.archive.archive import Archive
 from app.archive.archiver import Archiver
 from app.archive.items import FILE, ItemsFile, read_items
 from app.archive.restore import restore
-from app.errors import ArchiveError
+from app.errors import ArchiveError, StorageError
+from app.state import keys
 from app.state.events import StoredEvent
 from app.state.items import Change, Item, ItemStore
 from app.state.redis import RedisStore
@@ -129,3 +130,22 @@ def test_a_damaged_file_is_named_and_nothing_is_restored(archived: Archive, raw:
     assert raw.dbsize() == 0
     with pytest.raises(DataError, match=FILE):
         prepare(str(archived.folder), tmp_path / "out")
+
+
+@pytest.mark.parametrize("trouble", ["no catalogue", "no file"])
+def test_a_catalogue_that_cannot_be_written_down_keeps_no_erasure_waiting(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, trouble: str
+):
+    world = LogWorld()
+    add(raw, [*world.event("a", StoredEvent("view", 1, "cup")), *world.event("b", StoredEvent("view", 1, "cup"))])
+    add(raw, world.erase("a"))
+    if trouble == "no catalogue":
+        raw.set(keys.items_key("default"), "a hand that slipped")
+    else:
+        raw.hset(keys.items_key("default"), mapping={"": "1 epoch", "cup": "damaged"})
+        archive.folder.mkdir()
+        (archive.folder / FILE).write_text("{")
+    with pytest.raises(StorageError if trouble == "no catalogue" else ArchiveError):
+        make_archiver(items=ItemsFile(raw, archive.folder, "default")).once(erase_now=True)
+    assert archive.latest().rows == 1
+    assert archive.latest().removals == ()

@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -174,6 +175,30 @@ def test_an_unknown_kind_stops_its_partition_before_it_and_no_other(
         assert set(places(archive)) >= {*known, *others}
         assert not {unknown, *later} & set(places(archive))
     assert raw.xrange(place(strange)[1])[0][0].decode() == unknown[1]
+
+
+@pytest.mark.parametrize("follows", [False, True])
+def test_what_is_no_log_stops_its_partition_and_no_other(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, capsys: pytest.CaptureFixture[str], follows: bool
+):
+    world = LogWorld()
+    pp, _ = add(raw, world.event("a", event(0)))[0]
+    others = [p for n in range(20) for p in add(raw, world.event(f"user {n}", event(n))) if p[0] != pp]
+    raw.set(f"lw:{{{pp:02x}}}:log", "a hand that slipped")
+    if follows:
+        stop = threading.Event()
+        following = threading.Thread(target=make_archiver(interval_s=0.05).follow, args=(stop,))
+        following.start()
+        deadline = time.monotonic() + 10
+        while len(places(archive)) < len(others) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stop.set()
+        following.join()
+        assert "cannot archive" in capsys.readouterr().out
+    else:
+        with pytest.raises(ArchiveError, match=re.escape(f"lw:{{{pp:02x}}}:log")):
+            make_archiver(batch_rows=3).once()
+    assert places(archive) == sorted(others)
 
 
 def test_a_log_that_was_archived_but_not_trimmed_is_trimmed(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):

@@ -282,15 +282,22 @@ def test_a_damaged_file_is_named(archive: Archive, make_archiver: MakeArchiver, 
         list(histories(archive))
 
 
-def test_a_damaged_file_keeps_no_other_day_from_being_merged(archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis):
+@pytest.mark.parametrize("erased", [False, True])
+def test_a_damaged_file_keeps_no_other_day_from_being_merged(
+    archive: Archive, make_archiver: MakeArchiver, raw: redis.Redis, erased: bool
+):
     for n in range(6):
         add_at(raw, LogWorld().event("a", event(n)), YESTERDAY_MS + 86_400_000 * (n // 2) + n)
         make_archiver()._drain()
     damaged = archive.latest().files[0]
     os.truncate(archive.folder / damaged.path, 100)
+    if erased:
+        add(raw, LogWorld().erase("a"))
+        make_archiver()._drain()
     with pytest.raises(ArchiveError, match=f"{damaged.path}: damaged"):
-        Compaction(archive).run()
-    assert sorted(file.rows for file in archive.latest().files) == [1, 1, 2, 2]
+        Compaction(archive).run(erase_now=erased)
+    assert sorted(file.rows for file in archive.latest().files) == [1, 1, *[1] * erased, 2, 2]
+    assert len(archive.latest().removals) == erased
 
 
 def test_a_compaction_that_fails_again_and_again_leaves_no_manifests_and_no_files(

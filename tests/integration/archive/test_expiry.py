@@ -433,6 +433,25 @@ async def test_while_a_log_is_refused_nobody_goes(
     assert left_of(raw, "u") == set()
 
 
+@pytest.mark.parametrize("damage", ["another type", "no day"])
+async def test_one_damaged_user_keeps_nobody_else(
+    store: RedisStore, raw: redis.Redis, archive: Archive, make_archiver: MakeArchiver, expiry: Expiry, damage: str
+):
+    users = [f"user {n}" for n in range(20)]
+    for user in [*users, "damaged"]:
+        await tell(store, user, 1)
+        heard_days_ago(raw, user, DAYS + 1)
+    meta = keys.user_keys("default", "damaged").meta
+    if damage == "another type":
+        raw.delete(meta)
+        raw.set(meta, "a hand that slipped")
+    else:
+        raw.hset(meta, "d", "a hand that slipped")
+    make_archiver(expiry=expiry).once()
+    assert [user for user in users if left_of(raw, user)] == []
+    assert left_of(raw, "damaged") == {"seq", "meta"}
+
+
 async def test_an_archiver_that_follows_lets_idle_users_go(
     store: RedisStore, raw: redis.Redis, archive: Archive, make_archiver: MakeArchiver, expiry: Expiry
 ):

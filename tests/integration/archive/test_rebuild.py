@@ -14,6 +14,7 @@ from app.models.served import fold_of
 from app.models.shelf import load_model
 from app.runtime.session import Runtime
 from app.settings import load_settings
+from app.state import keys
 from app.state.codec import Header, peek
 from app.state.events import StoredEvent
 from app.state.store import Append
@@ -113,6 +114,18 @@ async def test_a_user_who_is_not_as_archived_is_left_alone(store, fold, archive,
     result = await rebuild(histories(archive), store, fold, "m")
     assert (result.stored, result.differs) == (0, 2)
     assert list(raw.scan_iter("lw:*:state:*")) == []
+
+
+@pytest.mark.parametrize("kind", ["seq", "meta"])
+async def test_one_damaged_user_keeps_no_other_from_being_rebuilt(store, fold, archive, make_archiver, raw, kind):
+    for user in USERS:
+        await told(store, user, events(60, 1))
+    make_archiver().once()
+    name = getattr(keys.user_keys("default", USERS[2]), kind)
+    raw.delete(name)
+    raw.set(name, "a hand that slipped")
+    result = await rebuild(histories(archive), store, fold, "m")
+    assert (result.stored, result.differs) == (len(USERS) - 1, 1)
 
 
 async def test_who_was_merged_is_rebuilt_but_where_what_had_left_before_is_dated_later(store, fold, archive, make_archiver):

@@ -74,9 +74,10 @@ def contents(raw: redis.Redis) -> dict[str, Any]:
 
 def comparable(meta: dict[bytes, bytes], merged: bool) -> dict[bytes, bytes]:
     """A meta without what is nothing (no events: n, f and l are 0 or not there), without what a merge does not log (its
-    name is another one after a restore), and without what is for the expiry alone."""
-    passed = (b"f", b"l", b"d", b"cut", b"ik")
+    name is another one after a restore), and without what is for the expiry, or the loss of the last writes, alone."""
+    passed = (b"f", b"l", b"d", b"cut", b"ik", b"was")
     left = {field: value for field, value in meta.items() if field not in passed and (field, value) != (b"n", b"0")}
+    left = {field: value for field, value in left.items() if value != b"was"}
     left |= {field: b"1" for field in left if field.startswith(b"m:")}
     if merged:
         left.pop(b"a", None)

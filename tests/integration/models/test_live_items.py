@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 import warnings
 from collections import Counter
@@ -523,6 +524,27 @@ async def test_one_item_that_cannot_be_encoded_takes_no_other_along(two, monkeyp
     for number in (0, 6, 8, 39):
         await until(is_known(one, f"n{number}"))
     assert not (await item(one, "n7"))["known"]
+
+
+async def test_a_model_that_is_active_again_makes_the_vectors_that_it_had_begun(start, content_models, monkeypatch):
+    folder, old, new = content_models
+    async with start(folder, old, catalogue_poll_ms=20) as worker:
+        made, begun, goes_on = LiveItems._make, threading.Event(), threading.Event()
+
+        def stands_still(self, wanted):
+            if self is live_items and not goes_on.is_set():
+                begun.set()
+                goes_on.wait(20)
+            return made(self, wanted)
+
+        live_items = worker.hall.service.live
+        monkeypatch.setattr(LiveItems, "_make", stands_still)
+        await put(worker, "new", title="New", features=ROUND)
+        assert await asyncio.to_thread(begun.wait, 20)
+        assert (await worker.activate(new)).status_code == 200
+        goes_on.set()
+        assert (await worker.activate(old)).status_code == 200
+        await until(is_known(worker, "new"))
 
 
 async def test_a_vector_goes_with_the_content_that_it_was_made_of(two):

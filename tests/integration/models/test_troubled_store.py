@@ -52,6 +52,28 @@ async def test_a_store_that_was_emptied_is_laid_out_again(start, two_models, raw
         assert (await one.activate(old)).status_code == 200
 
 
+async def test_a_server_that_lost_which_models_there_are_hears_it_again_or_an_erasure_would_leave_their_states(
+    start, two_models, raw
+):
+    folder, old, _ = two_models
+    async with start(folder, old, commit_events=1) as worker:
+        raw.hdel(keys.MODELS_KEY, old)  # another server has taken over, which had not got it
+        worker.hall.service.store._transport.generation += 1
+
+        async def registered() -> bool:
+            return bool(raw.hexists(keys.MODELS_KEY, old))
+
+        await until(registered)
+        await worker.tell(event("u", 1))
+
+        async def stored() -> bool:
+            return bool(raw.exists(keys.state_key("default", old, "u")))
+
+        await until(stored)
+        assert (await worker.delete("/v1/users/u")).status_code == 200
+        assert not await stored()
+
+
 @pytest.fixture
 def one_bundle_each(two_models, tmp_path) -> tuple[Path, Path, str, str]:
     """Two folders with one of the two models each, and the ids of these."""

@@ -65,6 +65,39 @@ async def test_a_merge_that_is_lost_twice_is_made_a_third_time(store: RedisStore
     assert await times(store, "alice") == [10, 20, 30, 31, 32]
 
 
+async def other_attributes(store: RedisStore) -> None:
+    await store.set_attributes("default", "cookie", {"country": "DE"})
+
+
+async def an_import(store: RedisStore) -> None:
+    await store.write_history("default", "cookie", [event(5)], [None], "some")
+
+
+async def another_one(store: RedisStore) -> None:
+    await append(store, "tablet", 5)
+    await store.merge("default", "cookie", "tablet")
+
+
+@pytest.mark.parametrize("change", [other_attributes, an_import, another_one])
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_new_epoch_that_is_lost_or_came_since_hides_no_merge(
+    store: RedisStore, raw: redis.Redis, change: Callable[[RedisStore], Awaitable[None]], lost: bool
+):
+    await append(store, "cookie", 20)
+    replica = kept(raw)
+    if lost:
+        await change(store)
+    await store.merge("default", "alice", "cookie")
+    fail_over(raw, replica)
+    if not lost:
+        await change(store)
+    await append(store, "cookie", 30)
+    expected = [20, 30] if change is other_attributes else [5, 20, 30]
+    for _ in range(2):
+        assert await store.merge("default", "alice", "cookie") == "alice"
+        assert await times(store, "alice") == expected
+
+
 async def test_an_event_that_is_the_same_as_another_is_one_more(store: RedisStore, raw: redis.Redis):
     await append(store, "cookie", 10)
     replica = kept(raw)

@@ -228,6 +228,24 @@ async def test_writes_wait_while_the_fold_is_too_far_behind(run):
     await waiting
 
 
+async def test_a_fold_that_was_stopped_in_the_middle_refuses_no_write_and_goes_on_when_it_begins_again(run):
+    # a model that is active again: were what had waited not folded, no write would ever have room, and none wake the fold
+    stand = Stand(batch_users=1, most_events=2)
+    for user in "abcd":
+        stand.mark(user, 1, 1)
+    began = asyncio.create_task(stand.advance.run())
+    while not stand.folded("a"):  # noqa: ASYNC110 - the fold tells nobody when it is done
+        await asyncio.sleep(0)
+    waiting = asyncio.create_task(stand.advance.room(2.0))
+    await asyncio.sleep(0)
+    began.cancel()
+    await asyncio.gather(began, return_exceptions=True)
+    assert stand.folded("d") is None
+    async with asyncio.timeout(1):
+        await waiting
+    await run(stand, lambda: stand.folded("d"))
+
+
 class Store:
     def __init__(self, *errors, results=()):
         self.errors, self.results = list(errors), list(results)
