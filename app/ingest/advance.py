@@ -188,6 +188,9 @@ class Advance:
             if dirty.events is None or dirty.generation != self._users.generation:
                 unknown.append(user_id)
                 continue
+            if len(dirty.events) > self._batch_events:
+                unknown.append(user_id)  # so many would hold up the event loop: a thread folds a long tail
+                continue
             state = self._cache.get(tenant, user_id)
             if state is not None and (state.header.epoch, state.generation) == (dirty.epoch, dirty.generation):
                 behind = dirty.start + len(dirty.events) - state.header.applied

@@ -103,6 +103,16 @@ async def test_users_are_folded_in_batches_without_a_word_to_the_store(run):
     assert stand.users.asked == []
 
 
+async def test_more_events_of_one_user_than_go_into_a_call_are_left_to_a_thread(run):
+    stand = Stand(batch_events=3)
+    stand.mark("busy", 4, 1, 2, 3, 4)
+    stand.mark("u", 3, 5, 6, 7)
+    await run(stand, lambda: stand.folded("u") and stand.users.asked)
+    assert stand.users.asked == ["busy"]
+    assert stand.folded("u") == (5, 6, 7)
+    assert stand.folded("busy") is None
+
+
 async def test_a_fold_goes_on_where_the_last_one_ended(run):
     stand = Stand()
     stand.mark("u", 2, 1, 2)
