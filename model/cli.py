@@ -251,7 +251,7 @@ def rehearse(
 
         check_place(out)
         meta = write_rehearsal(run, data, out)
-    console.print(f"{meta['queries']:,} questions of {meta['users']:,} users -> {out}", soft_wrap=True)
+    console.print(f"{meta['queries']:,} questions, {meta['users']:,} users to tell of -> {out}", soft_wrap=True)
 
 
 for measuring in (

@@ -374,4 +374,4 @@ class Hall:
         """Forget models that are neither active nor the one before nor to be next, and that no experiment names."""
         wanted = {serving.active, serving.previous, serving.candidate, self._served.model_id, *beside}
         for model_id in [model_id for model_id in self._open if model_id not in wanted]:
-            del self._open[model_id]
+            self._open.pop(model_id).part()

@@ -132,11 +132,11 @@ class ServedModel:
         bundle, manifest = runtime.bundle, runtime.bundle.manifest
         self.model_id = manifest.model_id
         self.half_lives_s = tuple(manifest.popularity.half_lives_s)
-        self._beside: Sequence[ServedModel] = ()
+        self._beside: list[ServedModel] = []
         # Who count in the same table before this one, where it only hears of events; likewise, by context.
         self._counted_by: Sequence[ServedModel] = ()
         self._contexts_by: Sequence[ServedModel] = ()
-        self._weights = {t.name: t.weight for t in manifest.event_types if t.polarity == "positive"}
+        self._weights = weights = {t.name: t.weight for t in manifest.event_types if t.polarity == "positive"}
         self._settings = settings
         self._metrics = metrics
         self._tasks: list[asyncio.Task[None]] = []
@@ -190,17 +190,20 @@ class ServedModel:
         trends = Trends(store)
         self._trend = trend = TrendCounter(trends, _TREND_DELAY_S, knows)
         contexts = Contexts(store, max(self.half_lives_s))
-        self._context = ContextCounter(contexts, _TREND_DELAY_S, knows)
+        self._context = context = ContextCounter(contexts, _TREND_DELAY_S, knows)
         self._contexts = ContextPopularity(contexts, TENANT, catalogue, popularity, settings.context_fallback)
         self._following = PopularityFollower(store, popularity, TENANT, lambda: counter.others_counted(TENANT))
 
+        beside = self._beside
+
+        # Without `self`: a model must not be part of a cycle, as the first one is nothing that the garbage collector looks at.
         def on_stored(tenant: str, users: Sequence[UserEvents], increments: Sequence[Increment]) -> None:
             popularity.add(increments, monotonic())
             counter.add(tenant, increments)
             trend.add(tenant, increments)
             if settings.context_fallback:
-                self._context.add(tenant, context_increments(users, self._weights))
-            for model in self._beside:
+                context.add(tenant, context_increments(users, weights))
+            for model in beside:
                 model.hear(tenant, users)
             for event in (event for user in users for event in user.events):
                 if event.recommendation_id is not None and (origin := read_list_id(event.recommendation_id)) is not None:
@@ -311,7 +314,12 @@ class ServedModel:
             model._counted_by = [one for one in told if one.half_lives_s == model.half_lives_s]
             model._contexts_by = [one for one in told if max(one.half_lives_s) == max(model.half_lives_s)]
             told.append(model)
-        self._beside = beside
+        self._beside[:] = beside
+
+    def part(self) -> None:
+        """Know of no other model any more, so that none of them keeps this one, or is kept by it."""
+        self._counted_by = self._contexts_by = ()
+        self._beside.clear()
 
     def hear(self, tenant: str, users: Sequence[UserEvents]) -> None:
         """Events were stored that another model took. Their users are folded with this one when it is asked for them."""

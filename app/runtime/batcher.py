@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from time import monotonic
 from typing import Final, Generic, TypeVar
+from weakref import WeakMethod
 
 from app.errors import LateError, LongwaveError, NotReadyError, OverloadedError, StorageError
 
@@ -51,7 +53,8 @@ class Batcher(Generic[Question, Answer]):
     fault (storage away) go to all. So does every error where `repeats` is false: what was asked may have been done.
 
     Args:
-        run: questions -> answers in the same order; an answer that is an exception is raised where its question was asked.
+        run: questions -> answers in the same order; an answer that is an exception is raised where its question was asked. A
+            method is not kept alive: who asks by a batcher of its own is no cycle, and leaves memory when nobody needs it any more.
         most: questions in one batch.
         running: batches at the same time.
         waiting: beyond so many waiting questions new ones are refused.
@@ -77,7 +80,7 @@ class Batcher(Generic[Question, Answer]):
         heaviest: int = 0,
         patience: Patience = FOREVER,
     ) -> None:
-        self._run = run
+        self._run = WeakMethod(run) if inspect.ismethod(run) else lambda: run
         self._most = most
         self._free = running
         self._bound = waiting
@@ -174,7 +177,10 @@ class Batcher(Generic[Question, Answer]):
         clock = asyncio.get_running_loop().time
         began_s = clock()
         try:
-            answers = await self._run([question for question, _ in batch])
+            run = self._run()
+            if run is None:
+                raise NotReadyError("who would answer is gone")  # and so is whoever asked
+            answers = await run([question for question, _ in batch])
         except Exception as error:
             if len(batch) == 1 or not self._repeats or isinstance(error, LongwaveError):
                 for _, future in batch:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import shutil
 import time
+import weakref
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -112,6 +115,27 @@ async def test_an_activation_is_not_over_while_one_worker_may_answer_from_the_ol
         await slow.hall.follow_once()
         assert (await activation).status_code == 200
         assert (await slow.ask("u"))["model_id"] == new
+
+
+async def test_a_model_that_is_let_go_leaves_memory_at_once(start, two_models):
+    """Without the garbage collector, which looks at nothing that was there when the service was ready."""
+    folder, old, new = two_models
+    async with start(folder, old) as one:
+        await one.tell(*of("u"))
+        await one.ask("u")
+        first = weakref.ref(one.hall._served)
+        bundle = weakref.ref(one.hall._served.service.runtime.bundle)
+        assert (await one.activate(new)).status_code == 200
+        serving = await one.hall.board.serving()
+        gc.disable()
+        try:
+            await one.ask("u")
+            one.hall._let_go(serving, ())
+            assert first() is not None  # it is the one before
+            one.hall._let_go(replace(serving, previous=None), ())
+            assert (first(), bundle()) == (None, None)
+        finally:
+            gc.enable()
 
 
 async def test_a_request_ends_with_the_model_that_it_began_with(start, two_models, monkeypatch):
