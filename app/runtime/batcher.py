@@ -54,7 +54,7 @@ class Batcher(Generic[Question, Answer]):
 
     Args:
         run: questions -> answers in the same order; an answer that is an exception is raised where its question was asked. A
-            method is not kept alive: who asks by a batcher of its own is no cycle, and leaves memory when nobody needs it any more.
+            method is not kept alive: who asks by a batcher of its own is no cycle, and leaves memory when nobody needs it.
         most: questions in one batch.
         running: batches at the same time.
         waiting: beyond so many waiting questions new ones are refused.
