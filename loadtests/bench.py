@@ -24,6 +24,7 @@ from loadtests.figures import batches, footprint, freshness, history, recompute,
 from loadtests.limits import TABLE, missed
 from loadtests.machine import choose_cores, describe_commit, describe_machine, load_average
 from loadtests.report import document, table, write
+from loadtests.servers import end_servers_on_sigterm
 from loadtests.stand import Part, Setup, floor_beside, give_histories, stand
 from loadtests.world import BUILD, choose_bundle
 
@@ -166,4 +167,5 @@ def _about(setup: Setup) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_servers_on_sigterm()
     typer.run(bench)

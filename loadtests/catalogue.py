@@ -31,6 +31,7 @@ from loadtests.large_bundle import write_large_bundle
 from loadtests.machine import ROOT, choose_cores, describe_commit, describe_machine, load_average
 from loadtests.report import write
 from loadtests.samples import rounded
+from loadtests.servers import end_servers_on_sigterm
 from loadtests.shaped_queries import interests
 from loadtests.stand import Setup
 from loadtests.world import BUILD, Measured, choose_bundle
@@ -333,4 +334,5 @@ def _figures(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    end_servers_on_sigterm()
     typer.run(bench)

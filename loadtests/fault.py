@@ -31,6 +31,7 @@ from loadtests.fault_check import ask_all, check_events, check_states, compare_a
 from loadtests.fault_kills import CALM_S, KINDS, WEIGHTS, Kills, Kind, Service
 from loadtests.fault_load import Client, Told
 from loadtests.machine import ROOT, describe_commit, describe_machine
+from loadtests.servers import end_servers_on_sigterm
 from loadtests.world import choose_bundle
 
 if TYPE_CHECKING:
@@ -209,4 +210,5 @@ def main(
 
 
 if __name__ == "__main__":
+    end_servers_on_sigterm()
     typer.run(main)

@@ -34,7 +34,7 @@ from loadtests.machine import describe_commit, describe_machine, load_average
 from loadtests.offline import Offline, State, difference, problem
 from loadtests.report import write
 from loadtests.samples import rounded
-from loadtests.servers import serving
+from loadtests.servers import end_servers_on_sigterm, serving
 from loadtests.shoppers import K, Read, Shop, Shopper, beginning_ms
 from loadtests.world import Measured, choose_bundle
 
@@ -228,4 +228,5 @@ def _said(one: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    end_servers_on_sigterm()
     typer.run(read_your_writes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,11 @@ class Server:
 
     port: int
     pid: int
+
+
+def end_servers_on_sigterm() -> None:
+    """SIGTERM ends this program as Ctrl-C does, and with it the servers that it has started. For programs that run for long."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 @contextmanager

@@ -1,20 +1,24 @@
 """Half an hour of mixed load at half capacity: does any process grow? Exits with 1 if one does, by more than 5%.
 
     python -m loadtests.soak --bundle .demo/bundles/current            # 30 minutes; --minutes 2 for a look
+    python -m loadtests.soak --swap-minutes 1                          # and another model each minute
 
 What users have in Redis is at its bound before the clock starts (bounded sequences, all states stored), and the archiver takes
 the log, so that nothing has a reason to grow: memory that does is lost. Compaction runs in processes that come and go; what they
-take at most is told apart.
+take at most is told apart. Where the model changes, two of them are in memory for a moment, so what counts is the memory just
+before each change.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -27,15 +31,17 @@ from app.errors import LongwaveError
 from app.state.embedded import EmbeddedRedis
 from loadtests.busy import family
 from loadtests.client import Client, settle
+from loadtests.connection import post
 from loadtests.errors import BenchError
 from loadtests.loop import Loop
 from loadtests.machine import choose_cores, describe_commit, describe_machine, load_average
 from loadtests.pace import Flow, saturate
 from loadtests.report import write
 from loadtests.samples import latencies_ms, median, rounded
-from loadtests.servers import Server, serving
+from loadtests.servers import Server, end_servers_on_sigterm, serving
 from loadtests.stand import Setup
 from loadtests.traffic import Traffic
+from loadtests.twin import twins
 from loadtests.world import choose_bundle
 
 RESULTS: Final = Path(__file__).parent / "results" / "soak.json"
@@ -48,8 +54,8 @@ _ARCHIVED_S: Final = 10.0  # that is how long an event stays in the log, before 
 _CACHE_MB: Final = 8  # so that states leave a worker's memory too: half of the users fit
 _BATCH: Final = _SEQUENCE  # the window of event ids is no larger, and must hold a request
 _READS: Final = 2  # for each write
-_CONNECTIONS: Final = 16
-_CAPACITY_S: Final = 3.0
+_CONNECTIONS: Final = 128
+_CAPACITY_S: Final = 5.0
 _SAMPLE_S: Final = 10.0
 _LOOK_S: Final = 0.25
 _WARM_UP: Final = 0.2  # of the time, but at least one sample
@@ -98,8 +104,15 @@ def resident_bytes(pid: int) -> int:
 
 
 def trend(at_s: Sequence[float], values: Sequence[int], warm_up_s: float) -> dict[str, float]:
-    """What memory did after the warm-up: the straight line of least squares, and the largest distance from the median."""
+    """What memory did after the warm-up: the straight line of least squares, and the largest distance from the median.
+
+    Raises BenchError if nothing is of after it.
+    """
     kept = [(at, value) for at, value in zip(at_s, values, strict=True) if at >= warm_up_s]
+    if not kept:
+        raise BenchError(
+            "nothing was measured after the warm-up: give it more minutes, or more of them to each change of the model"
+        )
     middle = median([value for _, value in kept])
     mean_at, mean = (sum(column) / len(kept) for column in zip(*kept, strict=True))
     spread = sum((at - mean_at) ** 2 for at, _ in kept)
@@ -113,7 +126,40 @@ def trend(at_s: Sequence[float], values: Sequence[int], warm_up_s: float) -> dic
     }
 
 
-def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[str, Any]:
+@dataclass
+class Swaps:
+    """Changes between two models, back and forth; what is asked for in a thread, as an answer takes as long as the change.
+
+    Attributes:
+        models: the one that is served first, and the other.
+        resting: the memory at the moments before each change.
+    """
+
+    server: Server
+    models: tuple[str, str]
+    resting: Memory
+    pool: ThreadPoolExecutor
+    asked: list[Future[None]] = field(default_factory=list)
+
+    def swap(self, at_s: float) -> None:
+        """Ask for the next one, unless the last change is under way still. Raises BenchError where that failed."""
+        if self.asked and not self.asked[-1].done():
+            return
+        self.check()
+        self.resting.sample(at_s)
+        self.asked.append(self.pool.submit(self._activate, self.models[(len(self.asked) + 1) % 2]))
+
+    def check(self) -> None:
+        """Raises BenchError where a change failed; waits for the one that is under way."""
+        for one in self.asked[-1:]:
+            one.result()
+
+    def _activate(self, model: str) -> None:
+        with Client(self.server) as client:
+            client.answer(post(f"/v1/models/{model}/activate", b""))
+
+
+def soak(setup: Setup, minutes: float, workers: int, swap_minutes: float, console: Console) -> dict[str, Any]:
     """Fill, find the capacity, load at half of it, watch."""
     seconds = minutes * 60
     os.sched_setaffinity(0, {setup.cores.generator})
@@ -131,17 +177,24 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
             "archive_dir": folder / "archive",
             "archive_interval_s": _ARCHIVED_S,
         }
-        core = [setup.cores.service]
-        server = stack.enter_context(serving(setup.bundle.folder, store.url, core, folder / "service.log", **settings))
+        core, bundle, other = [setup.cores.service], setup.bundle.folder, ""
+        if swap_minutes:
+            both = twins(bundle, folder / "bundles")
+            bundle, other, settings["bundles_dir"] = both.first, both.other, both.folder
+        server = stack.enter_context(serving(bundle, store.url, core, folder / "service.log", **settings))
         traffic = setup.traffic(users, exponent=1.05, step_ms=1, seed=10)
         _fill(server, traffic, users)
-        reads = saturate(server.port, traffic.questions(), _CONNECTIONS, _CAPACITY_S)
-        writes = saturate(server.port, traffic.singles(), _CONNECTIONS, _CAPACITY_S)
+        ceiling = saturate(server.port, mixed(traffic.questions(), traffic.singles()), _CONNECTIONS, _CAPACITY_S)
         settle(server)
-        rate = _SHARE * mixed_capacity(reads.answers / reads.seconds, writes.answers / writes.seconds)
+        # Of the mix, and not made of the capacities of its parts: a read after a write takes longer than one that has its state.
+        rate = _SHARE * ceiling.answers / ceiling.seconds
         console.print(f"{rate:.0f} requests a second for {minutes:g} minutes", highlight=False)
         names = _names(server)
-        memory, compactions = Memory(names | {"redis": store.pid}), Passing(names["archiver 1"])
+        watched = names | {"redis": store.pid}
+        memory, compactions = Memory(watched), Passing(names["archiver 1"])
+        # Entered last, so left first: the change under way ends before the service does.
+        swapper = stack.enter_context(ThreadPoolExecutor(1))
+        swaps = Swaps(server, (setup.bundle.model_id, other), Memory(watched), swapper)
         began, flows = perf_counter(), {}
         with Loop() as loop:
             for name, share, requests in (
@@ -154,17 +207,22 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
                 flow.start()
             _every(loop, _LOOK_S, compactions.look)
             _every(loop, _SAMPLE_S if seconds >= 10 * _SAMPLE_S else seconds / 10, lambda: memory.sample(perf_counter() - began))
+            if swap_minutes:
+                _every(loop, 60 * swap_minutes, lambda: swaps.swap(perf_counter() - began))
             loop.at(perf_counter() + seconds, loop.stop)
             loop.run(seconds + _DRAIN_S)
             for flow in flows.values():
                 flow.finish()
                 loop.run(_DRAIN_S)
+        swaps.check()
     warm_up_s = _WARM_UP * seconds
-    found = {name: trend(memory.at_s, values, warm_up_s) for name, values in memory.samples.items()}
+    judged = swaps.resting if swap_minutes else memory
+    found = {name: trend(judged.at_s, values, warm_up_s) for name, values in judged.samples.items()}
     return {
         "minutes": minutes,
         "warm_up_s": warm_up_s,
         "workers": workers,
+        "swaps": len(swaps.asked),
         "users": _USERS,
         "requests_per_second": rate,
         "requests": sum(len(flow.found.latencies) for flow in flows.values()),
@@ -178,9 +236,11 @@ def soak(setup: Setup, minutes: float, workers: int, console: Console) -> dict[s
     }
 
 
-def mixed_capacity(reads_rps: float, writes_rps: float) -> float:
-    """Requests a second of the mix, from the capacities of its parts: what one of each takes adds up."""
-    return (1 + _READS) / (_READS / reads_rps + 1 / writes_rps)
+def mixed(reads: Iterator[bytes], writes: Iterator[bytes]) -> Iterator[bytes]:
+    """So many reads, then one write, and again."""
+    while True:
+        yield from islice(reads, _READS)
+        yield next(writes)
 
 
 def _fill(server: Server, traffic: Traffic, users: Sequence[str]) -> None:
@@ -219,13 +279,14 @@ def main(
     bundle: Annotated[Path | None, typer.Option(help="Bundle to serve; default: as for the bench.")] = None,
     minutes: Annotated[float, typer.Option(min=0.05, help="How long, warm-up included.")] = 30.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes of the service.")] = 1,
+    swap_minutes: Annotated[float, typer.Option(min=0, help="Change the model each so many minutes; 0: never.")] = 0.0,
     out: Annotated[Path, typer.Option(help="Where the result goes.", show_default=False)] = RESULTS,
 ) -> None:
     """Load the service for long at half of its capacity and watch the memory of every process."""
     console = Console()
     try:
         setup = Setup(choose_bundle(bundle), choose_cores())
-        found = soak(setup, minutes, workers, console)
+        found = soak(setup, minutes, workers, swap_minutes, console)
     except (BenchError, LongwaveError) as error:
         Console(stderr=True).print("error:", str(error), soft_wrap=True, highlight=False, markup=False)
         sys.exit(2)
@@ -248,4 +309,5 @@ def main(
 
 
 if __name__ == "__main__":
+    end_servers_on_sigterm()
     typer.run(main)

@@ -230,15 +230,18 @@ def import_(
 
         done = asyncio.run(run())
     console = Console(stderr=True)
-    for reason in done.reasons:
+    for reason in [*done.reasons, *done.damages]:
         console.print(reason, markup=False, highlight=False, soft_wrap=True)
     passed = f", {done.refused:,} rows passed over" if done.refused else ""
     passed += f", {done.known:,} rows of before their users were erased, or whose event ids they had" if done.known else ""
+    passed += f", {done.damaged:,} damaged users left out: erase them and run the same import again" if done.damaged else ""
     Console().print(
         f"import {same}: {done.rows:,} events of {done.users:,} users; {done.again:,} users had it already{passed}",
         highlight=False,
         soft_wrap=True,
     )
+    if done.damaged:
+        raise typer.Exit(1)
 
 
 def _check(oldest: int | None, interval_s: float) -> None:

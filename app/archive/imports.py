@@ -23,12 +23,12 @@ import pyarrow as pa
 
 from app.archive.columns import from_text, to_text
 from app.archive.tables import read_events
-from app.errors import ImportFileError
+from app.errors import DamagedError, ImportFileError
 from app.ingest.validate import validate
 from app.state.events import StoredEvent, decode_event, encode_event
 
 BUCKETS: Final = 64
-_SAID: Final = 10  # bad rows that an error names
+_SAID: Final = 10  # bad rows that an error names, and damaged users
 _IN_FLIGHT: Final = 32  # users that are being written at a time
 _BUFFER_ROWS: Final = 2_000  # of one bucket, before they go to its file
 
@@ -56,7 +56,8 @@ class HistoryWriter(Protocol):
 @dataclass(slots=True)
 class Imported:
     """What an import did. `again` users had it already; `known` rows were of before their user was erased, or of events that
-    the user had, by their ids; `refused` rows were passed over, and `reasons` say why."""
+    the user had, by their ids; `refused` rows were passed over, and `reasons` say why. `damaged` users could not be written, and
+    `damages` say which and why."""
 
     rows: int = 0
     users: int = 0
@@ -64,6 +65,8 @@ class Imported:
     known: int = 0
     refused: int = 0
     reasons: list[str] = field(default_factory=list)
+    damaged: int = 0
+    damages: list[str] = field(default_factory=list)
 
 
 Progress = Callable[[str, float], None]
@@ -154,6 +157,9 @@ async def _write(
                 imported.users += taken > 0
                 imported.rows += taken
                 imported.known += len(events) - taken
+        except DamagedError as error:  # says nothing of the others
+            imported.damaged += 1
+            imported.damages += [error.detail] if len(imported.damages) < _SAID else []
         finally:
             slots.release()
         handled[0] += len(events)

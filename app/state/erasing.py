@@ -16,6 +16,7 @@ import msgspec
 
 from app.errors import DamagedError
 from app.state import keys
+from app.state.calls import Call
 from app.state.scripts import Script, script
 from app.state.text import decode_text, encode_text
 from app.state.transport import Command
@@ -33,9 +34,6 @@ MOST_AT_ONCE: Final = 100
 """Users in one round trip."""
 
 _SETTLED_TTL_MS: Final = 60_000
-
-Call = tuple[Sequence[str], Sequence[Any]]
-"""Keys and arguments of a script."""
 
 
 class Commands(Protocol):

@@ -11,7 +11,8 @@ import msgspec
 
 from app.errors import LongwaveError, StorageError, TooLargeError
 from app.state import keys
-from app.state.erasing import ERASING, Call
+from app.state.calls import Call
+from app.state.erasing import ERASING
 from app.state.redis import RedisStore
 from app.state.ring import id_hash
 from app.state.scripts import script

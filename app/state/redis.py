@@ -7,49 +7,35 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
-from redis.exceptions import (
-    ClusterDownError,
-    MovedError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    ResponseError,
-    TryAgainError,
-)
-
-from app.errors import DamagedError, LayoutError, LongwaveError, StorageError, StorageRefusedError
+from app.errors import DamagedError, LongwaveError, StorageError
 from app.state import keys
+from app.state.calls import Call, Calls
 from app.state.codec import PREFIX, new_epoch, peek
-from app.state.damage import Damage, OneOfManyError, names_of
-from app.state.erasing import Call
+from app.state.damage import OneOfManyError
 from app.state.events import StoredEvent, encode_attributes, encode_event
 from app.state.history import Histories
 from app.state.identities import IMPORTED, Erased, Identities
 from app.state.rewrite import Rewrite
 from app.state.ring import id_hash
-from app.state.scripts import Script, script
+from app.state.scripts import script
 from app.state.store import NONE_BEGUN, Append, Appended, CommitResult, Decayed, Held, Loaded, UserMeta
 from app.state.text import decode_text, encode_text
-from app.state.transport import ClusterTransport, Command, Confirm, SingleTransport, Transport
+from app.state.transport import ClusterTransport, Confirm, SingleTransport
 from app.state.way import MOST_HOPS, Way
 
 DEFAULT_MAX_SEQUENCE: Final = 20_000
 DEFAULT_DEDUPE_WINDOW: Final = 1_000
 DEFAULT_LOG_MAX_LENGTH: Final = 100_000
 DEFAULT_STATE_TTL_S: Final = 30 * 86_400
+DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
 
 _PART: Final = 200  # items that are read and taken over in one go: a millisecond or two
-DEFAULT_TOMBSTONE_TTL_S: Final = 90 * 86_400
 _CHUNK: Final = 1_000  # items per command where a call may carry any number: short enough not to stall other clients
-
-# A server that is up but cannot do this now. A script passes the server's words on inside its own error message.
-_REFUSALS: Final = (ReadOnlyError, OutOfMemoryError, ClusterDownError, TryAgainError, MovedError)
-_REFUSAL_WORDS: Final = ("READONLY", "OOM ", "BUSY ", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "NOPERM")
 
 _COMMIT_RESULTS: Final[dict[int, CommitResult]] = {1: "stored", 0: "overtaken", -1: "refused", -2: "refused"}
 
 
-class RedisStore:
+class RedisStore(Calls):
     """`StateStore` on a Redis at `url` (redis://, rediss:// or unix://).
 
     No call touches a user before `open` has passed; one that comes earlier opens first, so a Redis that was away at the start of
@@ -88,11 +74,9 @@ class RedisStore:
         confirm: Confirm | None = None,
     ) -> None:
         transport = ClusterTransport if cluster else SingleTransport
-        self._transport: Transport = transport(
-            url, timeout_ms=timeout_ms, max_connections=max_connections, confirm=confirm or Confirm(0, False, 0)
+        super().__init__(
+            transport(url, timeout_ms=timeout_ms, max_connections=max_connections, confirm=confirm or Confirm(0, False, 0))
         )
-        self.damage = Damage(self._transport)
-        self._opened = False
         self._max_sequence = max_sequence
         self._dedupe_window = dedupe_window
         self._log_max_length = log_max_length
@@ -101,21 +85,6 @@ class RedisStore:
         self.keep = self.rewrite.keep
         self._histories = Histories(self.rewrite, dedupe_window)
         self._identities = Identities(self, log_max_length, tombstone_ttl_s)
-
-    async def open(self) -> None:
-        """Check that this Redis is laid out as this version expects, or lay out an empty one.
-
-        Raises:
-            StorageError: Redis does not answer.
-            LayoutError: it was laid out by another version.
-        """
-        # Read first: a Redis that is full or read-only, but laid out, can still answer questions.
-        (found,) = _checked(await self._transport.exchange([("GET", keys.LAYOUT_KEY)]))
-        if found is None:
-            lay_out: list[Command] = [("SET", keys.LAYOUT_KEY, keys.LAYOUT, "NX"), ("GET", keys.LAYOUT_KEY)]
-            _, found = _checked(await self._transport.exchange(lay_out))
-        _check_layout(found)
-        self._opened = True
 
     async def append(self, tenant: str, batches: Sequence[Append]) -> list[Appended | Exception]:
         """Append each batch atomically: dedupe, sequence, counters, event log. All in one round trip, in this order.
@@ -298,13 +267,6 @@ class RedisStore:
         (pairs,) = await self.all([("HGETALL", keys.MODELS_KEY)])
         return {model.decode(): about.decode() for model, about in zip(pairs[::2], pairs[1::2], strict=True)}
 
-    async def scan(self, pattern: str) -> AsyncIterator[list[str]]:
-        """The names of all keys that match, some at a time; one may come twice."""
-        if not self._opened:
-            await self.open()
-        async for names in self._transport.scan(pattern):
-            yield [name.decode() for name in names]
-
     async def count_popularity(
         self,
         tenant: str,
@@ -356,24 +318,6 @@ class RedisStore:
         (found,) = await self.all([("HGET", keys.popularity_key(tenant, half_lives_s), "")])
         return int(found or 0)
 
-    async def ping(self) -> None:
-        """Return when Redis answers and holds no other layout; raise StorageError or LayoutError otherwise. Writes nothing."""
-        (found,) = _checked(await self._transport.exchange([("GET", keys.LAYOUT_KEY)]))
-        if found is not None:
-            _check_layout(found)
-
-    async def evicts(self) -> str | None:
-        """The policy by which this Redis gives up keys when it is full, and with them what was acknowledged, or an erasure. None
-        if it refuses writes instead, or does not say. Raises StorageError."""
-        (found,) = await self._transport.exchange([("INFO", "memory")])
-        said = dict(line.split(b":", 1) for line in found.split(b"\r\n") if b":" in line) if isinstance(found, bytes) else {}
-        policy = said.get(b"maxmemory_policy", b"noeviction").decode()
-        return None if policy == "noeviction" or said.get(b"maxmemory") == b"0" else policy
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self._transport.close()
-
     def _append_call(self, tenant: str, way: Way, batch: Append) -> Call:
         user = keys.user_keys(tenant, way.user_id)
         arguments: list[Any] = [
@@ -414,87 +358,6 @@ class RedisStore:
         )
         held = state == 1
         return Loaded(user_id, meta, None if held else state, held, damage.events(user.seq, tail), start)
-
-    @property
-    def generation(self) -> int:
-        """Grows whenever another server answers than before; see `Transport`."""
-        return self._transport.generation
-
-    @property
-    def answered_s(self) -> float:
-        """When Redis last answered anybody, on time.monotonic()."""
-        return self._transport.answered_s
-
-    async def run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
-        """One script for each of `calls`, in one round trip; one more after a restart or SCRIPT FLUSH."""
-        replies = await self._run(script, calls, durable=durable, only=only)
-        return await self._sound(replies, [names for names, _ in calls])
-
-    async def run_each(self, script: Script, calls: Sequence[Call], *, durable: bool = False) -> list[Any]:
-        """`run`, but an error that is one call's own stands in the place of its reply."""
-        replies = await self._run(script, calls, durable=durable)
-        return [
-            await self.damage.explained(reply, names) if isinstance(reply, Exception) else reply
-            for reply, (names, _) in zip(replies, calls, strict=True)
-        ]
-
-    async def _run(self, script: Script, calls: Sequence[Call], *, durable: bool = False, only: int | None = None) -> list[Any]:
-        """`run`, but an error reply is returned in its place, unless it says something of Redis as a whole."""
-        commands: list[Command] = [("EVALSHA", script.sha, len(names), *names, *arguments) for names, arguments in calls]
-        replies = await self._send(commands, durable=durable, only=only)
-        # Only what Redis refused with NOSCRIPT did not run; the others must not run twice. EVAL, not SCRIPT LOAD and EVALSHA:
-        # on a Cluster each node has its own scripts.
-        unknown = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:
-            again: list[Command] = [("EVAL", script.source, *commands[index][2:]) for index in unknown]
-            for index, reply in zip(unknown, await self._send(again, durable=durable, only=only), strict=True):
-                replies[index] = reply
-        return _unrefused(replies)
-
-    async def all(self, commands: Sequence[Command]) -> list[Any]:
-        return await self._sound(_unrefused(await self._send(commands)), [names_of(command) for command in commands])
-
-    async def _sound(self, replies: list[Any], names: Sequence[Sequence[str]]) -> list[Any]:
-        """The replies, if none is an error."""
-        for reply, of in zip(replies, names, strict=True):
-            if isinstance(reply, Exception):
-                raise await self.damage.explained(reply, of)
-        return replies
-
-    async def _send(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
-        """The replies to `commands`, in one round trip; an error reply is returned in its place. Opens first if need be."""
-        if not commands:
-            return []
-        if not self._opened:
-            await self.open()
-        return await self._transport.exchange(commands, durable=durable, only=only)
-
-
-def _check_layout(found: bytes) -> None:
-    if found != keys.LAYOUT.encode():
-        raise LayoutError(
-            f"Redis key {keys.LAYOUT_KEY} says layout {found.decode(errors='replace')}, this version has {keys.LAYOUT}: "
-            "its users would not be found; use another Redis or the version that wrote it"
-        )
-
-
-def _checked(replies: list[Any]) -> list[Any]:
-    """The replies, if none is an error; a refusal that may pass (read-only, out of memory, busy) is a StorageError."""
-    for reply in _unrefused(replies):
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
-
-
-def _unrefused(replies: list[Any]) -> list[Any]:
-    """The replies, errors among them, if none is a refusal."""
-    for reply in replies:
-        if isinstance(reply, Exception):
-            refused = isinstance(reply, ResponseError) and any(words in str(reply) for words in _REFUSAL_WORDS)
-            if refused or isinstance(reply, _REFUSALS):
-                words = "Redis cannot do this now: it is read-only, out of memory, busy or failing over"
-                raise StorageRefusedError(words) from reply
-    return replies
 
 
 def _decayed(item: str, counts: Decayed, half_lives: int) -> str:

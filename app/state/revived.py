@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from app.errors import ConflictError
 from app.state import keys
+from app.state.calls import Call
 from app.state.damage import Damage
-from app.state.erasing import Call
 from app.state.scripts import Script, script
 from app.state.whole import Whole, reading
 

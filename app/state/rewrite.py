@@ -8,9 +8,10 @@ from typing import Any, Final, Protocol
 
 from app.errors import StorageError
 from app.state import keys
+from app.state.calls import Call
 from app.state.codec import new_epoch
 from app.state.damage import Damage
-from app.state.erasing import RESTORED, Call
+from app.state.erasing import RESTORED
 from app.state.events import encode_attributes
 from app.state.identities import NewEvent, OvertakenError
 from app.state.ring import EMPTY_RING, id_hash, remember_ids, ring_ids

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.state import keys
-from app.state.erasing import Call
+from app.state.calls import Call
 from app.state.redis import RedisStore
 from app.state.scripts import script
 from app.state.text import decode_text, encode_text

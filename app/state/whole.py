@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from app.state.erasing import Call
+from app.state.calls import Call
 from app.state.keys import UserKeys
 
 

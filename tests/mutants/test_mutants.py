@@ -1,12 +1,12 @@
 """Each invariant of the design has tests that fail when it is broken: here it is broken, and they must.
 
-`mutants.py` lists the ways to break `app/`: a text of one file, what it is replaced with, and the test that notices. For each of
+`mutants` lists the ways to break `app/`: a text of one file, what it is replaced with, and the test that notices. For each of
 them the checkout is copied, the copy changed, and that one test run on it in a process of its own; it has to fail, and by an
 assertion: a mutant that does not even start proves nothing. A `witness` in the copy writes down which `app` every process had.
 
-To add one, append it to the list, with the fastest test that says what went wrong: less than a second, two if it needs a bundle.
-It must not leave the kill to chance, as one that races or draws examples would. Where there is no such test, the invariant has a
-hole: write the test, in the ordinary suite.
+To add one, append it to the list of its kind, with the fastest test that says what went wrong: less than a second, two if it
+needs a bundle. It must not leave the kill to chance, as one that races or draws examples would. Where there is no such test, the
+invariant has a hole: write the test, in the ordinary suite.
 """
 
 from __future__ import annotations

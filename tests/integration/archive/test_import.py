@@ -292,3 +292,20 @@ async def test_an_import_touches_neither_popularity_nor_trends(tmp_path: Path, r
     of_users = {name for user in "ab" for name in raw.scan_iter(f"*:{user}")}
     logs = set(raw.scan_iter("lw:{??}:log"))
     assert set(raw.scan_iter()) == before.keys() | of_users | logs
+
+
+async def test_a_damaged_user_is_named_and_the_others_have_theirs(tmp_path: Path, redis_url: str, raw: redis.Redis):
+    raw.set(user_keys("default", "b").seq, "no list")
+    rows = "".join(f"{user},one,view,1577836800001\n" for user in "abc")
+    file = write(tmp_path / "1.csv", "user_id,item_id,type,timestamp\n" + rows)
+    store = RedisStore(redis_url)
+    run = partial(import_files, [file], store, tenant="default", import_id="1", known_types={"view"}, mapping={})
+    done = await run()
+    assert (done.users, done.damaged) == (2, 1)
+    assert "of user 'b' is damaged" in done.damages[0]
+    assert [len(stored(raw, user)) for user in "ac"] == [1, 1]
+    raw.delete(user_keys("default", "b").seq)
+    again = await run()
+    await store.close()
+    assert (again.users, again.again, again.damaged) == (1, 2, 0)
+    assert len(stored(raw, "b")) == 1

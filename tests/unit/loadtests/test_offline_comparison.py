@@ -1,10 +1,9 @@
-"""What the read-your-writes comparison takes for the same list, and what the soak takes for growth."""
+"""What the read-your-writes comparison takes for the same list."""
 
 import pytest
 
 from loadtests.offline import TOLERANCE, Best, Offline, difference, problem
 from loadtests.shoppers import Read, Shopper, beginning_ms
-from loadtests.soak import mixed_capacity, trend
 
 BEST = Best(["a", "b", "c", "d"], [3.0, 2.0, 1.0, 1.0 - TOLERANCE / 2])
 
@@ -60,19 +59,3 @@ def test_a_list_of_the_state_before_the_last_event_is_found_out(tiny_bundle):
     assert (found.pairs, found.stale, found.wrong, found.blind) == (3, 0, 2, 2)
     assert not found.good
     assert judge(offline, [lying]).stale == 1
-
-
-def test_flat_memory_has_no_slope_and_the_warm_up_does_not_count():
-    found = trend([0, 10, 20, 30], [50, 100 << 20, 100 << 20, 100 << 20], warm_up_s=5)
-    assert (found["slope_mib_per_hour"], found["max_deviation"], found["samples"]) == (0, 0, 3)
-
-
-def test_memory_that_grows_has_the_slope_of_its_growth():
-    found = trend([0, 3_600, 7_200], [100 << 20, 110 << 20, 120 << 20], warm_up_s=0)
-    assert found["slope_mib_per_hour"] == pytest.approx(10)
-    assert found["max_deviation"] == pytest.approx(10 / 110)
-
-
-def test_the_capacity_of_a_mix_adds_up_the_costs_of_its_parts():
-    # 2 ms for each of two reads and 5 ms for a write: three requests in 9 ms
-    assert mixed_capacity(500, 200) == pytest.approx(3 / 0.009)
