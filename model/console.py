@@ -22,6 +22,9 @@ errors = Console(stderr=True)
 
 BAD_INPUT = 2
 
+_NO_MEMORY = ("can't allocate memory", "CUDA out of memory")  # torch has no error of its own on a CPU
+_SMALLER = "less of it is needed with smaller model.width, train.lanes and train.chunk, or with train.negatives for many items"
+
 
 def say(line: str) -> None:
     """A line as it is, whatever is in it."""
@@ -30,12 +33,23 @@ def say(line: str) -> None:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Bad input ends in one line that says what was wrong, and exit code 2; anything else is a bug and keeps its traceback."""
+    """Bad input, and what the machine has too little memory for, end in one line that says what was wrong, and exit code 2;
+    anything else is a bug and keeps its traceback."""
     try:
         yield
     except TrainerError as error:
-        errors.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(BAD_INPUT) from error
+        said = str(error)
+        cause: Exception = error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        first = str(error).partition("\n")[0].rpartition(": ")[2]
+        said = f"not enough memory{f' ({first})' if first else ''}: {_SMALLER}"
+        cause = error
+    else:
+        return
+    errors.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(BAD_INPUT) from cause
 
 
 @contextmanager
