@@ -130,21 +130,29 @@ class Compaction:
                 yield from _portions(small, self._target_rows)
 
     def _remove(self, removals: Sequence[Removal], still_ours: StillOurs) -> None:
-        """Rewrite every file that names one of these users where it must not, commit, and delete the old files at once."""
+        """Rewrite every file that names one of these users where it must not, commit, and delete the old files at once.
+
+        A file for which that fails keeps no other from being rewritten, but the removals remain due.
+        """
         by_tenant: dict[str, list[Removal]] = defaultdict(list)
         for removal in removals:
             by_tenant[removal.tenant].append(removal)
         replaced: list[File] = []
         written: list[File] = []
+        failed: ArchiveError | None = None
         try:
             for file in self._archive.latest().files:
                 still_ours()
                 of_tenant = by_tenant.get(file.tenant, [])
-                if not of_tenant or not _names(self._archive, file, of_tenant):
+                try:
+                    if not of_tenant or not _names(self._archive, file, of_tenant):
+                        continue
+                    left = (without(table, of_tenant) for table in merged(self._archive, [file]))
+                    written.append(write_file(self._archive, file.tenant, file.day, left))
+                except ArchiveError as error:
+                    failed = failed or error
                     continue
-                left = (without(table, of_tenant) for table in merged(self._archive, [file]))
                 replaced.append(file)
-                written.append(write_file(self._archive, file.tenant, file.day, left))
                 if not written[-1].rows:
                     self._archive.discard([written.pop()])
         except BaseException:  # a full disk may be: what is tried again and again must not leave its files each time
@@ -152,7 +160,7 @@ class Compaction:
             raise
         now_ms = time.time_ns() // 1_000_000
         kept_from_ms = now_ms - _KEPT_REMOVED_MS
-        forgotten = set(removals)
+        forgotten = set(removals) if failed is None else set()
 
         def forget(manifest: Manifest) -> Manifest:
             return msgspec.structs.replace(
@@ -160,17 +168,19 @@ class Compaction:
                 removals=tuple(removal for removal in manifest.removals if removal not in forgotten),
                 removed=(
                     *(removed for removed in manifest.removed if removed.done_ms >= kept_from_ms),
-                    *(_removed(removal, now_ms) for removal in removals),
+                    *(_removed(removal, now_ms) for removal in forgotten),
                 ),
             )
 
-        if self._exchange(replaced, written, forget):
+        if (replaced or failed is None) and self._exchange(replaced, written, forget):
             for file in replaced:  # without asking how old they are: their times may be another machine's
                 (self._archive.folder / file.path).unlink(missing_ok=True)
             # What earlier merges left for their readers, or killed writers behind them, may hold the same rows.
             sweep(self._archive, age_s=0)
             self._archive.prune()
-            log.info("erased", removals=len(removals), files=len(replaced), number=self._archive.latest().number)
+            log.info("erased", removals=len(forgotten), files=len(replaced), number=self._archive.latest().number)
+        if failed is not None:
+            raise failed
 
     def _exchange(
         self, old: Sequence[File], new: Sequence[File], also: Callable[[Manifest], Manifest] = lambda manifest: manifest
