@@ -17,7 +17,8 @@ class ItemFields:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._id = LookupColumn(lambda: len(catalogue), self._rows_of_id)
+        # Of the catalogue alone: with a method of this object it would be a cycle, which keeps the catalogue of a model let go.
+        self._id = LookupColumn(lambda: len(catalogue), lambda item_id: _rows_of_id(catalogue, item_id))
         self._title = TitleColumn(catalogue.titles)
 
     @property
@@ -42,6 +43,7 @@ class ItemFields:
             return self._catalogue.categories
         return self._catalogue.attributes.column(name)
 
-    def _rows_of_id(self, item_id: str) -> Sequence[int]:
-        row = self._catalogue.row(item_id)
-        return () if row is None else (row,)
+
+def _rows_of_id(catalogue: Catalogue, item_id: str) -> Sequence[int]:
+    row = catalogue.row(item_id)
+    return () if row is None else (row,)

@@ -82,9 +82,10 @@ class Commits:
 
     async def close(self) -> None:
         """Store what is still waiting, then return; a store that is away is logged and left alone."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            await asyncio.gather(self._flushing, return_exceptions=True)
+        flushing, self._flushing = self._flushing, None  # it knows where it is cancelled, which is here: a cycle
+        if flushing is not None:
+            flushing.cancel()
+            await asyncio.gather(flushing, return_exceptions=True)
         await self.flush()
 
     async def _flush_later(self) -> None:

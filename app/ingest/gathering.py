@@ -54,9 +54,10 @@ class Gathering(ABC, Generic[Told]):
 
     async def close(self) -> None:
         """Count what is still waiting, then return."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            await asyncio.gather(self._flushing, return_exceptions=True)
+        flushing, self._flushing = self._flushing, None  # it knows where it is cancelled, which is here: a cycle
+        if flushing is not None:
+            flushing.cancel()
+            await asyncio.gather(flushing, return_exceptions=True)
         await self.flush()
 
     async def flush(self) -> None:

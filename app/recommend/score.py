@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter, time_ns
 from typing import Literal
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -148,7 +149,14 @@ class Scorer:
         self.spread = _spread(runtime, catalogue)
         self.mode, self.why = choose_mode(retrieval, len(catalogue), runtime.device.name)
         self._rows = LiveRows(catalogue)
-        self.retriever = Retriever(self._rows, self._scan) if self.mode == "index" else None
+        scan = WeakMethod(self._scan)  # who asks through the retriever is here, and no part of a cycle
+
+        def exact(interest: Mapping[str, Array], popularity: Array, bias: Array | None, m: int) -> tuple[Array, Array]:
+            found = scan()
+            assert found is not None
+            return found(interest, popularity, bias, m)
+
+        self.retriever = Retriever(self._rows, exact) if self.mode == "index" else None
 
     def _resident(self, bias: Array) -> _Items:
         """The items as they are now, on the device."""
