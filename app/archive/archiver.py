@@ -266,7 +266,9 @@ class Archiver:
         try:
             if self._items is not None:
                 try:
-                    self._items.refresh()
+                    # Of a Redis that was emptied, or of another service, the catalogue is no more the archive's than its log.
+                    if not compare(self._archive.latest(), self._log).strange:
+                        self._items.refresh()
                 except (ArchiveError, StorageError) as error:  # no reason to leave the erased in the files
                     failed = error
             self._compaction.run(erase_now, self._still_ours)

@@ -149,3 +149,23 @@ def test_a_catalogue_that_cannot_be_written_down_keeps_no_erasure_waiting(
         make_archiver(items=ItemsFile(raw, archive.folder, "default")).once(erase_now=True)
     assert archive.latest().rows == 1
     assert archive.latest().removals == ()
+
+
+async def test_the_catalogue_of_another_redis_is_not_written_over_the_archives(
+    archived: Archive, raw: redis.Redis, redis_url: str, make_archiver: MakeArchiver
+):
+    before = read_items(archived.folder)
+    raw.flushall()  # until it is restored, it is not the one that the archive was made from
+    store = RedisStore(redis_url)
+    await ItemStore(store, "default").change([Change("only one", Item(title="Said since"))], {}, 3_000)
+    await store.close()
+    make_archiver(items=ItemsFile(raw, archived.folder, "default")).once()
+    assert read_items(archived.folder) == before
+    raw.flushall()
+    assert restore(archived, raw, max_sequence=100, dedupe_window=100, tombstone_ttl_s=100).items == 4
+    store = RedisStore(redis_url)
+    await ItemStore(store, "default").change([Change("only one", Item(title="Said since"))], {}, 3_000)
+    await store.close()
+    add(raw, LogWorld().event("b", StoredEvent("view", 1_600_000_000_000, "cup")))  # with which it takes the archive over
+    make_archiver(items=ItemsFile(raw, archived.folder, "default")).once()
+    assert len(read_items(archived.folder)) == 5
