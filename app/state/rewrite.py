@@ -115,9 +115,10 @@ class Rewrite:
                 damage.number(user.meta, time) for time in (found.first, found.last) if time is not None
             ]
             told_now = (one for _, _, one in kept_new if one and (remembered is None or one in remembered))
+            joined = attributes  # of this try: what the user had when it was read for one before may be replaced
             if attributes and found.attributes:
                 theirs = damage.attributes(user.meta, attributes)
-                attributes = encode_attributes(theirs | damage.attributes(user.meta, found.attributes))
+                joined = encode_attributes(theirs | damage.attributes(user.meta, found.attributes))
             result = await self._write(
                 tenant,
                 user_id,
@@ -128,7 +129,7 @@ class Rewrite:
                 first=min(times, default=""),
                 last=max(times, default=""),
                 hashes=[*ids, *(id_hash(encode_text(event_id)) for event_id in told_now)],
-                attributes=attributes,
+                attributes=joined,
                 mark=mark,
                 origin=origin,
                 origin_n=origin_n,

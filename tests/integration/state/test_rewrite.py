@@ -178,3 +178,21 @@ async def test_what_is_told_while_it_is_imported_is_there_once(store: RedisStore
     assert await store.write_history("default", "alice", history, ["old", "b"], "import") == 1
     assert told == ["1", "0"]
     assert await items(store, "alice") == ["old", "a", "b"]
+
+
+async def test_attributes_that_are_replaced_while_users_are_joined_do_not_come_back(store: RedisStore, before_each_write: Before):
+    await append(store, "alice", event(10, "a"))
+    await store.set_attributes("default", "alice", {"country": "DE", "plan": "old"})
+    await append(store, "cookie", event(5, "c"))
+    await store.set_attributes("default", "cookie", {"country": "FR", "device": "phone"})
+    replaced = []
+
+    async def replace() -> None:
+        if not replaced:
+            replaced.append(await store.set_attributes("default", "alice", {"country": "IT"}))
+
+    before_each_write(store, replace)
+    await store.merge("default", "alice", "cookie")
+    (loaded,) = await store.load("default", "m", ["alice"])
+    assert loaded.meta is not None
+    assert loaded.meta.attributes == {"country": "IT", "device": "phone"}
