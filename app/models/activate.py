@@ -84,8 +84,14 @@ class Activation:
         if not begun:
             self._hall.bringing = None
             raise ConflictError("another activation has just begun; one at a time")
-        self._running = asyncio.create_task(self._run(model_id, token))
-        return self._running
+        self._running = running = asyncio.create_task(self._run(model_id, token))
+        running.add_done_callback(self._over)
+        return running
+
+    def _over(self, ended: asyncio.Task[None]) -> None:
+        """Keep nothing of an activation: the error that one ended with knows the model."""
+        if self._running is ended:
+            self._running = None
 
     async def _run(self, model_id: str, token: str) -> None:
         committed: bool | None = False

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 import weakref
 from dataclasses import replace
 
 import pytest
 from conftest import event
+
+from app.errors import StorageError
+from app.models.activate import Activation
 
 
 def parts_of(model):
@@ -25,6 +29,15 @@ def parts_of(model):
     }
 
 
+async def left_of(parts):
+    """What stays of them. What runs in a thread ends, and the collector takes what errors have left."""
+    until_s = time.monotonic() + 10
+    while (left := {name for name, part in parts.items() if part() is not None}) and time.monotonic() < until_s:
+        await asyncio.sleep(0.05)
+        gc.collect()
+    return left
+
+
 @pytest.mark.parametrize("retrieval", ["exact", "index"])
 async def test_nothing_of_a_model_that_was_left_under_load_stays(start, two_models, tmp_path, retrieval):
     folder, old, new = two_models
@@ -38,5 +51,20 @@ async def test_nothing_of_a_model_that_was_left_under_load_stays(start, two_mode
         assert (await activating).status_code == 200
         await one.ask("u")
         one.hall._let_go(replace(await one.hall.board.serving(), previous=None), ())
-        gc.collect()  # what errors leave, such as those of a cancellation
-        assert {name for name, part in parts.items() if part() is not None} == set()
+        assert await left_of(parts) == set()
+
+
+async def test_nothing_of_a_model_whose_activation_failed_stays(start, two_models, monkeypatch):
+    folder, old, new = two_models
+    async with start(folder, old) as one:
+        parts = {}
+
+        async def fail(self, model, token):
+            parts.update({name: weakref.ref(part) for name, part in parts_of(model).items()})
+            raise StorageError("away")
+
+        monkeypatch.setattr(Activation, "_backfill", fail)
+        assert (await one.activate(new, wait="false")).status_code == 202
+        while not parts or new in one.hall._open:
+            await one.hall.follow_once()
+        assert await left_of(parts) == set()
