@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     tombstone_ttl_s: int = Field(
         90 * 86_400,
         ge=60,
-        le=TEN_YEARS_S,
+        le=400 * 86_400,  # as long as the archive remembers who was erased
         description="How long events that happened before their user was erased are refused: no late retry brings them back.",
     )
     state_cache_mb: int = Field(

@@ -215,7 +215,7 @@ class Activation:
             for start in range(0, len(found), _TOGETHER):
                 began = time.monotonic()
                 some = await self._board.active_since(found[start : start + _TOGETHER], since_ms)
-                events = await _fold(users, [Asked(tenant, user_id) for tenant, user_id in some], self._settings.commit_events)
+                events = await _fold(users, [Asked(tenant, user_id) for tenant, user_id in some], model.commit_events)
                 done += len(some)
                 self._metrics.backfilled_users.inc(len(some))
                 self._metrics.backfilled_events.inc(events)

@@ -155,12 +155,14 @@ class ServedModel:
         self.live = LiveItems(ItemStore(store, TENANT), catalogue, runtime, text, settings.catalogue_poll_ms / 1000, metrics)
         fold = Fold(runtime, catalogue, StateCodec(manifest.state), tensors)
         cache = StateCache(settings.state_cache_mb * 2**20)
+        # Before what it lacks leaves the sequence.
+        self.commit_events = min(settings.commit_events, max(1, settings.max_sequence // 2))
         self._commits = commits = Commits(
             store,
             cache,
             self.model_id,
             metrics,
-            every=min(settings.commit_events, max(1, settings.max_sequence // 2)),  # before what it lacks leaves the sequence
+            every=self.commit_events,
             delay_s=settings.commit_delay_ms / 1000,
             ttl_s=settings.state_ttl_s,
         )

@@ -3,6 +3,7 @@ trouble, and nobody else's."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,7 +12,9 @@ from redis.exceptions import ResponseError
 
 from app.errors import DamagedError
 from app.state import keys
+from app.state.codec import EPOCH_BYTES
 from app.state.events import UNREADABLE, StoredEvent, decode_attributes, decode_event
+from app.state.ring import ring_ids
 from app.state.transport import Command, Transport
 
 _MOST_TOLD: Final = 1_000  # keys that are not named again in the log
@@ -55,6 +58,19 @@ class Damage:
             return decode_attributes(packed) if packed else {}
         except UNREADABLE as error:
             raise self._damaged(name, f"has attributes that are none ({error})") from None
+
+    def epoch(self, name: str, found: bytes) -> bytes:
+        """The epoch in the meta that has this key. Raises DamagedError if it is none."""
+        if len(found) != EPOCH_BYTES:
+            raise self._damaged(name, f"has {found!r} where an epoch should be")
+        return found
+
+    def ids(self, name: str, ring: bytes) -> list[bytes]:
+        """`ring_ids` of the ring that has this key. Raises DamagedError if it is none."""
+        try:
+            return ring_ids(ring)
+        except struct.error:
+            raise self._damaged(name, f"has {len(ring)} bytes, which are no ring of event ids") from None
 
     def number(self, name: str, found: bytes | None) -> int:
         """A number in the meta that has this key; 0 if it is not there. Raises DamagedError if it is none."""

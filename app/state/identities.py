@@ -25,7 +25,6 @@ from app.state.codec import EPOCH_BYTES
 from app.state.damage import Damage
 from app.state.erasing import ERASING, MOST_AT_ONCE, RESTORED, SOURCE, Erasing, Forgotten
 from app.state.revived import set_apart
-from app.state.ring import ring_ids
 from app.state.scripts import script
 from app.state.shown import MOST_IDS, MOST_SHOWINGS, SHOWN_TTL_MS, read_shown
 from app.state.text import decode_text, encode_text
@@ -199,11 +198,15 @@ class Identities:
     async def _check(self, tenant: str, user_id: str) -> None:
         """Raise DamagedError if what is stored of a user cannot be merged."""
         user, damage = keys.user_keys(tenant, user_id), self._store.damage
-        read: list[Command] = [("LRANGE", user.seq, 0, -1), ("HMGET", user.meta, "a", "f", "l")]
-        kinds: list[Command] = [("STRLEN", user.ids), ("STRLEN", user.shown), ("STRLEN", user.gone), ("XLEN", user.log)]
-        packed, (attributes, *times), *_ = await self._store.all([*read, *kinds])
+        read: list[Command] = [("LRANGE", user.seq, 0, -1), ("HMGET", user.meta, "e", "a", "f", "l"), ("GET", user.ids)]
+        kinds: list[Command] = [("STRLEN", user.shown), ("STRLEN", user.gone), ("XLEN", user.log)]
+        packed, (epoch, attributes, *times), ring, *_ = await self._store.all([*read, *kinds])
         damage.events(user.seq, packed)
         damage.attributes(user.meta, attributes)
+        if epoch is not None:
+            damage.epoch(user.meta, epoch)
+        if ring:
+            damage.ids(user.ids, ring)
         for time in times:
             damage.number(user.meta, time)
 
@@ -257,9 +260,9 @@ class Identities:
             new = [
                 (one, event.time_ms, "") for one, event in zip(packed, self._store.damage.events(user.seq, packed), strict=True)
             ]
-            ids = ring_ids(ring) if ring else []
+            ids = self._store.damage.ids(user.ids, ring) if ring else []
             # Marked by its epoch, not by its name: a user who was erased and came back is another one.
-            mark = DONE + meta[b"e"].hex()
+            mark = DONE + self._store.damage.epoch(user.meta, meta[b"e"]).hex()
             attributes = meta.get(b"a", b"")
             self._store.damage.attributes(user.meta, attributes)  # else the holder would get them as they are
             await self._store.rewrite(

@@ -351,7 +351,7 @@ class RedisStore(Calls):
         meta = UserMeta(
             appended=appended,
             stored=stored,
-            epoch=epoch,
+            epoch=damage.epoch(user.meta, epoch),
             first_time_ms=damage.number(user.meta, first),
             last_time_ms=damage.number(user.meta, last),
             attributes=damage.attributes(user.meta, attributes),

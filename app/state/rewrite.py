@@ -93,6 +93,11 @@ class Rewrite:
                 await way.go_on([-1, found.to, found.merged, found.gone or -1, found.merge or RESTORED])
                 await asyncio.sleep(_PAUSE_S)
                 continue
+            damage = self._store.damage
+            if found.epoch is not None:
+                damage.epoch(user.meta, found.epoch)
+            if found.ids:
+                damage.ids(user.ids, found.ids)  # else nothing is known of what was told
             # What happened before its user was erased stays away, also under the name of who has its events now; but what comes
             # with another user was that one's.
             refused_to = max(way.refused_to, int(found.gone or -1))
@@ -103,7 +108,6 @@ class Rewrite:
                 kept_new = _unknown(kept_new, found.ids or EMPTY_RING)
             if found.epoch is None and not kept_new and not origin:
                 return 0  # no user, and nothing that would make one
-            damage = self._store.damage
             there = [
                 (one, event.time_ms) for one, event in zip(found.sequence, damage.events(user.seq, found.sequence), strict=True)
             ]

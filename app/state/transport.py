@@ -11,6 +11,7 @@ import math
 import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -60,14 +61,15 @@ class Transport(Protocol):
     answered_s: float
 
     async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
-        """The replies to `commands`, in their order, in one round trip to each node; an error reply is returned in its place.
+        """The replies to `commands`, in their order, in one round trip to each node; an error reply is returned in its place, and
+        a StorageError for each reply of a node that is away, or has not confirmed, where others have answered.
 
         Args:
             durable: what was written must be confirmed as the settings demand before this returns.
             only: the generation that the commands were made for; in another one they are not sent.
 
         Raises:
-            StorageError: no answer in time, or not for all, or not confirmed: what was sent may have been done or not.
+            StorageError: no answer in time, or not confirmed: what was sent may have been done or not.
             StorageChangedError: it is not `only` any more; nothing was done.
         """
 
@@ -278,7 +280,8 @@ class SingleTransport(_Servers):
 class ClusterTransport(_Servers):
     """A Redis Cluster, one of whose nodes is at `url`. Arguments and errors as for one server.
 
-    The replies of different nodes are independent: if one node is away, the commands to the others have been done.
+    The replies of different nodes are independent: if one node is away, the commands to the others have been done, and a
+    StorageError stands in the place of each reply that it owes.
     """
 
     def __init__(self, url: str, *, timeout_ms: int, max_connections: int, confirm: Confirm) -> None:
@@ -306,10 +309,28 @@ class ClusterTransport(_Servers):
         self._connections = asyncio.Semaphore(max_connections)  # of each node: beyond it redis-py would refuse, not wait
 
     async def exchange(self, commands: Sequence[Command], *, durable: bool = False, only: int | None = None) -> list[Any]:
-        deadline_s = self._timeout_s + (self._confirm.timeout_ms / 1000 if durable and self._confirm.wanted else 0)
+        confirm = durable and self._confirm.wanted
+        end_s = asyncio.get_running_loop().time() + self._timeout_s + (self._confirm.timeout_ms / 1000 if confirm else 0)
+        async with self._answering(end_s):
+            await self._connections.acquire()
         try:
-            async with asyncio.timeout(deadline_s), self._connections:
-                return await self._exchange(commands, durable and self._confirm.wanted, only)
+            async with self._answering(end_s):
+                if self._stale:
+                    await self._refresh()
+                by_node: dict[str, tuple[ClusterNode, list[int]]] = {}
+                for place, command in enumerate(commands):
+                    node = self._node(command)
+                    by_node.setdefault(node.name, (node, []))[1].append(place)
+            return await self._of_all(list(by_node.values()), commands, confirm, only, end_s)
+        finally:
+            self._connections.release()
+
+    @asynccontextmanager
+    async def _answering(self, end_s: float) -> AsyncIterator[None]:
+        """What has to be done by then, on the loop's clock; a StorageError where it is not, or a node is away."""
+        try:
+            async with asyncio.timeout_at(end_s):
+                yield
         except (*_AWAY, RedisClusterException, SlotNotCoveredError) as error:
             self._stale = True  # a master that is gone has a successor soon
             raise StorageError(f"Redis did not answer ({type(error).__name__})") from error
@@ -336,23 +357,35 @@ class ClusterTransport(_Servers):
     async def close(self) -> None:
         await self._cluster.aclose()
 
-    async def _exchange(self, commands: Sequence[Command], confirm: bool, only: int | None) -> list[Any]:
-        if self._stale:
-            await self._refresh()
+    async def _of_all(
+        self,
+        asked: Sequence[tuple[ClusterNode, list[int]]],
+        commands: Sequence[Command],
+        confirm: bool,
+        only: int | None,
+        end_s: float,
+    ) -> list[Any]:
+        """The replies of all nodes. Raises StorageError if none has answered, and what else is an error of all of them."""
         replies: list[Any] = [None] * len(commands)
-        by_node: dict[str, tuple[ClusterNode, list[int]]] = {}
-        for index, command in enumerate(commands):
-            node = self._node(command)
-            by_node.setdefault(node.name, (node, []))[1].append(index)
-        waiting = [self._ask(node, commands, places, replies, confirm, only) for node, places in by_node.values()]
-        if len(waiting) == 1:
-            await waiting[0]
-        else:
-            # All of them, also if one fails: what another node has done must not be cut off halfway through its replies.
-            results = await asyncio.gather(*waiting, return_exceptions=True)
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
+
+        async def ask(node: ClusterNode, places: list[int]) -> None:
+            async with self._answering(end_s):
+                await self._ask(node, commands, places, replies, confirm, only)
+
+        if len(asked) == 1:
+            await ask(*asked[0])
+            return replies
+        # All of them, also if one fails: what another node has done must not be cut off halfway through its replies.
+        results = await asyncio.gather(*(ask(*one) for one in asked), return_exceptions=True)
+        failed = [result for result in results if isinstance(result, BaseException)]
+        for error in failed:
+            if len(failed) == len(asked) or not isinstance(error, StorageError) or isinstance(error, StorageChangedError):
+                raise error
+        for (_, places), result in zip(asked, results, strict=True):
+            if isinstance(result, StorageError):
+                for place in places:
+                    if replies[place] is None or isinstance(replies[place], _ELSEWHERE):
+                        replies[place] = result
         return replies
 
     async def _ask(

@@ -16,7 +16,7 @@ from app.state.events import StoredEvent, encode_event
 
 BAD = keys.user_keys("default", "bad")
 KINDS = ["seq", "meta", "ids"]
-INSIDE = ["no event", "half an event", "no text", "no time", "attributes", "last time"]
+INSIDE = ["no event", "half an event", "no text", "no time", "attributes", "last time", "epoch"]
 NO_EVENT = b"\xff\xfe"
 
 
@@ -34,8 +34,8 @@ def damage(raw, kind: str) -> str:
 
 
 def damage_inside(raw, kind: str) -> str:
-    if kind in ("attributes", "last time"):
-        raw.hset(BAD.meta, "a" if kind == "attributes" else "l", NO_EVENT)
+    if kind in ("attributes", "last time", "epoch"):
+        raw.hset(BAD.meta, {"attributes": "a", "last time": "l", "epoch": "e"}[kind], NO_EVENT)
         return BAD.meta
     whole = encode_event(StoredEvent("view", 1_300_000_000_000, "item-001"))
     no_time = msgspec.msgpack.encode(["view", 2**64 - 1])
@@ -144,6 +144,18 @@ async def test_a_merged_user_who_is_damaged_can_be_erased_by_either_name(client:
     damage(raw, kind)
     assert (await client.delete(f"/v1/users/{named}")).status_code == 200
     assert not [key for key in raw.scan_iter() if key.endswith(b":bad")]
+
+
+@pytest.mark.parametrize("target", ["bad", "good"])
+async def test_half_a_ring_of_event_ids_is_told_of_by_a_merge(client: Client, raw, target: str):
+    await client.tell(*history("bad", 5), *history("good", 5))
+    raw.set(BAD.ids, b"short")
+    source = "good" if target == "bad" else "bad"
+    refused(await client.post(f"/v1/users/{target}/merge", json={"from": source}), BAD.ids)
+    assert (await client.profile("good"))["events"] == 5
+    assert (await client.post("/v1/events", json=event("bad", 6, event_id="6"))).status_code == 200  # begins another one
+    assert (await client.post(f"/v1/users/{target}/merge", json={"from": source})).status_code == 200
+    assert (await client.profile("good"))["events"] == 11
 
 
 async def test_a_state_of_another_type_is_folded_anew(client: Client, raw):

@@ -82,12 +82,20 @@ class Writers:
                 if self.stopping:
                     return
                 try:
-                    await self.store.append("default", batches)
+                    found = await self.store.append("default", batches)
+                except StorageError as error:
+                    found = [error for _ in batches]
+                failed = [one for one in found if isinstance(one, Exception)]
+                self.acknowledged |= {
+                    id_: user for id_, user, one in zip(ids, users, found, strict=True) if not isinstance(one, Exception)
+                }
+                if not failed:
                     break
-                except StorageError:
-                    self.refusals += 1
-                    await asyncio.sleep(0.02)
-            self.acknowledged.update(zip(ids, users, strict=True))
+                for error in failed:
+                    if not isinstance(error, StorageError):
+                        raise error
+                self.refusals += 1
+                await asyncio.sleep(0.02)
 
     def check(self, cluster: RedisCluster) -> tuple[set[str], set[str]]:
         """(acknowledged events that are not in their user's sequence and in the log, events that are in one of them twice)."""

@@ -171,3 +171,38 @@ async def test_a_master_that_hangs_holds_up_its_own_users_alone(cluster: RedisCl
     assert {type(result) for result in await asyncio.gather(*hanging, return_exceptions=True)} == {StorageError}
     for n in range(20, 40):  # now the store knows that something is wrong, and asks where the slots are
         assert await append(store, other, f"{n}") == n + 2
+
+
+async def test_in_one_round_trip_only_the_users_of_a_master_that_hangs_fail(cluster: RedisCluster, open_on_cluster: OpenStore):
+    store = await open_on_cluster(timeout_ms=400)
+    users = [*OF_SLOT, *OTHERS]
+    batches = [Append(user, [numbered("a")], ["a"]) for user in users]
+    await store.append("default", batches)
+    owner = cluster.owner(SLOT)
+    assert owner is not None
+    hung = {user for user in users if cluster.owner(slot_of(keys.user_keys("default", user).seq)) is owner}
+    assert set(OF_SLOT) <= hung < set(users)
+    owner.pause()
+    again = [Append(user, [numbered("b")], ["b"]) for user in users]
+    found = dict(zip(users, await store.append("default", again), strict=True))
+    owner.resume()
+    cluster.await_settled()
+    assert {user for user, one in found.items() if isinstance(one, StorageError)} == hung
+    assert {one.total for user, one in found.items() if user not in hung} == {2}
+    # Sent again, as clients do: whatever the one that hung has done of it.
+    assert {one.total for one in await store.append("default", again)} == {2}
+    assert await store.append("default", again) == await store.append("default", again)
+
+
+async def test_a_cluster_of_which_no_node_answers_is_one_error(cluster: RedisCluster, open_on_cluster: OpenStore):
+    store = await open_on_cluster(timeout_ms=400)
+    batches = [Append(user, [numbered("a")], ["a"]) for user in EVERYWHERE[:50]]
+    await store.append("default", batches)
+    masters = cluster.masters
+    for master in masters:
+        master.pause()
+    with pytest.raises(StorageError):
+        await store.append("default", batches)
+    for master in masters:
+        master.resume()
+    cluster.await_settled()

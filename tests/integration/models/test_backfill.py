@@ -97,6 +97,17 @@ async def test_who_has_less_to_be_folded_than_is_stored_is_neither_folded_nor_ch
         assert await applied(one, "few") == (new, FEW)
 
 
+async def test_where_sequences_are_short_states_are_stored_sooner_and_users_with_as_few_events_are_backfilled(
+    start, two_models, raw
+):
+    folder, old, new = two_models
+    async with start(folder, old, max_sequence=FEW, max_batch_events=FEW, dedupe_window=FEW) as one:
+        await fill(one, ["u"], FEW)
+        assert (await one.activate(new)).status_code == 200
+        assert await backfilled(one) == [1, FEW]
+    assert states(raw, new) == {"u"}
+
+
 async def test_a_backfill_that_was_broken_off_charges_nobody_twice_and_ends(start, two_models):
     folder, old, new = two_models
     users, few = [f"u{n}" for n in range(100)], [f"few{n}" for n in range(500)]
