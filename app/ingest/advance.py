@@ -29,6 +29,7 @@ class _Dirty:
             because another worker stores events of this user too, or not the attributes: then the store is asked.
         since_s: when the first of them was acknowledged, on time.monotonic().
         generation: of the store that has the events.
+        waiting: events that this worker stored since the last fold, known still or not.
     """
 
     epoch: bytes
@@ -37,6 +38,7 @@ class _Dirty:
     events: list[StoredEvent] | None
     since_s: float
     generation: int
+    waiting: int
 
 
 class Advance:
@@ -68,7 +70,7 @@ class Advance:
         self._batch_events = batch_events
         self._most_events = most_events
         self._dirty: dict[tuple[str, str], _Dirty] = {}  # ordered: who waits longest goes first
-        self._waiting = 0  # events in `_dirty`
+        self._waiting = 0  # events of all in `_dirty`
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -104,21 +106,21 @@ class Advance:
             self._metrics.unfolded_users.set(1)  # how many exactly is told with every fold
         if dirty is None:
             known = None if attributes is None else list(events)
-            self._dirty[tenant, user_id] = _Dirty(epoch, attributes or {}, start, known, monotonic(), generation)
-            events = known or ()
-        elif dirty.events is not None:
-            if (dirty.epoch, dirty.generation) == (epoch, generation) and dirty.start + len(dirty.events) == start:
-                dirty.events.extend(events)
-            else:
-                self._waiting -= len(dirty.events)
-                dirty.events = None
-                events = ()
+            self._dirty[tenant, user_id] = _Dirty(epoch, attributes or {}, start, known, monotonic(), generation, len(events))
         else:
-            events = ()
-        self._waiting += len(events)
+            dirty.waiting += len(events)
+            if dirty.events is not None:
+                if (dirty.epoch, dirty.generation) == (epoch, generation) and dirty.start + len(dirty.events) == start:
+                    dirty.events.extend(events)
+                else:
+                    dirty.events = None
+        self._wait_for(len(events))
+        self._wake.set()
+
+    def _wait_for(self, events: int) -> None:
+        self._waiting += events
         if self._waiting >= self._most_events:
             self._room.clear()
-        self._wake.set()
 
     async def run(self) -> None:
         """Fold until cancelled. Errors are logged and never end it. It may be begun again, and goes on where it was cancelled."""
@@ -153,7 +155,7 @@ class Advance:
                 batch.append((user_id, dirty))
         for user_id, dirty in batch:
             del self._dirty[tenant, user_id]
-            self._waiting -= len(dirty.events or ())
+            self._waiting -= dirty.waiting
         if self._waiting < self._most_events:
             self._room.set()
         try:
@@ -166,7 +168,8 @@ class Advance:
             log.warning("storage is away, the background fold waits", error=error.detail)
             for user_id, dirty in batch:
                 dirty.events = None  # the store is asked again, whatever has been folded
-                self._dirty.setdefault((tenant, user_id), dirty)
+                if self._dirty.setdefault((tenant, user_id), dirty) is dirty:
+                    self._wait_for(dirty.waiting)
             await asyncio.sleep(_BACK_OFF_S)
             return len(batch)
         except Exception:

@@ -238,6 +238,20 @@ async def test_writes_wait_while_the_fold_is_too_far_behind(run):
     await waiting
 
 
+async def test_events_of_users_whom_others_write_too_are_as_many_as_have_come(run, monkeypatch):
+    monkeypatch.setattr(module, "_BACK_OFF_S", 0.0)
+    stand = Stand(StorageError("away"), StorageError("away"), most_events=3)
+    for total in (1, 5, 9):  # of all that came in between this worker knows nothing
+        await stand.advance.room(0.0)
+        stand.mark("hot", total, "x")
+    with pytest.raises(OverloadedError, match="3 events"):
+        await stand.advance.room(0.01)
+    await run(stand, lambda: stand.users.asked)
+    await stand.advance.room(0.0)
+    assert stand.users.asked == ["hot"]
+    assert stand.advance._waiting == 0
+
+
 async def test_a_fold_that_was_stopped_in_the_middle_refuses_no_write_and_goes_on_when_it_begins_again(run):
     # a model that is active again: were what had waited not folded, no write would ever have room, and none wake the fold
     stand = Stand(batch_users=1, most_events=2)
