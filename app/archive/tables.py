@@ -6,7 +6,7 @@ import csv
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from math import isfinite
 from pathlib import Path
@@ -35,6 +35,7 @@ FIELDS: Final = {
 }
 _NUMBERS: Final = frozenset({"value", "quantity", "price"})
 _BATCH_ROWS: Final = 8_192
+_1970: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SEPARATORS: Final = {".csv": ",", ".tsv": "\t"}
 SUFFIXES: Final = (".parquet", *_SEPARATORS)
 
@@ -226,4 +227,5 @@ def _moment(text: str) -> Any:
         moment = datetime.fromisoformat(text.strip())
     except ValueError:
         return text
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    # Not by its seconds: as floats some of them are less than they say, by one millisecond.
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _1970) // timedelta(milliseconds=1)

@@ -62,6 +62,14 @@ def test_a_csv_with_columns_of_its_own_becomes_sequences_in_order_of_time(tmp_pa
     assert stored(raw, "9") == [StoredEvent("purchase", day + DAY_MS, "B", quantity=0.5, basket_id="y")]
 
 
+def test_times_as_texts_are_read_to_the_millisecond(tmp_path: Path, redis_url: str, raw: redis.Redis):
+    times = [1_074_829_487_820, 1_078_625_331_860, 1_092_748_005_452]  # by way of seconds each would be a millisecond less
+    since = datetime.datetime.fromtimestamp(0, datetime.UTC)
+    rows = "".join(f"a,i,view,{(since + datetime.timedelta(milliseconds=ms)).isoformat()}\n" for ms in times)
+    run_import([write(tmp_path / "a.csv", "user_id,item_id,type,timestamp\n" + rows)], redis_url)
+    assert [one.time_ms for one in stored(raw)] == times
+
+
 @pytest.mark.parametrize("unit", [0.001, 1, 1_000, 1_000_000])
 def test_times_as_numbers_are_read_in_the_unit_of_their_size(tmp_path: Path, redis_url: str, raw: redis.Redis, unit: float):
     times = [int(ms * unit) for ms in (1_577_836_801_000, 1_577_836_800_000, 1_000)]  # one very early: the file has one unit
