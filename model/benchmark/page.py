@@ -12,7 +12,15 @@ from model.benchmark.page_cold import cold_items, cold_users
 from model.benchmark.page_drift import drift_lines
 from model.benchmark.page_measured import compression_lines, speed_lines, update_lines
 from model.benchmark.page_platforms import platform_lines
-from model.benchmark.page_words import commits_words, figure_words, machine_words, machines_words, p_words, times_words
+from model.benchmark.page_words import (
+    commit_words,
+    commits_words,
+    figure_words,
+    machine_words,
+    machines_words,
+    p_words,
+    times_words,
+)
 from model.benchmark.plots import plot_comparison
 from model.benchmark.results import (
     Comparison,
@@ -107,7 +115,8 @@ def section(
     lines = [
         "Means over the seeds. ± is the standard error by bootstrap over users (queries of one user are not independent), the",
         "spread is the standard deviation over seeds. *times* says how many times as good the model in bold is as the one of the",
-        "row, with the largest p of all seeds (paired bootstrap over users). The settings of the baselines and the best epoch of",
+        "row, with the largest p of all seeds (paired bootstrap over users). A p is of users, for the trainings that were made:",
+        "what another training would have given is in the spread alone. The settings of the baselines and the best epoch of",
         "every net were chosen on validation.",
         "",
     ]
@@ -224,8 +233,20 @@ def _facts(comparison: Comparison, report: dict[str, Any]) -> str:
         f"(data {comparison.fingerprint[:12]}), {report['mean_targets']:.2f} true items a query; "
         f"seen items {'left out' if report['filter_seen'] else 'ranked like all others'}; baselines {report['state']}; "
         f"{report['refit']}. Seed{'s' if len(comparison.seeds) > 1 else ''} {seeds}; {'; '.join([*machines, *elsewhere])}; "
-        f"commit {commits_words(comparison.results)}."
+        f"commit {commits_words(comparison.results)}{_trained_at(comparison)}."
     )
+
+
+def _trained_at(comparison: Comparison) -> str:
+    """The commits that nets were trained at, where these are others than those of the questions."""
+    asked = {result["commit"]["id"] for result in comparison.results}
+    trained = {
+        commit_words(each["commit"]): None
+        for part in comparison.parts
+        for each in part["trained"].values()
+        if "commit" in each and each["commit"]["id"] not in asked  # results of before do not say it
+    }
+    return f" (trained at {', '.join(trained)})" if trained else ""
 
 
 def _training(trained: list[dict[str, Any]]) -> str:

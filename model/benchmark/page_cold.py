@@ -22,10 +22,12 @@ def cold_users(comparison: Comparison) -> list[str]:
             figures = [part["after"][count]["models"][model][comparison.headline] for part in parts]
             cells.append(_figure(figures))
         rows.append([f"**{model}**" if model == comparison.parts[0]["report"]["ours"] else model, *cells])
+    queries, users = (_range([part[what] for part in parts]) for what in ("queries", "users"))
     return [
         "",
-        f"Cold users, {comparison.headline}: {parts[0]['queries']:,} of these queries, of {parts[0]['users']:,} users, each",
-        "asked as if its user had come only so many events ago; the same queries in every column.",
+        f"Cold users, {comparison.headline}: {queries} of these queries, of {users} users, each",
+        "asked as if its user had come only so many events ago; the same queries in every column"
+        f"{', others with every seed' if len(parts) > 1 else ''}.",
         "",
         *_lines(["events known", *after], rows),
     ]
@@ -54,6 +56,10 @@ def cold_items(comparison: Comparison) -> list[str]:
         "",
         *_lines(["model", comparison.headline, "times"], rows),
     ]
+
+
+def _range(counts: list[int]) -> str:
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
 
 def _figure(figures: list[dict[str, Any]]) -> str:

@@ -100,6 +100,26 @@ def test_a_net_that_was_trained_elsewhere_says_where(folder, report):
     assert said in section([comparison], "figures", [])
 
 
+def test_a_net_that_was_trained_at_another_commit_than_it_was_asked_at_says_both(folder, report):
+    early = {"id": "0123456789abcdef", "dirty": True}
+    write(folder, report, 0, {"commit": early})
+    write(folder, report, 1, {"commit": {"id": "abcdef0123456789", "dirty": False}})
+    (comparison,) = read_results(folder / "results")
+    assert "commit abcdef0123 (trained at 0123456789 with changes)." in section([comparison], "figures", [])
+
+
+def test_cold_users_of_seeds_that_drew_others_are_from_the_least_to_the_most(folder):
+    (comparison,) = read_results(folder / "results")
+    figures = {"models": {"longwave": {"ndcg@20": {"mean": 0.1, "standard_error": 0.01}}}}
+    for users, part in zip((1_200, 900), comparison.parts, strict=True):
+        part["cold_users"] = {"queries": 2_000, "users": users, "after": {"3": figures}}
+    text = section([comparison], "figures", [])
+    assert "2,000 of these queries, of 900 to 1,200 users, each" in text
+    assert "every column, others with every seed.\n" in text
+    comparison.parts.pop()
+    assert "every column.\n" in section([dataclasses.replace(comparison, results=comparison.results[:1])], "figures", [])
+
+
 def test_a_single_seed_has_no_spread(folder):
     (folder / "results" / "1.json").unlink()
     (comparison,) = read_results(folder / "results")
