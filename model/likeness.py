@@ -12,7 +12,7 @@ from torch import Tensor
 from model.memory import Memories
 
 NEAREST = 5
-WEIGHT = 2.0  # of likeness beside interests; chosen on validation (docs/experiments.md)
+WEIGHT = 2.0  # of likeness beside interests; chosen on validation (docs/ablations.md)
 
 
 def likeness(memories: Memories, queries: Tensor, text: Tensor, nearest: int = NEAREST) -> Tensor:

@@ -272,7 +272,7 @@ def short(value, digits):
 
 @pytest.fixture
 def tried():
-    return (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    return (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
 
 
 def test_what_is_written_of_ablations_is_what_the_results_beside_it_have(tried):
