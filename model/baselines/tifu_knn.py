@@ -8,11 +8,20 @@ import numpy.typing as npt
 from model.baselines.popularity import Popularity
 from model.baselines.purchases import Purchases
 from model.data.sequences import Int64, Sequences
+from model.data.splits import expand
 
 Float64 = npt.NDArray[np.float64]
 
 DECIMALS = 9
 """Distances are rounded before the nearest are chosen, so that which of two equal users is nearer is no matter of float noise."""
+
+
+def _smallest(values: Float64, count: int) -> Int64:
+    """The places of the `count` smallest, ascending, the first of equals first: as of a stable sort of all."""
+    few = np.arange(len(values))
+    if count < len(values):
+        few = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+    return few[np.argsort(values[few], kind="stable")][:count]
 
 
 class TifuKnn:
@@ -44,16 +53,21 @@ class TifuKnn:
         # A basket is a set: an item counts where it stands first in its basket.
         self._counts = np.zeros(len(bought.item), bool)
         self._counts[np.unique(bought.basket.astype(np.int64) * seq.items + bought.item, return_index=True)[1]] = True
-        # Vectors are sparse rows with room for all that the user will ever buy; free places have weight 0.
+        # Vectors are sparse rows with a place for all that the user will ever buy; what is not bought yet has weight 0.
         pairs = np.unique(bought.user.astype(np.int64) * seq.items + bought.item)
-        buyers, first = np.unique(pairs // seq.items, return_index=True)
+        buyers, first, width = np.unique(pairs // seq.items, return_index=True, return_counts=True)
         self._row_of_user = np.full(seq.users, -1)
         self._row_of_user[buyers] = np.arange(len(buyers))
-        self._begin = first
-        self._column = np.zeros(len(pairs), np.int64)
+        self._begin, self._end = first, first + width
+        self._column = pairs % seq.items
         self._weight = np.zeros(len(pairs))
+        # The places of each item, in order of rows.
+        self._row = np.repeat(np.arange(len(buyers)), width)
+        self._places = np.argsort(self._column, kind="stable")
+        counts = np.bincount(self._column, minlength=seq.items)
+        self._places_end = np.cumsum(counts)
+        self._places_begin = self._places_end - counts
         self._square = np.full(len(buyers), np.inf)  # (users,) |u|^2; infinite: nothing bought yet, and nobody's neighbour
-        self._filled = np.zeros(len(buyers), np.int64)
         self._known = known.copy()
         self._stale = set(buyers.tolist())
 
@@ -70,16 +84,16 @@ class TifuKnn:
         self._refresh()
         own = np.zeros(self._bought.items)
         own[items] = weights
-        products = np.add.reduceat(self._weight * own[self._column], self._begin)
+        places = self._places[expand(self._places_begin, self._places_end, items)]
+        products = np.bincount(self._row[places], self._weight[places] * own[self._column[places]], minlength=len(self._begin))
         distance = self._square - 2 * products  # to the square of the distance only |own|^2 is missing, for all the same
         distance[self._row_of_user[user]] = np.inf
         scores = self.own * own
-        nearest = np.argsort(np.round(distance, DECIMALS), kind="stable")[: self.neighbours]
+        nearest = _smallest(np.round(distance, DECIMALS), self.neighbours)
         nearest = nearest[distance[nearest] < np.inf]
+        places = expand(self._begin, self._end, nearest)
         share = (1 - self.own) / max(len(nearest), 1)
-        for row in nearest.tolist():
-            places = slice(int(self._begin[row]), int(self._begin[row] + self._filled[row]))
-            scores[self._column[places]] += share * self._weight[places]
+        np.add.at(scores, self._column[places], share * self._weight[places])
         return scores
 
     def parameters(self) -> dict[str, float]:
@@ -113,8 +127,7 @@ class TifuKnn:
             items, weights = self._vector(user, int(self._known[user]))
             if row < 0 or not len(items):
                 continue
-            places = slice(int(self._begin[row]), int(self._begin[row]) + len(items))
-            self._column[places], self._weight[places] = items, weights
-            self._filled[row] = len(items)
+            first, end = int(self._begin[row]), int(self._end[row])
+            self._weight[first + np.searchsorted(self._column[first:end], items)] = weights
             self._square[row] = weights @ weights
         self._stale.clear()
