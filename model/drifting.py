@@ -75,7 +75,7 @@ def drift_report(net: Longwave, task: Task, seed: int = 0, users: int = USERS) -
     seq = to_sequences(world.dataset, vocabulary=task.seq.item_ids)
     share = task.labels.share
     statistics: dict[str, Callable[[Int64], Float64]] = {
-        NET: lambda upto: net_drift(net, task.inputs, seq, upto),
+        NET: lambda upto: net_drift(net, task.inputs, share, seq, upto),
         f"labels, last {RECENT} against all before": lambda upto: label_drift(seq, share, upto, RECENT, None),
         f"labels, last {FEW} against {FEW} before": lambda upto: label_drift(seq, share, upto, FEW, FEW),
         "labels, by the half-lives of drift": lambda upto: fading_label_drift(seq, share, upto),
@@ -89,11 +89,15 @@ def drift_report(net: Longwave, task: Task, seed: int = 0, users: int = USERS) -
 
 
 @torch.no_grad()
-def net_drift(net: Longwave, known: Inputs, seq: Sequences, upto: Int64) -> Float64:
-    """(U,) what profile.onnx says of each user after their first `upto` (U,) events; `known` has texts and features of items."""
+def net_drift(net: Longwave, known: Inputs, share: npt.NDArray[np.float32], seq: Sequences, upto: Int64) -> Float64:
+    """(U,) what profile.onnx says of each user after their first `upto` (U,) events.
+
+    known: has texts and features of items. share: (N, C) their labels, which the net learns to read, as for a bundle.
+    """
     net.eval()
     inputs = Inputs.of(seq)
     matrix, _ = net.item(known.item_text, known.item_features)
+    net.leaning.learn(matrix, torch.as_tensor(share))
     out = np.empty(seq.users)
     for begin in range(0, seq.users, LANES):
         chosen = np.arange(begin, min(begin + LANES, seq.users))

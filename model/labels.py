@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-MOST = 64
+from model.nets.leaning import MOST
+
 LEAST_ITEMS = 2
 CLUSTERS = 32
 WORDS = 3

@@ -97,6 +97,8 @@ def export_bundle(
     exact, bias = net.item(text, features)
     # Everything from here on, golden vectors and verification too, has the numbers that the service will have.
     matrix = as_stored(exact, item_vectors)
+    if catalogue.labels is not None:
+        net.leaning.learn(matrix, torch.as_tensor(catalogue.labels.share))
     graphs = export_graphs(net)
     if weights == "int8":
         graphs = {name: replace(graph, proto=narrow(graph.proto)) for name, graph in graphs.items()}

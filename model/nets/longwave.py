@@ -17,6 +17,7 @@ from model.nets.event import EventBatch, EventFusion
 from model.nets.integers import at_least, maximum, running_max
 from model.nets.item import ItemFusion
 from model.nets.leaning import HALF_LIVES, Leaning
+from model.nets.leaning import MOST as LABELS
 from model.nets.readout import InterestReadout
 from model.nets.recurrence import Recurrence
 from model.nets.repeats import RepeatScorer, remember, remember_all, seconds, since_2000
@@ -87,7 +88,7 @@ class Longwave(nn.Module):
             "ring_time": ((c.ring,), torch.int32),
             "acc": ((c.accumulators, c.accumulator_width), torch.float32),
             "acc_weight": ((c.accumulators,), torch.float32),
-            "leaning": ((len(HALF_LIVES), c.width), torch.float32),
+            "leaning": ((len(HALF_LIVES), LABELS), torch.float32),
             "clock": ((1,), torch.int64),
             "count": ((1,), torch.int64),
         }

@@ -15,10 +15,17 @@ def label_weights(scores: Tensor, item_labels: Tensor) -> Tensor:
 
 
 def drift(leaning: Tensor) -> Tensor:
-    """How far the interest has moved: 1 - cosine of what the user's items were like of late and for long.
+    """How far the interest has moved: between what the user's items were about of late and for long.
 
-    leaning (n, 2, D) -> (n, 1), 0 before the first item that is known, and after it.
+    The Jensen-Shannon divergence of the shares of labels, in bits: 0 is none, 1 nothing in common. leaning (n, 2, C) -> (n, 1);
+    0 before the first item that is known. Source: Lin 1991, "Divergence Measures Based on the Shannon Entropy".
     """
-    late, long = leaning[:, 0], leaning[:, 1]
-    size = torch.sqrt((late * late).sum(1, keepdim=True)) * torch.sqrt((long * long).sum(1, keepdim=True))
-    return torch.where(size > 0, 1 - (late * long).sum(1, keepdim=True) / torch.clamp(size, min=1e-30), 0.0)
+    total = leaning.sum(2, keepdim=True)
+    shares = leaning / torch.clamp(total, min=1e-30)
+    apart = torch.clamp(_entropy(shares.mean(1)) - _entropy(shares).mean(1), min=0.0)
+    return torch.where(total[:, 0] > 0, apart[:, None], 0.0)
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    """In bits, along the last dimension."""
+    return -(shares * torch.log2(torch.clamp(shares, min=1e-30))).sum(-1)

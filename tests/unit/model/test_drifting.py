@@ -79,7 +79,8 @@ def test_the_drift_that_is_asked_is_that_of_a_user_folded_event_by_event(turned,
     seq = task.seq
     upto = np.random.default_rng(0).integers(1, 30, seq.users)
     monkeypatch.setattr(drifting, "LANES", 7)
-    found = net_drift(net, task.inputs, seq, upto)
+    found = net_drift(net, task.inputs, task.labels.share, seq, upto)
+    assert (found > 1e-5).mean() > 0.5
     inputs = Inputs.of(seq)
     matrix, _ = net.item(None, None)
     for user in range(5):
