@@ -24,6 +24,7 @@ SHARED = (
     "clip",
     "average",
     "smoothing",
+    "basket_weight",
     "mask_seen",
     "patience",
     "valid_queries",
