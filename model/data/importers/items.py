@@ -71,7 +71,7 @@ def _as(rows: pl.DataFrame, name: str, path: Path) -> pl.Series:
     """A column as the canonical data set has it; of a vector that is no list of numbers, at least as a list with gaps.
 
     Raises:
-        DataError: it is of another kind.
+        DataError: it is of another kind, or a number is infinite as float32.
     """
     cells = rows.get_column(name)
     dtype = ITEM_COLUMNS.get(name, pl.List(pl.Float32()) if name.startswith(VECTOR_PREFIX) else pl.Float32())
@@ -87,4 +87,8 @@ def _as(rows: pl.DataFrame, name: str, path: Path) -> pl.Series:
     if lost.any():
         row = int(lost.arg_true()[0])
         raise DataError(f"{path}: column {name!r}, row {row + 1}: {cells[row]!r} is no {dtype}")
+    endless = found.is_infinite() if found.dtype == pl.Float32 else pl.Series([False])
+    if endless.any():
+        row = int(endless.arg_true()[0])
+        raise DataError(f"{path}: column {name!r}, row {row + 1} (item {rows['item_id'][row]!r}): {cells[row]!r} is not finite")
     return found

@@ -142,6 +142,22 @@ def test_an_undeclared_event_type_is_refused():
         dataset([{"user_id": "u", "item_id": "i", "type": "theft", "timestamp": 1}])
 
 
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), 1e39])
+@pytest.mark.parametrize("column", ["value", "quantity", "price"])
+def test_an_event_with_a_number_that_is_infinite_as_float32_is_named(column, number):
+    events = [{"user_id": f"u{n}", "item_id": f"i{n}", "timestamp": n, column: value} for n, value in enumerate([1.0, number])]
+    with pytest.raises(DataError, match=rf"events\.parquet: column '{column}', user 'u1', item 'i1': -?inf is not finite"):
+        dataset(events)
+
+
+@pytest.mark.parametrize("number", [float("inf"), 1e39])
+def test_an_item_with_a_number_that_is_infinite_as_float32_is_named(number):
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "feature_w": [float("nan"), number, None]})
+    events = [{"user_id": "u", "item_id": "a", "timestamp": 1}]
+    with pytest.raises(DataError, match=r"items\.parquet: column 'feature_w', item 'b': inf is not finite"):
+        dataset(events, items=items)
+
+
 def test_an_item_described_twice_is_refused():
     with pytest.raises(DataError, match="item_id 'i' stands twice"):
         dataset([{"user_id": "u", "item_id": "i", "timestamp": 1}], items=pl.DataFrame({"item_id": ["i", "i"]}))
