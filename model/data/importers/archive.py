@@ -34,7 +34,7 @@ import polars as pl
 
 from model.data.build import Dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError, NoEventsError, first_line
+from model.data.errors import UNREADABLE, DataError, NoEventsError, first_line
 from model.data.importers.table import Mapping, Options, build
 from model.data.schema import (
     EVENT_COLUMNS,
@@ -128,7 +128,7 @@ def _rows(path: Path) -> pl.DataFrame:
                 for name, dtype in _COLUMNS.items()
             ]
             part = lazy.select(taken).collect(engine="streaming")
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{file}: damaged, or replaced while it was read: {first_line(error)}") from error
         if part.height != expected:
             raise DataError(f"{file}: has {part.height} rows, {newest.name} says {expected}")

@@ -13,7 +13,7 @@ import polars as pl
 
 from model.data.build import Dataset, with_events
 from model.data.dense import with_vectors
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import FEATURE_PREFIX, ITEM_COLUMNS, VECTOR_PREFIX
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
@@ -30,7 +30,7 @@ def read_items(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: expected a file of items, {', '.join(SUFFIXES)}")
     try:
         rows = _read(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: damaged, not {path.suffix[1:]}: {first_line(error)}") from error
     taken = [name for name in rows.columns if name in ITEM_COLUMNS or name.startswith((FEATURE_PREFIX, VECTOR_PREFIX))]
     if "item_id" not in taken or len(taken) < 2:
