@@ -11,6 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model.device import DEVICES
 from model.errors import TrainerError
 from model.nets import ModelConfig
@@ -137,11 +139,18 @@ NOT_NEGATIVE = Allowed("finite and not below 0", lambda value: 0 <= value < math
 BELOW_ONE = Allowed("at least 0 and below 1", lambda value: 0 <= value < 1)
 SHARE = Allowed("in 0..1", lambda value: 0 <= value <= 1)
 QUANTILE = Allowed("above 0 and below 1", lambda value: 0 < value < 1)
-HALF_LIVES = Allowed("one or more finite numbers above 0", lambda value: len(value) > 0 and all(0 < x < math.inf for x in value))
-EDGES = Allowed(
-    "one or more finite numbers above 0, ascending",
-    lambda value: HALF_LIVES.holds(value) and all(low < high for low, high in pairwise(value)),
+HALF_LIVES = Allowed("one or more numbers in 0.001..1e12", lambda value: len(value) > 0 and all(1e-3 <= x <= 1e12 for x in value))
+EDGES = Allowed(  # the net has them in whole milliseconds
+    "one or more numbers in 0.001..1e12, ascending by 0.001 or more",
+    lambda value: HALF_LIVES.holds(value) and all(int(low * 1000) < int(high * 1000) for low, high in pairwise(value)),
 )
+
+
+def _decays(values: tuple[float, ...]) -> bool:
+    """Whether float32, which the net has them in, tells them from each other, from 0 and from 1."""
+    return all(1e-6 <= x <= 1 - 1e-6 for x in values) and len(set(np.asarray(values, np.float32).tolist())) == len(values)
+
+
 ALLOWED: dict[str, dict[str, Allowed]] = {
     "data": {
         "protocol": Allowed("one of " + ", ".join(PROTOCOLS), lambda value: value in PROTOCOLS),
@@ -200,13 +209,10 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "interests": _whole(1),
         "transition": _whole(0),
         "transition_decays": Allowed(
-            "one or more different numbers above 0 and below 1",
-            lambda value: len(value) > 0 and all(0 < x < 1 for x in value) and len(set(value)) == len(value),
+            "one or more different numbers in 0.000001..0.999999",
+            lambda value: len(value) > 0 and _decays(value),
         ),
-        "kinship_decays": Allowed(
-            "different numbers above 0 and below 1, or none",
-            lambda value: all(0 < x < 1 for x in value) and len(set(value)) == len(value),
-        ),
+        "kinship_decays": Allowed("different numbers in 0.000001..0.999999, or none", _decays),
         "dropout": BELOW_ONE,
         "item_dropout": BELOW_ONE,
         "id_dropout": SHARE,

@@ -11,7 +11,7 @@ import polars as pl
 
 from model.data.build import Dataset
 from model.data.dataset import read_dataset, to_sequences
-from model.data.dense import dense_matrix
+from model.data.dense import dense_matrix, number_scales
 from model.data.schema import DatasetManifest
 from model.data.sequences import NUMBERS, Queries, Sequences, Split
 from model.data.splits import by_time, leave_one_out, next_basket, select, training_queries
@@ -61,6 +61,7 @@ class Task:
             attribute_sizes=tuple(len(values) for values in seq.attribute_values),
             type_weights=tuple((seq.polarity * seq.weight).tolist()),
             number_edges=number_edges(seq, self.split),
+            feature_scales=number_scales(self.items, self.feature_names),
             **chosen,
         )
 

@@ -240,6 +240,11 @@ class Trainer(Loop[Longwave, Checkpoint]):
         )
 
     def _check(self, stored: Checkpoint, path: Path) -> None:
+        if stored.training and stored.net.config.feature_scales != self.net.config.feature_scales:
+            raise CheckpointError(
+                f"{path}: begun by an older version, which read numbers of items as they are; "
+                "train into another folder, or give --overwrite"
+            )
         # A run of before does not say what it was taught.
         if self.teacher and stored.data.get("teacher", self.teacher.fingerprint) != self.teacher.fingerprint:
             raise CheckpointError(

@@ -49,7 +49,8 @@ def build_dataset(
 
     Raises:
         NoEventsError: every row was dropped, or there was none.
-        DataError: a column of another kind, a type that is not declared, or a duplicate item or user.
+        DataError: a column of another kind, a type that is not declared, a duplicate item or user, or a number that is infinite
+            as float32.
     """
     if events.height == 0:
         raise NoEventsError(f"{name}: no event is left of {cleaning.rows_read:,}; the cleaning report has the reasons", cleaning)
@@ -150,6 +151,16 @@ def check(dataset: Dataset, where: str) -> None:
                 raise DataError(f"{where}: {file} has no column {column!r}; it has {', '.join(frame.columns)}")
             if frame.schema[column] != dtype:
                 raise DataError(f"{where}: {file}: column {column!r} is {frame.schema[column]}, expected {dtype}")
+    for column in ("value", "quantity", "price"):
+        endless = dataset.events.filter(~pl.col(column).is_finite())
+        if endless.height:
+            user, item, number = endless.select("user_id", "item_id", column).row(0)
+            raise DataError(f"{where}: events.parquet: column {column!r}, user {user!r}, item {item!r}: {number} is not finite")
+    for column in dataset.manifest.item_features:
+        endless = dataset.items.filter(~pl.col(column).is_finite())
+        if endless.height:
+            item, number = endless.select("item_id", column).row(0)
+            raise DataError(f"{where}: items.parquet: column {column!r}, item {item!r}: {number} is not finite")
     _, vectors = with_vectors(dataset.items, f"{where}: items.parquet")
     if vectors != dataset.manifest.item_vectors:
         raise DataError(f"{where}: items.parquet: has vectors {vectors}, the manifest says {dataset.manifest.item_vectors}")

@@ -20,6 +20,8 @@ HOUR_MS = 3_600_000
 EXAMPLES = 60
 LONGEST_ID = {"user_id": 256, "item_id": 256, "type": 128}
 """Most characters that the service takes: of ids in an event, and of an event type in a bundle."""
+LARGEST_NUMBER = 1e15
+"""The service takes no larger one; it is far from where sums of float32 become infinite."""
 ID_RULE = "user_id, item_id or type is empty, has a control character, or is too long (ids 256 characters, types 128)"
 
 
@@ -152,11 +154,13 @@ class Cleaning:
         self._reasons.append(Reason("repeated in basket", "merged", before - self.events.height, rule))
 
     def amounts(self) -> None:
-        """Drop rows whose quantity is not positive or whose price is negative; a missing amount is only missing."""
+        """Drop rows whose quantity is not positive, whose price is negative, or of which a number is infinite or beyond what the
+        service takes; a missing amount is only missing."""
+        numbers = [name for name in ("value", "quantity", "price") if name in self.events.columns]
         self.drop(
             "impossible amount",
-            "quantity zero or below, or price below zero (a cancellation's quantity is made positive before)",
-            (pl.col("quantity") <= 0) | (pl.col("price") < 0),
+            "quantity zero or below, price below zero, or a number beyond 1e15 (a cancellation's quantity is positive by then)",
+            (pl.col("quantity") <= 0) | (pl.col("price") < 0) | pl.any_horizontal(pl.col(numbers).abs() > LARGEST_NUMBER),
         )
 
     def robots(self, acts_per_hour: int) -> None:

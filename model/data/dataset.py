@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from model.data.build import Dataset, check
 from model.data.clean import CleaningReport
 from model.data.codes import basket_numbers, item_keys, row_numbers
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.fingerprint import fingerprint
 from model.data.schema import DatasetManifest
 from model.data.sequences import Int32, Sequences
@@ -129,7 +129,7 @@ def to_sequences(
         vocabulary = _vocabulary(dataset, vocabulary_until_ms, min_item_events)
     item_ids = list(vocabulary)
     if not item_ids:
-        raise DataError(f"{dataset.manifest.name}: no item has {min_item_events} positive events; the vocabulary is empty")
+        raise DataError("the vocabulary is empty")
     if len(set(item_ids)) != len(item_ids):
         raise DataError("the vocabulary names an item twice")
     platforms = events.get_column("platform").drop_nulls().unique().sort().to_list()
@@ -169,11 +169,21 @@ def load_sequences(
 
 
 def _vocabulary(dataset: Dataset, until_ms: int | None, min_item_events: int) -> list[str]:
+    """Raises DataError if no item is left."""
+    name = dataset.manifest.name
     positive = [t.name for t in dataset.manifest.event_types if t.polarity == "positive"]
     events = dataset.events.filter(pl.col("type").is_in(positive) & pl.col("item_id").is_not_null())
-    if until_ms is not None:
-        events = events.filter(pl.col("timestamp") < until_ms)
-    counts = events.group_by("item_id").len().filter(pl.col("len") >= min_item_events)
+    if not events.height:
+        raise DataError(f"{name}: has no positive event with an item; the vocabulary is empty")
+    known = events if until_ms is None else events.filter(pl.col("timestamp") < until_ms)
+    if not known.height:
+        raise DataError(
+            f"{name}: none of {events.height:,} positive events lies before the validation part, to be trained on: "
+            'too few events, or too many of one moment; use more data, another data.valid_quantile, or data.protocol = "loo"'
+        )
+    counts = known.group_by("item_id").len().filter(pl.col("len") >= min_item_events)
+    if not counts.height:
+        raise DataError(f"{name}: no item has {min_item_events} positive events to train on; lower data.min_item_events")
     return counts.get_column("item_id").sort().to_list()
 
 
@@ -205,5 +215,5 @@ def _read_parquet(path: Path) -> pl.DataFrame:
         return pl.read_parquet(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: not there; the data set is incomplete") from error
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: damaged, not Parquet: {first_line(error)}") from error

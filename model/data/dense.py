@@ -15,6 +15,10 @@ import polars as pl
 from model.data.errors import DataError, first_line
 from model.data.schema import MOST_VECTOR_NAME, MOST_VECTOR_NUMBERS, MOST_VECTORS, VECTOR_PREFIX
 
+TAIL = 0.01
+LEAST = 1 / float(np.finfo(np.float32).max)
+"""Of a smaller deviation the inverse is no float32."""
+
 
 def with_vectors(items: pl.DataFrame, where: str) -> tuple[pl.DataFrame, dict[str, int]]:
     """Items whose columns `vector_*` are lists of float32, each column's of one length; and these lengths, by name.
@@ -84,6 +88,27 @@ def dense_matrix(items: pl.DataFrame, features: Sequence[str], vectors: Mapping[
             matrix[cells.is_not_null().to_numpy(), at : at + length] = there.list.to_array(length).to_numpy()
         at += length
     return matrix
+
+
+def number_scales(items: pl.DataFrame, features: Sequence[str]) -> tuple[tuple[float, float], ...]:
+    """Of each feature the mean over the items that have it, and what a distance from it is multiplied with: 1 / its deviation.
+
+    The lowest and the highest hundredth, one item at least, count as the next ones: a price of 1e9 would make all others equal.
+    Where that leaves one value alone (a flag that few items have, or that is there or not), all items count, with the 0 that a
+    model reads where there is none. A column that is constant even so gives (0, 0): nothing.
+    """
+    scales = []
+    for name in features:
+        column = items.get_column(name).cast(pl.Float64)
+        values = column.drop_nulls().sort().to_numpy()
+        if len(values):
+            low, high = np.quantile(values, TAIL, method="higher"), np.quantile(values, 1 - TAIL, method="lower")
+            values = np.clip(values, low, high)
+        if len(np.unique(values)) < 2:
+            values = column.fill_null(0.0).to_numpy()
+        constant = len(np.unique(values)) < 2
+        scales.append((0.0, 0.0) if constant else (float(values.mean()), 1 / max(float(values.std()), LEAST)))
+    return tuple(scales)
 
 
 def _row(items: pl.DataFrame, row: int) -> str:

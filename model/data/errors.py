@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from model.errors import TrainerError
 
 if TYPE_CHECKING:
     from model.data.clean import CleaningReport
+
+UNREADABLE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What polars raises of a file that is not there or damaged; a panic of its readers is no `Exception`."""
 
 
 class DataError(TrainerError, ValueError):
@@ -22,6 +27,6 @@ class NoEventsError(DataError):
         self.cleaning = cleaning
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What went wrong, without the advice on its own options that polars adds below."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()

@@ -110,6 +110,8 @@ def golden_vectors(
     put("scan", _in_blocks(scored, count), first)
     if "item" in graphs:
         content = {t.name: torch.rand(4, int(t.shape[1]), generator=generator) - 0.5 for t in graphs["item"].inputs}
+        if net.item.scaled is not None:  # numbers such as items have: of others all would be cut off at one end
+            content["features"] = net.item.scaled.undone(content["features"])
         vector, item_bias = net.item.unseen(content.get("text"), content.get("features"))
         put("item", dict(content), {"vector": vector, "bias": item_bias})
     return out

@@ -27,6 +27,9 @@ class ModelConfig:
     """What one event of each type adds to the own-repeat memory: positive, or negative for a cancellation."""
     number_edges: tuple[tuple[float, ...], ...] = ((), (), ())
     """Bucket edges of value, quantity and price: quantiles of the training data, ascending."""
+    feature_scales: tuple[tuple[float, float], ...] = ()
+    """Of each number among an item's features, its mean and what its distance from that is multiplied with. A checkpoint of
+    before there were any has none: its weights are of the numbers as they are."""
 
     # From the configuration.
     width: int = 64

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+
+from model.nets.numbers import NumberScales
 
 
 class ItemFusion(nn.Module):
@@ -13,7 +17,16 @@ class ItemFusion(nn.Module):
     online has no ID. The same vector is the event's input and the score's weight, so that embeddings exist once.
     """
 
-    def __init__(self, items: int, width: int, text_width: int, feature_width: int, id_dropout: float, beside: int = 0) -> None:
+    def __init__(
+        self,
+        items: int,
+        width: int,
+        text_width: int,
+        feature_width: int,
+        id_dropout: float,
+        beside: int = 0,
+        feature_scales: Sequence[tuple[float, float]] = (),
+    ) -> None:
         super().__init__()
         self.id_dropout = id_dropout
         self.id = nn.Embedding(items, width)
@@ -22,6 +35,7 @@ class ItemFusion(nn.Module):
         self.no_bias = nn.Parameter(torch.zeros(1))
         self.text = nn.Linear(text_width, width) if text_width else None
         self.features = nn.Linear(feature_width, width) if feature_width else None
+        self.scaled = NumberScales(feature_scales) if feature_scales else None
         self.gate = nn.Linear(2 * width, width) if text_width or feature_width else None
         nn.init.normal_(self.id.weight, std=0.05)
         # What an item has beside its vector is its own, and not to be had from content: zeros for an unseen one.
@@ -35,7 +49,7 @@ class ItemFusion(nn.Module):
         if self.text is not None and text is not None:
             parts.append(self.text(text))
         if self.features is not None and features is not None:
-            parts.append(self.features(features))
+            parts.append(self.features(features if self.scaled is None else self.scaled(features)))
         return torch.stack(parts).sum(0) if parts else None
 
     def fuse(self, behaviour: Tensor, content: Tensor | None) -> Tensor:

@@ -53,7 +53,13 @@ class Longwave(nn.Module):
         super().__init__()
         self.config = config
         self.item = ItemFusion(
-            config.items, config.width, config.text_width, config.feature_width, config.id_dropout, 2 * config.transition
+            config.items,
+            config.width,
+            config.text_width,
+            config.feature_width,
+            config.id_dropout,
+            2 * config.transition,
+            config.feature_scales,
         )
         self.item_dropout = Dropout(config.item_dropout)
         self.event = EventFusion(config)

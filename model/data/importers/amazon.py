@@ -12,7 +12,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import EventType
 from model.data.times import times_from_order
 
@@ -72,6 +72,6 @@ def _titles(file: Path) -> pl.DataFrame | None:
         if titles.is_file():
             try:
                 return pl.read_csv(titles, infer_schema=False).select("item_id", "title")
-            except pl.exceptions.PolarsError as error:
+            except UNREADABLE as error:
                 raise DataError(f"{titles}: expected columns item_id and title: {first_line(error)}") from error
     return None

@@ -22,6 +22,7 @@ types are negative is not in the archive: say so with --mapping (the tables even
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ import polars as pl
 
 from model.data.build import Dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError, NoEventsError, first_line
+from model.data.errors import UNREADABLE, DataError, NoEventsError, first_line
 from model.data.importers.table import Mapping, Options, build
 from model.data.schema import (
     EVENT_COLUMNS,
@@ -113,12 +114,13 @@ def _rows(path: Path) -> pl.DataFrame:
         manifest = json.loads(newest.read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             raise DataError(f"{newest}: has format {manifest['format']}, this version reads {FORMAT}")
-        files = [(path / file["path"], int(file["rows"])) for file in manifest["files"]]
+        files = [(path / file["path"], int(file["rows"]), int(file["bytes"]), str(file["sha256"])) for file in manifest["files"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{newest}: damaged, or replaced while it was read: {error}") from error
     parts = []
-    for file, expected in files:
+    for file, expected, size, checksum in files:
         try:
+            _check(file, size, checksum)
             lazy = pl.scan_parquet(file, hive_partitioning=False)
             there = lazy.collect_schema().names()
             taken = [
@@ -126,12 +128,25 @@ def _rows(path: Path) -> pl.DataFrame:
                 for name, dtype in _COLUMNS.items()
             ]
             part = lazy.select(taken).collect(engine="streaming")
-        except (OSError, pl.exceptions.PolarsError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{file}: damaged, or replaced while it was read: {first_line(error)}") from error
         if part.height != expected:
             raise DataError(f"{file}: has {part.height} rows, {newest.name} says {expected}")
         parts.append(part)
     return pl.concat(parts) if parts else pl.DataFrame(schema=_COLUMNS)
+
+
+def _check(file: Path, size: int, checksum: str) -> None:
+    """Raise DataError if it is not the file that was committed: one in which bits have changed can well be read, as other events.
+
+    Raises OSError if it cannot be read.
+    """
+    found = file.stat().st_size
+    if found == size:  # else there is no need to read it
+        with file.open("rb") as content:
+            if hashlib.file_digest(content, "sha256").hexdigest() == checksum:
+                return
+    raise DataError(f"{file}: damaged: is not the file that was committed ({found} bytes, {size} expected)")
 
 
 def _in_force(rows: pl.DataFrame) -> pl.DataFrame:

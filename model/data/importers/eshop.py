@@ -18,7 +18,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import DAY_MS, Cleaning
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import EventType
 
 NAME = "eshop-clickstream"
@@ -60,7 +60,7 @@ def _rows(file: Path) -> pl.DataFrame:
                 raw = pl.read_csv(archive.read(name), separator=";", infer_schema=False)
         else:
             raw = pl.read_csv(file, separator=";", infer_schema=False)
-    except (OSError, ValueError, zipfile.BadZipFile, pl.exceptions.PolarsError) as error:
+    except (ValueError, zipfile.BadZipFile, *UNREADABLE) as error:
         raise DataError(f"{file}: damaged, or not the published file: {first_line(error)}") from error
     for column in COLUMNS:
         if column not in raw.columns:

@@ -13,7 +13,7 @@ import polars as pl
 
 from model.data.build import Dataset, with_events
 from model.data.dense import with_vectors
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import FEATURE_PREFIX, ITEM_COLUMNS, VECTOR_PREFIX
 
 SUFFIXES = (".parquet", ".jsonl", ".csv", ".tsv")
@@ -30,7 +30,7 @@ def read_items(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: expected a file of items, {', '.join(SUFFIXES)}")
     try:
         rows = _read(path)
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: damaged, not {path.suffix[1:]}: {first_line(error)}") from error
     taken = [name for name in rows.columns if name in ITEM_COLUMNS or name.startswith((FEATURE_PREFIX, VECTOR_PREFIX))]
     if "item_id" not in taken or len(taken) < 2:
@@ -71,7 +71,7 @@ def _as(rows: pl.DataFrame, name: str, path: Path) -> pl.Series:
     """A column as the canonical data set has it; of a vector that is no list of numbers, at least as a list with gaps.
 
     Raises:
-        DataError: it is of another kind.
+        DataError: it is of another kind, or a number is infinite as float32.
     """
     cells = rows.get_column(name)
     dtype = ITEM_COLUMNS.get(name, pl.List(pl.Float32()) if name.startswith(VECTOR_PREFIX) else pl.Float32())
@@ -87,4 +87,8 @@ def _as(rows: pl.DataFrame, name: str, path: Path) -> pl.Series:
     if lost.any():
         row = int(lost.arg_true()[0])
         raise DataError(f"{path}: column {name!r}, row {row + 1}: {cells[row]!r} is no {dtype}")
+    endless = found.is_infinite() if found.dtype == pl.Float32 else pl.Series([False])
+    if endless.any():
+        row = int(endless.arg_true()[0])
+        raise DataError(f"{path}: column {name!r}, row {row + 1} (item {rows['item_id'][row]!r}): {cells[row]!r} is not finite")
     return found

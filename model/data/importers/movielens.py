@@ -18,7 +18,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import ITEM_COLUMNS, EventType
 from model.data.times import milliseconds, times_from_order
 
@@ -145,7 +145,7 @@ def _ratings(path: Path, separator: str, step: int) -> pl.DataFrame:
             raise DataError(f"{path}: has {len(names)} fields a line, expected 4: user, item, rating, time")
         rows = lazy.select(pl.col(old).alias(new) for old, new in zip(names, ("user_id", "item_id", "value", "t"), strict=True))
         frame = rows.with_columns(pl.col("value").cast(pl.Float32, strict=False)).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: damaged: {first_line(error)}") from error
     return frame.select("user_id", "item_id", "value", milliseconds(frame.get_column("t")).alias("timestamp"))
 
@@ -153,7 +153,7 @@ def _ratings(path: Path, separator: str, step: int) -> pl.DataFrame:
 def _stable(path: Path, timed_users_only: bool) -> pl.DataFrame:
     try:
         rows = pl.read_csv(path, infer_schema=False)
-    except (OSError, EOFError, zlib.error, pl.exceptions.PolarsError) as error:
+    except (EOFError, zlib.error, *UNREADABLE) as error:
         raise DataError(f"{path}: damaged: {first_line(error)}") from error
     for column in ("user_id", "pos", "movie_id", "rating", "timestamp"):
         if column not in rows.columns:

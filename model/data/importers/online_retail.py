@@ -25,7 +25,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import DAY_MS, Cleaning
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import EventType
 from model.data.times import milliseconds
 
@@ -173,7 +173,7 @@ def _looks_right(path: Path) -> bool:
         columns = (
             pl.read_parquet_schema(path) if path.suffix.lower() == ".parquet" else pl.read_csv(path, n_rows=0, encoding="latin-1")
         )
-    except (OSError, pl.exceptions.PolarsError):
+    except UNREADABLE:
         return "retail" in path.name.lower()  # damaged: let `read` say so rather than pass it over
     mapping = _mapping(list(columns) if isinstance(columns, dict) else columns.columns)
     return "basket_id" in mapping and "item_id" in mapping
@@ -189,7 +189,7 @@ def _sheets(file: Path) -> list[pl.DataFrame]:
         return [sheet for sheet in sheets.values() if sheet.width]
     except ImportError as error:
         raise DataError(f"{file}: reading .xlsx needs the package fastexcel (pip install 'longwave[train]')") from error
-    except Exception as error:  # fastexcel and polars raise many kinds; each means the file cannot be read
+    except (Exception, *UNREADABLE) as error:  # fastexcel and polars raise many kinds; each means the file cannot be read
         raise DataError(f"{file}: damaged or not the format its name says: {first_line(error)}") from error
 
 

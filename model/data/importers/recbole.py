@@ -14,7 +14,7 @@ import polars as pl
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import FEATURE_PREFIX, EventType
 from model.data.times import milliseconds, times_from_order
 
@@ -86,7 +86,7 @@ def _read(path: Path, needed: tuple[str, ...]) -> tuple[pl.DataFrame, dict[str, 
         lazy = pl.scan_csv(path, separator="\t", quote_char=None, infer_schema=False)
         headers = lazy.collect_schema().names()
         frame = lazy.collect(engine="streaming")
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: damaged, not tab-separated text: {first_line(error)}") from error
     types = {}
     for header in headers:

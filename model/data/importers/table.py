@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.data.build import Dataset, build_dataset
 from model.data.clean import Cleaning
-from model.data.errors import DataError, first_line
+from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.schema import EventType
 from model.data.times import milliseconds, times_from_order
 
@@ -218,7 +218,7 @@ def _scan(path: Path, mapping: Mapping) -> pl.DataFrame:
                 cell = whole.cast(pl.String)
             taken.append(cell.alias(name))
         return lazy.select(taken).collect(engine="streaming")
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path}: damaged, not {suffix[1:]}: {first_line(error)}") from error
 
 

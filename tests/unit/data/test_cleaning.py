@@ -97,6 +97,18 @@ def test_a_merged_row_sums_quantities_and_weighs_prices_by_them():
     assert cleaning.events.select("quantity", "price").row(0) == (4.0, 3.0)  # (3*2 + 1*6) / 4
 
 
+def test_numbers_that_are_infinite_or_larger_than_the_service_takes_are_impossible_amounts():
+    most = pl.Series([1e15, -1e15, 1.0, None, float("inf"), float("-inf"), 1e39, 2e15], dtype=pl.Float64)
+    for column in ("value", "quantity", "price"):
+        for dtype in (pl.Float64, pl.Float32):
+            of = lines(**{"quantity": [1] * 8, "price": [1.0] * 8, column: most.cast(dtype)})
+            cleaning = Cleaning(of)
+            cleaning.amounts()
+            refused = 4 + (column != "value")  # of these two, also the number below zero
+            assert [(r.name, r.rows) for r in cleaning.report().reasons] == [("impossible amount", refused)]
+            assert cleaning.events[column].drop_nulls().is_finite().all()
+
+
 def test_a_merged_row_stands_where_its_first_row_stood():
     cleaning = Cleaning(invoice([1, 1, 1, 1], [1.0] * 4, item=["a", "b", "a", "c"]))
     cleaning.merge_basket_rows()

@@ -14,6 +14,8 @@ from model.data.fingerprint import fingerprint
 from model.data.schema import EventType
 from model.data.sequences import item_key
 from model.data.synthetic import synthetic_world
+from model.settings import DataSettings
+from model.task import make_task
 
 TYPES = [
     EventType(name="purchase"),
@@ -101,6 +103,21 @@ def test_a_missing_or_damaged_file_is_named(world, tmp_path, file):
         read_dataset(tmp_path / "d")
 
 
+def test_a_file_that_makes_polars_panic_is_one_that_is_damaged(world, tmp_path, monkeypatch):
+    class Panic(pl.exceptions.PanicException):
+        """As of a flipped bit in a page: no `Exception`, and of more lines than one."""
+
+    def panic(*_):
+        raise Panic("assertion failed: num_values <= values.len()\nnote: run with RUST_BACKTRACE=1")
+
+    write_dataset(world, tmp_path / "d")
+    monkeypatch.setattr(pl, "read_parquet", panic)
+    with pytest.raises(
+        DataError, match=r"events\.parquet: damaged, not Parquet: assertion failed: num_values <= values\.len\(\)$"
+    ):
+        read_dataset(tmp_path / "d")
+
+
 def test_a_missing_column_or_another_type_is_named_with_its_file(world, tmp_path):
     write_dataset(world, tmp_path / "d")
     world.items.drop("title").write_parquet(tmp_path / "d" / "items.parquet")
@@ -140,6 +157,22 @@ def test_nothing_is_left_behind_when_writing_fails(world, tmp_path, monkeypatch)
 def test_an_undeclared_event_type_is_refused():
     with pytest.raises(DataError, match="type 'theft'; declared are cancellation, purchase, view"):
         dataset([{"user_id": "u", "item_id": "i", "type": "theft", "timestamp": 1}])
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), 1e39])
+@pytest.mark.parametrize("column", ["value", "quantity", "price"])
+def test_an_event_with_a_number_that_is_infinite_as_float32_is_named(column, number):
+    events = [{"user_id": f"u{n}", "item_id": f"i{n}", "timestamp": n, column: value} for n, value in enumerate([1.0, number])]
+    with pytest.raises(DataError, match=rf"events\.parquet: column '{column}', user 'u1', item 'i1': -?inf is not finite"):
+        dataset(events)
+
+
+@pytest.mark.parametrize("number", [float("inf"), 1e39])
+def test_an_item_with_a_number_that_is_infinite_as_float32_is_named(number):
+    items = pl.DataFrame({"item_id": ["a", "b", "c"], "feature_w": [float("nan"), number, None]})
+    events = [{"user_id": "u", "item_id": "a", "timestamp": 1}]
+    with pytest.raises(DataError, match=r"items\.parquet: column 'feature_w', item 'b': inf is not finite"):
+        dataset(events, items=items)
 
 
 def test_an_item_described_twice_is_refused():
@@ -236,8 +269,19 @@ def test_the_vocabulary_has_items_with_enough_positive_events_before_the_cut():
     assert to_sequences(data, vocabulary_until_ms=5).item_ids == ["a", "z"]  # an event at the cut is after it
     assert to_sequences(data, min_item_events=2).item_ids == ["a"]
     assert to_sequences(data, ["z", "a"]).item.tolist() == [-1, -1, 0, 1, 1, -1]
-    with pytest.raises(DataError, match="vocabulary is empty"):
+    with pytest.raises(DataError, match="none of 4 positive events lies before the validation part"):
         to_sequences(data, vocabulary_until_ms=1)
+    with pytest.raises(DataError, match=r"no item has 9 positive events to train on; lower data\.min_item_events"):
+        to_sequences(data, min_item_events=9)
+    with pytest.raises(DataError, match="has no positive event with an item"):
+        to_sequences(dataset(rows[:2]))
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_of_events_of_one_moment_it_is_said_that_none_lies_before_the_cut(rows):
+    data = dataset([{"user_id": f"u{n % 4}", "item_id": f"i{n % 5}", "timestamp": 1} for n in range(rows)])
+    with pytest.raises(DataError, match=rf"none of {rows} positive events lies before .* or too many of one moment"):
+        make_task(data, DataSettings())
 
 
 def test_loading_a_folder_gives_the_sequences_of_its_data_set(world, tmp_path):

@@ -153,6 +153,16 @@ def test_a_table_in_parquet_may_have_whole_numbers_in_a_float_column(tmp_path):
     assert not dataset.manifest.timed
 
 
+def test_rows_of_a_table_with_an_endless_number_are_counted_as_impossible_amounts(tmp_path):
+    rows = ["u,i,1,3", "u,j,inf,2", "u,k,1,1e39", "u,l,,-inf", "u,m,,nan"]
+    (tmp_path / "t.csv").write_text("user,item,quantity,value\n" + "".join(row + "\n" for row in rows))
+    dataset = table.read(
+        tmp_path / "t.csv", table.read_mapping(None, ["user=user", "item=item", "quantity=quantity", "value=value"])
+    )
+    assert {reason.name: reason.rows for reason in dataset.cleaning.reasons if reason.rows} == {"impossible amount": 3}
+    assert dataset.events.select("item_id", "quantity", "value").rows() == [("i", 1.0, 3.0), ("m", None, None)]
+
+
 def test_a_missing_column_of_a_table_is_one_error_with_the_columns_that_exist(tmp_path):
     path = write(tmp_path / "shop.csv", SHOP)
     with pytest.raises(DataError, match=r"column 'customer' \(for user\) is missing; the file has who, what, when, kind"):

@@ -126,6 +126,8 @@ def test_what_the_table_does_not_say_stays_as_the_source_had_it(world):
         ("item_id,vector_image\na,1 2\nb,1 x\n", r"column 'vector_image', row 2 \(item 'b'\): a number is missing"),
         ("item_id,vector_image\na,1 2\nb,1 2 3\n", r"column 'vector_image', row 2 \(item 'b'\): has 3 numbers"),
         ("item_id,feature_w\na,1\nb,much\n", r"column 'feature_w', row 2: 'much' is no Float32"),
+        ("item_id,feature_w\na,1\nb,-inf\n", r"column 'feature_w', row 2 \(item 'b'\): '-inf' is not finite"),
+        ("item_id,feature_w\na,1\nb,1e39\n", r"column 'feature_w', row 2"),
         ("item_id,title\na,A\na,B\n", r"column 'item_id', row 2: 'a' is there a second time"),
         ("item_id,title\na,A\n,B\n", r"column 'item_id', row 2: None is empty"),
         ("item_id,image\na,1\n", r"needs the column item_id and one of"),

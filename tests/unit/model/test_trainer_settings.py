@@ -108,7 +108,10 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
         ("[train]\nnegatives = 9\n[model]\ninterests = 2", ["train.negatives must be 0 where model.interests is above 1, got 9"]),
         ("[model]\ntransition = 6", ["model.transition must be divisible by the number of transition_decays (4), got 6"]),
         ("[model]\ntransition_decays = [0.5, 1.0]", ["model.transition_decays must be one or more different numbers"]),
-        ("[model]\nkinship_decays = [0.5, 0.5]", ["model.kinship_decays must be different numbers above 0 and below 1, or none"]),
+        (
+            "[model]\nkinship_decays = [0.5, 0.5]",
+            ["model.kinship_decays must be different numbers in 0.000001..0.999999, or none"],
+        ),
         ("[model]\nitem_dropout = 1.0", ["model.item_dropout must be at least 0 and below 1"]),
         ('[train]\nprecision = "half"', ["train.precision must be one of auto, float32, bfloat16, got 'half'"]),
         ("[train]\nlearning_rate = 0", ["train.learning_rate must be finite and above 0, got 0.0"]),
@@ -132,12 +135,30 @@ def test_what_cannot_be_used_is_named_with_its_file_and_key(written, text, words
         ("[model]\nrepeats = -1", ["model.repeats"]),
         ("[model]\nrepeat_hidden = 0", ["model.repeat_hidden"]),
         ("[model]\ninterests = 0", ["model.interests"]),
-        ("[model]\nevent_half_lives = []", ["model.event_half_lives must be one or more finite numbers above 0, got []"]),
+        ("[model]\nevent_half_lives = []", ["model.event_half_lives must be one or more numbers in 0.001..1e12, got []"]),
         ("[model]\ntime_half_lives_s = [0]", ["model.time_half_lives_s"]),
         ("[model]\nrepeat_half_lives_s = [inf]", ["model.repeat_half_lives_s"]),
         ("[model]\npopularity_half_lives_s = [-1]", ["model.popularity_half_lives_s"]),
         ("[model]\ngap_edges_s = [60, 1]", ["model.gap_edges_s", "ascending"]),
         ("[model]\ngap_edges_s = [0, 1]", ["model.gap_edges_s"]),
+        # Finite and above 0, but not so in what the net has them in: float32, or whole milliseconds.
+        (
+            "[model]\ngap_edges_s = [1e-300, 1]",
+            ["model.gap_edges_s must be one or more numbers in 0.001..1e12, ascending by 0.001"],
+        ),
+        ("[model]\ngap_edges_s = [1, 1e300]", ["model.gap_edges_s"]),
+        ("[model]\ngap_edges_s = [1, 1.0001]", ["model.gap_edges_s", "ascending by 0.001 or more"]),
+        ("[model]\nevent_half_lives = [1e-300]", ["model.event_half_lives must be one or more numbers in 0.001..1e12"]),
+        ("[model]\ntime_half_lives_s = [1e-300]", ["model.time_half_lives_s"]),
+        ("[model]\nrepeat_half_lives_s = [1e300]", ["model.repeat_half_lives_s"]),
+        ("[model]\npopularity_half_lives_s = [1e-300]", ["model.popularity_half_lives_s"]),
+        (
+            "[model]\ntransition_decays = [1e-200]",
+            ["model.transition_decays must be one or more different numbers in 0.000001.."],
+        ),
+        ("[model]\ntransition_decays = [0.5, 0.50000000001]", ["model.transition_decays"]),
+        ("[model]\nkinship_decays = [1e-300]", ["model.kinship_decays"]),
+        ("[model]\nkinship_decays = [0.9999999999]", ["model.kinship_decays"]),
         ('[data]\nprotocol = "random"', ["data.protocol must be one of auto, loo, time, basket, got 'random'"]),
         ("[data]\nmin_item_events = 0", ["data.min_item_events"]),
         ("[data]\nvalid_quantile = 0.0", ["data.valid_quantile must be above 0 and below 1"]),
@@ -172,6 +193,7 @@ def test_every_number_of_a_configuration_has_its_bounds():
 
 def test_the_ends_of_the_bounds_are_allowed(written):
     ends = "[train]\nchunk = 512\nseed = 4294967295\nweight_decay = 0\n[model]\nid_dropout = 1\nrepeats = 0\ndropout = 0"
+    ends += "\nevent_half_lives = [0.001, 1e12]\ngap_edges_s = [0.001, 0.002, 1e12]\ntransition_decays = [0.000001, 0.999999]"
     assert load_settings(written(ends)).train.chunk == 512
 
 
