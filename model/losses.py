@@ -82,6 +82,7 @@ def basket_softmax(
     factor: torch.dtype | None = None,
     seen: Seen | None = None,
     soft: Soft | None = None,
+    importance: Tensor | None = None,
 ) -> Tensor:
     """`basket_cross_entropy` of the scores known (n, D) @ item_matrix (N, D)^T + item_bias (N) + ..., without keeping the scores.
 
@@ -91,6 +92,7 @@ def basket_softmax(
         seen: items that are no answers, for each query, and play no part (a target plays it all the same).
         soft: what teachers say, of items that are not `seen`.
         factor: type of the factors of the products, and of each score as such; that of `known` by default. Sums have the latter.
+        importance: (n) how often each query counts; once by default.
     """
     weight = known.new_zeros(len(known), 0) if popularity is None else popularity.weight
     amount = None if additions is None else additions.amount
@@ -108,6 +110,7 @@ def basket_softmax(
         factor or known.dtype,
         seen,
         soft,
+        importance,
     )
     return loss
 
@@ -129,10 +132,13 @@ class _BlockedSoftmax(torch.autograd.Function):
         factor: torch.dtype,
         seen: Seen | None,
         soft: Soft | None,
+        importance: Tensor | None,
     ) -> Tensor:
         count = torch.bincount(owner, minlength=len(known))
         told = 0.0 if soft is None else soft.weight
         smoothing = (1 - told) * smoothing
+        if importance is None:
+            importance = torch.ones_like(known[:, 0])
         share = (1 - told - smoothing) / count[owner].to(known.dtype)
         ends = torch.cumsum(count, 0).tolist()
         loss = known.new_zeros(())
@@ -152,6 +158,7 @@ class _BlockedSoftmax(torch.autograd.Function):
             part = slice(begin, min(begin + block, len(known)))
             own = slice(ends[begin - 1] if begin else 0, ends[part.stop - 1])
             place = owner[own] - begin, target[own]
+            often = importance[part]
             scores = torch.mm(left[part], right.t()).to(known.dtype)
             if moving is not None:
                 scores += torch.bmm(moving.logs[moving.slot[part]], moving.weight[part, :, None])[..., 0]
@@ -165,22 +172,23 @@ class _BlockedSoftmax(torch.autograd.Function):
                     others = (1 - mask).to(scores.dtype)
                     even = others * (smoothing / others.sum(1, keepdim=True))
             if smoothing:
-                loss -= (scores * even).sum()
+                loss -= often @ (scores * even).sum(1)
             if soft is not None:
                 said = soft.rows[part], told * soft.share[part]
-                loss -= (scores.gather(1, said[0]) * said[1]).sum()
+                loss -= often @ (scores.gather(1, said[0]) * said[1]).sum(1)
             if seen is not None:
                 scores.add_(mask.to(scores.dtype), alpha=NO_ANSWER)  # (masked_fill_ takes as long as the product)
             most = scores.amax(1)
-            loss -= (scores[place] * share[own]).sum()
+            loss -= (scores[place] * share[own]) @ often[place[0]]
             # From here on `scores` is the gradient: the softmax minus what should have been.
             scores = torch.softmax(scores, 1)
-            loss += (most - scores.amax(1).log()).sum()
+            loss += often @ (most - scores.amax(1).log())
             if smoothing:
                 scores -= even
             if soft is not None:
                 scores.scatter_add_(1, said[0], -said[1])
             scores.index_put_(place, -share[own], accumulate=True)
+            scores *= often[:, None]
             rounded = scores.to(factor)
             to_left[part] = torch.mm(rounded, right)
             to_right += torch.mm(rounded.t(), left[part])
@@ -197,4 +205,4 @@ class _BlockedSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out = [grads[0] * grad for grad in ctx.saved_tensors]
-        return *out, *(None for _ in range(13 - len(out)))
+        return *out, *(None for _ in range(14 - len(out)))

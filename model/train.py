@@ -98,6 +98,10 @@ class Trainer(Loop[Longwave, Checkpoint]):
         if train.negatives:
             counts = np.bincount(self.queries.target, minlength=task.seq.items)
             self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives, self.device)
+        self.importance = None
+        if train.basket_weight:
+            often = np.diff(self.queries.target_offsets).astype(np.float32) ** train.basket_weight
+            self.importance = self.there(often / often.mean())
         self.first = FirstTimes(task.seq) if train.content_weight and self.net.item.gate is not None else None
         self.teacher = Teacher(Path(train.teacher), task) if train.teacher else None
         self._plan()
@@ -196,12 +200,18 @@ class Trainer(Loop[Longwave, Checkpoint]):
         interest = readout.interests[:, 0, :scored]
         known = interest, item_matrix[:, :scored], item_bias
         seen = self._seen(questions.queries)
-        loss = basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
+        loss = basket_softmax(
+            *known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft, self._importance(asked)
+        )
         if self.first is None:
             return loss
         content, _ = net.item.unseen(self.inputs.item_text, self.inputs.item_features)
         beside = content_loss(interest, content[:, :scored], questions.queries, self.first, smoothing, self.factor)
         return loss + self.train.content_weight * beside
+
+    def _importance(self, asked: npt.NDArray[np.int64]) -> Tensor | None:
+        """(n) how often each question counts by the number of its answers, 1 in the mean of all; None where all count alike."""
+        return None if self.importance is None else self.importance[self.there(asked)]
 
     def _unseen(self) -> Tensor | None:
         """(N) bool: the items that this step takes for new ones, of which nothing but their content is known; None for none."""
