@@ -258,7 +258,8 @@ def row_problems(row, runs):
         return
     run, against = runs[name], runs[name]["against"]
     times = "" if against is None else f"{short(against['ratio'], 2)}x, p {p_words(against['p'])}".replace("p 0.", "p .")
-    said = {"ndcg@10": short(run["ndcg"]["mean"], 4), "epochs": f"{run['epochs']} (best {run['best_epoch']})"}
+    said = {"epochs": f"{run['epochs']} (best {run['best_epoch']})"}
+    said |= {column: short(run["ndcg"]["mean"], 4) for column in row if column.startswith("ndcg@")}
     said |= {column: times for column in row if column.startswith("against ")}
     for column in said.keys() & row.keys():
         if row[column].partition(";")[0] != said[column]:
