@@ -144,7 +144,7 @@ def cold_of(after: dict[str, Any], facets: Sequence[str], k: int) -> dict[str, A
 
 
 def served(facets: Sequence[str]) -> bool:
-    """Whether a measurement with these facets says anything of what a bundle may have: there are some, and a service knows all."""
+    """Whether a measurement with these facets says what blend a bundle may have: there are some, and a service knows all."""
     return bool(facets) and set(facets) <= set(SERVED_FACETS)
 
 
