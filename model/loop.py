@@ -34,6 +34,8 @@ from model.settings import TrainSettings, that_decide
 from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
+UNFINISHED = (f".{CHECKPOINT}.*.tmp", "checkpoint.*.tmp")
+"""Checkpoints that nobody has finished writing, of this version and of before."""
 COLD = "cold.json"
 """What `measure-cold` chose for users with few events, in the folder of a run; `export` takes it along."""
 BOARD = "tensorboard"
@@ -216,6 +218,8 @@ class Loop(ABC, Generic[Net, Kept]):
         Raises:
             CheckpointError: the checkpoint there is of other data or other settings.
         """
+        if self.group.first:
+            _clear_away(self.folder)
         path = self.folder / CHECKPOINT
         if not path.exists():
             return False
@@ -352,6 +356,14 @@ def remove_run(folder: Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
     (folder / COLD).unlink(missing_ok=True)
     shutil.rmtree(folder / BOARD, ignore_errors=True)
+    _clear_away(folder)
+
+
+def _clear_away(folder: Path) -> None:
+    """Remove what processes that were killed had written of checkpoints: each is as large as one, and could fill the disk."""
+    for pattern in UNFINISHED:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _sample(queries: Queries, most: int, seed: int) -> Queries:

@@ -212,6 +212,16 @@ def test_a_finished_run_is_neither_resumed_nor_overwritten_unasked(train):
     assert len(list((checkpoint.parent / BOARD).iterdir())) == 1
 
 
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_what_killed_processes_had_written_of_checkpoints_is_cleared_away(train, tmp_path, option):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / f".{CHECKPOINT}.123.tmp").write_bytes(b"half")
+    (tmp_path / "run" / "checkpoint.456.tmp").write_bytes(b"half")  # as it was called before
+    result, _ = train(option)
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [CHECKPOINT, BOARD]
+
+
 def test_items_alone_are_all_that_is_read_where_that_is_asked_for():
     world = synthetic_world("tiny").dataset
     everything = make_task(world, DataSettings())
