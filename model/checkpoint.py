@@ -73,9 +73,15 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 def save_whole(content: dict[str, Any], path: Path) -> None:
     """What `torch.save` writes, whole or not at all, with all tensors on the CPU. Raises OutputError."""
+    content = on_cpu(content)
     # Into a file that Python has opened: of one of its own torch does not say why it cannot be written.
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(on_cpu(content), file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of which it then says that bytes are missing at the end
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

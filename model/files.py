@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model.errors import TrainerError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""What an OSError says where a disk, or somebody's share of it, is full."""
 
 
 class OutputError(TrainerError):

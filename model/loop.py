@@ -27,7 +27,7 @@ from model.data.splits import select
 from model.device import device_of
 from model.distributed import group
 from model.errors import TrainerError
-from model.files import check_place
+from model.files import NO_SPACE, OutputError, check_place
 from model.precision import factors
 from model.seen import Seen, seen_of
 from model.settings import TrainSettings, that_decide
@@ -180,12 +180,10 @@ class Loop(ABC, Generic[Net, Kept]):
         """Train to the last epoch or until validation has not improved for `patience` epochs; returns the best weights.
 
         Raises:
-            TrainerError: the loss became infinite or no number.
+            TrainerError: the loss became infinite or no number, or the folder cannot be written.
         """
-        from torch.utils.tensorboard import SummaryWriter  # seconds to import
-
         report = report if self.group.first else None
-        with SummaryWriter(str(self.folder / BOARD)) if self.group.first else nullcontext() as board:
+        with _board(self.folder / BOARD) if self.group.first else nullcontext() as board:
             while self.epoch < self.train.epochs and not self._exhausted():
                 began = time.monotonic()
                 loss = self._epoch(report)
@@ -335,6 +333,20 @@ class Loop(ABC, Generic[Net, Kept]):
             "best": self.best,
             "average": self.average.state_dict() if self.average else {},
         }
+
+
+@contextmanager
+def _board(folder: Path) -> Iterator[Any]:
+    """The log of a run. Raises OutputError: the disk is full."""
+    from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+    try:
+        with SummaryWriter(str(folder)) as board:
+            yield board
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
 
 
 def check_free(folder: Path, resume: bool, overwrite: bool) -> None:

@@ -30,7 +30,7 @@ from model.data.errors import DataError, first_line
 from model.data.fingerprint import fingerprint
 from model.data.schema import DatasetManifest
 from model.data.sequences import Int32, Sequences
-from model.files import check_place
+from model.files import OutputError, check_place
 
 __all__ = ["Dataset", "check_replaceable", "load_sequences", "read_dataset", "to_sequences", "write_dataset"]
 
@@ -44,9 +44,17 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
 
     Raises:
         DataError: `folder` exists and is not a data set; nothing is touched.
+        OutputError: it cannot be written; what was there is still there.
     """
     folder = Path(os.path.abspath(folder))
     check_replaceable(folder)
+    try:
+        _write(dataset, folder)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise OutputError(f"{folder}: cannot be written: {first_line(error)}") from error
+
+
+def _write(dataset: Dataset, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     _put_right(folder)
     staging = Path(tempfile.mkdtemp(prefix=WRITING.format(folder.name), dir=folder.parent))

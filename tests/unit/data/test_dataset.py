@@ -19,6 +19,7 @@ from model.data.fingerprint import fingerprint
 from model.data.schema import EventType
 from model.data.sequences import item_key
 from model.data.synthetic import synthetic_world
+from model.files import OutputError
 
 TYPES = [
     EventType(name="purchase"),
@@ -140,6 +141,23 @@ def test_nothing_is_left_behind_when_writing_fails(world, tmp_path, monkeypatch)
     with pytest.raises(ZeroDivisionError):
         write_dataset(world, tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
+
+
+FULL = "parquet: File out of specification: underlying IO error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize("error", [pl.exceptions.ComputeError(FULL), OSError(28, "No space left on device")])
+def test_a_data_set_for_which_the_disk_is_too_small_leaves_the_one_before(world, tmp_path, monkeypatch, error):
+    write_dataset(world, tmp_path / "d")
+
+    def fail(self, path, **options):
+        raise error
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    with pytest.raises(OutputError, match=rf"^{tmp_path}/d: cannot be written: .*No space left on device"):
+        write_dataset(synthetic_world("tiny", seed=1).dataset, tmp_path / "d")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d"]
+    assert read_dataset(tmp_path / "d").manifest.fingerprint == world.manifest.fingerprint
 
 
 def kill_between(monkeypatch, call, renames):

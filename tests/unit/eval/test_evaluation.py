@@ -1,11 +1,13 @@
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
 from model.data.splits import leave_one_out, next_basket
 from model.evaluate import baseline_lists, check_lists, evaluate, history_buckets, summarise, training_counts
+from model.files import OutputError
 from model.intervals import UserBootstrap
 from model.report import to_json, to_markdown, write_report
 
@@ -146,6 +148,16 @@ def test_a_report_is_written_with_its_plots(measured, tmp_path):
     paths = write_report(measured[-1], tmp_path / "new" / "folder")
     assert [path.name for path in paths] == ["report.json", "report.md", "models.png", "history.png"]
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in paths[2:])
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md", "models.png", "history.png"])
+def test_of_a_report_for_which_the_disk_is_too_small_no_file_is_cut_off(measured, tmp_path, name):
+    (tmp_path / name).write_text("of before")
+    (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=rf"{name}: cannot be written: No space left on device"):
+        write_report(measured[-1], tmp_path)
+    assert (tmp_path / name).read_text() == "of before"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_leave_one_out_reports_frozen_baselines_and_no_cut(world, tmp_path):
