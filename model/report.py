@@ -68,7 +68,7 @@ def to_markdown(report: EvaluationReport) -> str:
         lines += _table(
             ["against", "metric", "times", "difference", "95% interval", "p"],
             [
-                [name, metric, f"{d.ratio:.2f}x", f"{d.mean:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", f"{d.p:.3f}"]
+                [name, metric, f"{d.ratio:.2f}x", f"{d.mean:+.4f}", d.interval(), f"{d.p:.3f}"]
                 for name, differences in report.comparisons.items()
                 for metric, d in differences.items()
             ],

@@ -132,7 +132,7 @@ def cold_of(after: dict[str, Any], facets: Sequence[str], k: int) -> dict[str, A
         return None
     of_context = {int(events): found[IN_CONTEXT] for events, found in after.items()}
     weights = {
-        events: found["chosen"] if found["all"][f"ndcg@{k}"]["difference"]["low"] > 0 else 0.0
+        events: found["chosen"] if (found["all"][f"ndcg@{k}"]["difference"]["low"] or 0.0) > 0 else 0.0
         for events, found in of_context.items()
     }
     if not any(weights.values()):
