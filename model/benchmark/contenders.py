@@ -167,7 +167,7 @@ def _finished(folder: Path, task: Task, settings: dict[str, Any], load: Callable
         return None
     checkpoint = load(folder / CHECKPOINT)
     if that_decide(checkpoint.settings) != that_decide(settings) or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
-        raise CheckpointError(f"{folder}: of other data or settings; name another --work, or give --overwrite")
+        raise CheckpointError(f"{folder}: of other data or settings; name another --work, or remove that folder")
     return None if checkpoint.training else checkpoint
 
 
@@ -186,10 +186,10 @@ def _trained(folder: Path, trainer: Callable[[], Loop[Any, Kept]], report: Repor
 
 def _started(folder: Path) -> dict[str, Any]:
     try:
-        started: dict[str, Any] = json.loads((folder / STARTED).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        started = json.loads((folder / STARTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}  # trained by `longwave-train train`, which does not keep it
-    return started
+    return started if isinstance(started, dict) else {}
 
 
 def _parameters(net: nn.Module) -> int:
