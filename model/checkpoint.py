@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from model.data.sequences import Sequences
 from model.device import on_cpu
 from model.errors import TrainerError
+from model.files import replacing
 from model.nets import Longwave, ModelConfig
 
 
@@ -60,14 +60,28 @@ def names_of(seq: Sequences) -> dict[str, Any]:
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
-    """Write whole or not at all, from whatever device; a file holds CPU tensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write whole or not at all, from whatever device; a file holds CPU tensors.
+
+    Raises:
+        OutputError: it cannot be written; what was there is still there.
+    """
     content = {f.name: getattr(checkpoint, f.name) for f in dataclasses.fields(checkpoint) if f.name != "net"}
     content["config"] = dataclasses.asdict(checkpoint.net.config)
     content["weights"] = checkpoint.net.state_dict()
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(on_cpu(content), temporary)
-    temporary.replace(path)
+    save_whole(content, path)
+
+
+def save_whole(content: dict[str, Any], path: Path) -> None:
+    """What `torch.save` writes, whole or not at all, with all tensors on the CPU. Raises OutputError."""
+    content = on_cpu(content)
+    # Into a file that Python has opened: of one of its own torch does not say why it cannot be written.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # of which it then says that bytes are missing at the end
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -73,6 +73,7 @@ def train(
     `torchrun --nproc-per-node 2 -m model.cli train ...` trains it with two processes.
     """
     with one_line_errors(), together() as group:
+        from model.alone import alone
         from model.history import best_ndcg
         from model.loop import check_free, remove_run
         from model.settings import load_settings
@@ -83,20 +84,21 @@ def train(
         settings = load_settings(config)
         if platform:
             settings = replace(settings, data=replace(settings.data, platform=platform))
-        check_free(out, resume, overwrite)
-        origin = None if init_from is None else read_origin(init_from)
-        trainer = Trainer(load_task(data, settings.data), settings, out, origin)
-        group.wait()
-        if overwrite and group.first:
-            remove_run(out)
-        group.wait()
-        if resume and trainer.resume():
-            console.print(f"going on after epoch {trainer.epoch}")
-        if trainer.finished is not None:
-            console.print(f"already finished after {len(trainer.finished.history)} epochs -> {out}", soft_wrap=True)
-            return
-        with training_bar() as report:
-            checkpoint = trainer.run(report)
+        with alone(out):
+            check_free(out, resume, overwrite)
+            origin = None if init_from is None else read_origin(init_from)
+            trainer = Trainer(load_task(data, settings.data), settings, out, origin)
+            group.wait()
+            if overwrite and group.first:
+                remove_run(out)
+            group.wait()
+            if resume and trainer.resume():
+                console.print(f"going on after epoch {trainer.epoch}")
+            if trainer.finished is not None:
+                console.print(f"already finished after {len(trainer.finished.history)} epochs -> {out}", soft_wrap=True)
+                return
+            with training_bar() as report:
+                checkpoint = trainer.run(report)
     best = best_ndcg(checkpoint.history)
     console.print(
         f"{len(checkpoint.history)} epochs, best validation ndcg@{trainer.task.split.k} {best:.4f} -> {out}", soft_wrap=True

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from model.baselines.nets.checkpoint import EncoderCheckpoint, load_encoder
 from model.baselines.nets.train import encoder_lists
+from model.benchmark.page_words import figure_words
 from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.data.build import Dataset
@@ -120,8 +121,8 @@ def to_table(compared: list[Compared]) -> Table:
     for each in compared:
         differs = ", ".join(f"{key} = {value}" for key, value in each.settings.items())
         found = each.against
-        said = "" if found is None else f"{found.ratio:.3f}x ({found.low:+.4f} to {found.high:+.4f}), p {found.p:.3f}"
-        figure = f"{each.ndcg.mean:.4f} ± {each.ndcg.standard_error:.4f}"
+        said = "" if found is None else f"{found.ratio:.3f}x ({found.interval()}), p {found.p:.3f}"
+        figure = figure_words(each.ndcg.mean, each.ndcg.standard_error)
         table.add_row(Path(each.run).name, differs, str(each.epochs), str(each.best_epoch), f"{each.loss:.3f}", figure, said)
     return table
 

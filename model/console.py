@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from model.errors import TrainerError
+from model.files import NO_SPACE
 
 if TYPE_CHECKING:
     from model.distributed import Group
@@ -31,15 +33,26 @@ def say(line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def _full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in NO_SPACE
+
+
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Bad input, and what the machine has too little memory for, end in one line that says what was wrong, and exit code 2;
-    anything else is a bug and keeps its traceback."""
+    """Bad input, and what the machine has too little memory or disk for, end in one line that says what was wrong, and exit
+    code 2; anything else is a bug and keeps its traceback."""
+    hook = threading.excepthook
+    threading.excepthook = lambda failed: None if _full(failed.exc_value) else hook(failed)  # TensorBoard raises it here, too
     try:
         yield
     except TrainerError as error:
         said = str(error)
         cause: Exception = error
+    except OSError as error:
+        if not _full(error):
+            raise
+        said = f"{error.filename or 'a file'}: cannot be written: {error.strerror}"
+        cause = error
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not any(words in str(error) for words in _NO_MEMORY):
             raise
@@ -48,6 +61,8 @@ def one_line_errors() -> Iterator[None]:
         cause = error
     else:
         return
+    finally:
+        threading.excepthook = hook
     errors.print(f"error: {said}", style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(BAD_INPUT) from cause
 

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from model.errors import TrainerError
 
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+"""What an OSError says where a disk, or somebody's share of it, is full."""
+
 
 class OutputError(TrainerError):
     """Where something is to be written nothing can be; the message names the path."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place when the body is done; folders are created.
+
+    Raises:
+        OutputError: it cannot be written. Then, as after every other error, what was there is still there, and no more than that.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -18,17 +43,10 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         OutputError: it cannot be written; what was there is still there.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def check_place(path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 
+LEAST_USERS = 2  # of one alone every resample is the same, and any difference would seem sure
 CHUNK = 64  # resamples multiplied at a time: (CHUNK, U) float64 are in memory at once
 
 
@@ -21,7 +22,8 @@ class Estimate:
         per_user: mean of the users' means (macro).
         standard_error, low, high: of `mean`: standard deviation, 2.5% and 97.5% quantile of the resampled means.
 
-    A figure that belongs to all lists together (coverage) has only a mean. NaN: no query has a value.
+    A figure that belongs to all lists together (coverage) has only a mean. NaN: no query has a value. Of fewer than two users
+    nothing says how much users differ: None, as in `Difference` and `Ratio`.
     """
 
     mean: float
@@ -40,15 +42,19 @@ class Difference:
         ratio: mean of the first over mean of the second; NaN if that is 0.
         standard_error, low, high: of `mean`, as in `Estimate`.
         p: two-sided: twice the share of resamples whose difference is 0 or lies on the other side of it, at most 1; one is added
-            to both counts, so that it is never smaller than the resamples can show.
+            to both counts, so that it is never smaller than the resamples can show. 1 of fewer than two users.
     """
 
     mean: float
     ratio: float
-    standard_error: float
-    low: float
-    high: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
     p: float
+
+    def interval(self) -> str:
+        """In words."""
+        return "–" if self.low is None or self.high is None else f"{self.low:+.4f} to {self.high:+.4f}"
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ class Ratio:
     """
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 class UserBootstrap:
@@ -82,20 +88,17 @@ class UserBootstrap:
             row[:] = np.bincount(rng.integers(0, max(self._users, 1), self._users), minlength=self._users)
 
     def estimate(self, values: Float64) -> Estimate:
-        """Mean with its error of (Q,) values; NaN values are left out."""
+        """Mean with its error of (Q,) values; NaN values are left out, and users who have no other."""
         total, count = self._sums(values)
         if not count.any():
             return Estimate(float("nan"))
         has = count > 0
+        mean, per_user = float(total.sum() / count.sum()), float((total[has] / count[has]).mean())
+        if has.sum() < LEAST_USERS:
+            return Estimate(mean, per_user)
         means = self._means(total, count)
         low, high = np.quantile(means, [0.025, 0.975])
-        return Estimate(
-            mean=float(total.sum() / count.sum()),
-            per_user=float((total[has] / count[has]).mean()),
-            standard_error=float(means.std()),
-            low=float(low),
-            high=float(high),
-        )
+        return Estimate(mean, per_user, standard_error=float(means.std()), low=float(low), high=float(high))
 
     def difference(self, first: Float64, second: Float64) -> Difference:
         """Paired comparison of two models' (Q,) values; a query that is NaN for either is left out.
@@ -106,13 +109,16 @@ class UserBootstrap:
         total, count = self._sums(first - second)
         if not count.any():
             raise ValueError("no query has a value for both models")
-        means = self._means(total, count)
-        low, high = np.quantile(means, [0.025, 0.975])
         both = ~np.isnan(first - second)
         baseline = float(second[both].mean())
+        mean, ratio = float(total.sum() / count.sum()), float(first[both].mean()) / baseline if baseline else float("nan")
+        if (count > 0).sum() < LEAST_USERS:
+            return Difference(mean, ratio, None, None, None, 1.0)
+        means = self._means(total, count)
+        low, high = np.quantile(means, [0.025, 0.975])
         return Difference(
-            mean=float(total.sum() / count.sum()),
-            ratio=float(first[both].mean()) / baseline if baseline else float("nan"),
+            mean,
+            ratio,
             standard_error=float(means.std()),
             low=float(low),
             high=float(high),
@@ -128,13 +134,16 @@ class UserBootstrap:
         both = ~np.isnan(first - second)
         if not both.any():
             raise ValueError("no query has a value for both models")
-        above = self._means(*self._sums(np.where(both, first, np.nan)))
-        below = self._means(*self._sums(np.where(both, second, np.nan)))
         baseline = float(second[both].mean())
         if not baseline:
-            return Ratio(float("nan"), float("nan"), float("nan"))
+            return Ratio(float("nan"), None, None)
+        mean = float(first[both].mean()) / baseline
+        if len(np.unique(self._user[both])) < LEAST_USERS:
+            return Ratio(mean, None, None)
+        above = self._means(*self._sums(np.where(both, first, np.nan)))
+        below = self._means(*self._sums(np.where(both, second, np.nan)))
         low, high = np.quantile(above[below > 0] / below[below > 0], [0.025, 0.975])
-        return Ratio(float(first[both].mean()) / baseline, float(low), float(high))
+        return Ratio(mean, float(low), float(high))
 
     def _sums(self, values: Float64) -> tuple[Float64, Float64]:
         """(U,) sum and number of each user's values."""

@@ -27,13 +27,15 @@ from model.data.splits import select
 from model.device import device_of
 from model.distributed import group
 from model.errors import TrainerError
-from model.files import check_place
+from model.files import NO_SPACE, OutputError, check_place
 from model.precision import factors
 from model.seen import Seen, seen_of
 from model.settings import TrainSettings, that_decide
 from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
+UNFINISHED = (f".{CHECKPOINT}.*.tmp", "checkpoint.*.tmp")
+"""Checkpoints that nobody has finished writing, of this version and of before."""
 COLD = "cold.json"
 """What `measure-cold` chose for users with few events, in the folder of a run; `export` takes it along."""
 BOARD = "tensorboard"
@@ -180,12 +182,10 @@ class Loop(ABC, Generic[Net, Kept]):
         """Train to the last epoch or until validation has not improved for `patience` epochs; returns the best weights.
 
         Raises:
-            TrainerError: the loss became infinite or no number.
+            TrainerError: the loss became infinite or no number, or the folder cannot be written.
         """
-        from torch.utils.tensorboard import SummaryWriter  # seconds to import
-
         report = report if self.group.first else None
-        with SummaryWriter(str(self.folder / BOARD)) if self.group.first else nullcontext() as board:
+        with _board(self.folder / BOARD) if self.group.first else nullcontext() as board:
             while self.epoch < self.train.epochs and not self._exhausted():
                 began = time.monotonic()
                 loss = self._epoch(report)
@@ -218,6 +218,8 @@ class Loop(ABC, Generic[Net, Kept]):
         Raises:
             CheckpointError: the checkpoint there is of other data or other settings.
         """
+        if self.group.first:
+            _clear_away(self.folder)
         path = self.folder / CHECKPOINT
         if not path.exists():
             return False
@@ -339,6 +341,20 @@ class Loop(ABC, Generic[Net, Kept]):
         }
 
 
+@contextmanager
+def _board(folder: Path) -> Iterator[Any]:
+    """The log of a run. Raises OutputError: the disk is full."""
+    from torch.utils.tensorboard import SummaryWriter  # seconds to import
+
+    try:
+        with SummaryWriter(str(folder)) as board:
+            yield board
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from error
+
+
 def check_free(folder: Path, resume: bool, overwrite: bool) -> None:
     """Refuse to train over a run, finished or not, that nobody asked to go on with or to replace.
 
@@ -358,6 +374,14 @@ def remove_run(folder: Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
     (folder / COLD).unlink(missing_ok=True)
     shutil.rmtree(folder / BOARD, ignore_errors=True)
+    _clear_away(folder)
+
+
+def _clear_away(folder: Path) -> None:
+    """Remove what processes that were killed had written of checkpoints: each is as large as one, and could fill the disk."""
+    for pattern in UNFINISHED:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _sample(queries: Queries, most: int, seed: int) -> Queries:

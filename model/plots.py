@@ -8,6 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from model.evaluate import EvaluationReport
+from model.files import replacing
 from model.intervals import Estimate
 
 OURS = "#d1495b"
@@ -103,5 +104,7 @@ def clean(axis: object) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
+    """Into a PNG. Raises OutputError."""
     FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")

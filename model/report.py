@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from model.evaluate import EvaluationReport
+from model.files import write_whole
 from model.intervals import Estimate
 from model.plots import PROTOCOLS, plot_history, plot_models
 
 
 def write_report(report: EvaluationReport, folder: Path) -> list[Path]:
-    """Write report.json, report.md, models.png and history.png into `folder`, which is created; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write report.json, report.md, models.png and history.png into `folder`, which is created; returns their paths.
+
+    Raises:
+        OutputError: one of them cannot be written, of which there is then nothing, or what was there before.
+    """
     paths = [folder / name for name in ("report.json", "report.md", "models.png", "history.png")]
-    paths[0].write_text(to_json(report), encoding="utf-8")
-    paths[1].write_text(to_markdown(report), encoding="utf-8")
+    write_whole(paths[0], to_json(report))
+    write_whole(paths[1], to_markdown(report))
     plot_models(report, paths[2])
     plot_history(report, paths[3])
     return paths
@@ -64,7 +68,7 @@ def to_markdown(report: EvaluationReport) -> str:
         lines += _table(
             ["against", "metric", "times", "difference", "95% interval", "p"],
             [
-                [name, metric, f"{d.ratio:.2f}x", f"{d.mean:+.4f}", f"{d.low:+.4f} to {d.high:+.4f}", f"{d.p:.3f}"]
+                [name, metric, f"{d.ratio:.2f}x", f"{d.mean:+.4f}", d.interval(), f"{d.p:.3f}"]
                 for name, differences in report.comparisons.items()
                 for metric, d in differences.items()
             ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from model.compare import load_best
 from model.data.dataset import read_dataset
 from model.data.splits import select
 from model.device import device_of
-from model.files import check_folder, write_whole
+from model.files import check_folder, replacing, write_whole
 from model.predict import score_blocks
 from model.seen import seen_of
 from model.settings import DataSettings
@@ -98,13 +97,8 @@ def teach(
     (out / MANIFEST).unlink(missing_ok=True)  # first: an older one would vouch for arrays of two teachings
     for name, array in ((ROWS, rows), (SHARES, shares)):
         # Beside, and then into its place: a student may have the older ones open.
-        temporary = out / f".{name}.{os.getpid()}.tmp"
-        try:
-            with temporary.open("wb") as file:
-                np.save(file, array)
-            temporary.replace(out / name)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(out / name) as temporary, temporary.open("wb") as file:
+            np.save(file, array)
     write_whole(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")  # last: without it nothing is there
     kept, right = manifest["kept"], manifest["right"]
     say(f"{done:,} questions: the first {top} items have {kept:.1%} of the softmax, the very first is right in {right:.1%}")

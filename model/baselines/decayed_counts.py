@@ -35,8 +35,10 @@ class DecayedCounts:
         np.add.at(self._counts, item, weight * np.exp2((time - self._reference) / self.half_life_ms))
 
     def at(self, as_of_ms: int) -> npt.NDArray[np.float64]:
-        """(N,) the counts at a moment."""
+        """(N,) the counts at a moment; one before the reference gets the counts of the reference, as in `LivePopularity`."""
         if self._reference is None:
             return np.zeros_like(self._counts)
-        counts: npt.NDArray[np.float64] = self._counts * 2.0 ** ((self._reference - as_of_ms) / self.half_life_ms)
+        # Leaving one out asks years before the newest event, where 2^x has no number. All fade alike: the order is the same.
+        elapsed = max(0, as_of_ms - self._reference)
+        counts: npt.NDArray[np.float64] = self._counts * 2.0 ** (-elapsed / self.half_life_ms)
         return counts

@@ -116,7 +116,7 @@ def measure_blend(
         "facets": list(facets),
         "questions": {"choosing": int((~late).sum()), "reporting": int(late.sum()), "elsewhere": int((late & elsewhere).sum())},
         "after": after,
-        "cold": None if not facets else cold_of(after, facets, task.split.k),
+        "cold": cold_of(after, facets, task.split.k),
     }
     path = out / CONTEXT / f"{called}-blend.json"
     write_whole(path, to_text(result))
@@ -128,11 +128,11 @@ def cold_of(after: dict[str, Any], facets: Sequence[str], k: int) -> dict[str, A
 
     In between, weights are interpolated, and beyond the last number there is none: the last one is 0, whatever was measured.
     """
-    if not set(facets) <= set(SERVED_FACETS):
+    if not served(facets):
         return None
     of_context = {int(events): found[IN_CONTEXT] for events, found in after.items()}
     weights = {
-        events: found["chosen"] if found["all"][f"ndcg@{k}"]["difference"]["low"] > 0 else 0.0
+        events: found["chosen"] if (found["all"][f"ndcg@{k}"]["difference"]["low"] or 0.0) > 0 else 0.0
         for events, found in of_context.items()
     }
     if not any(weights.values()):
@@ -143,15 +143,24 @@ def cold_of(after: dict[str, Any], facets: Sequence[str], k: int) -> dict[str, A
     return {"facets": list(facets), "events": [*numbers, end], "weights": [*(weights[events] for events in numbers), 0.0]}
 
 
+def served(facets: Sequence[str]) -> bool:
+    """Whether a measurement with these facets says what blend a bundle may have: there are some, and a service knows all."""
+    return bool(facets) and set(facets) <= set(SERVED_FACETS)
+
+
 def write_cold(run: Path, result: Path) -> Path | None:
-    """Put the weights of a measurement beside the run's checkpoint, or take away what is there if there are none."""
-    cold = json.loads(result.read_text(encoding="utf-8"))["cold"]
+    """Put the weights of a measurement beside the run's checkpoint, or take away what is there if nothing is gained.
+
+    What an earlier measurement left stays where this one was not about what a service knows.
+    """
+    found = json.loads(result.read_text(encoding="utf-8"))
     path = run / COLD
-    if cold is None:
+    if found["cold"] is not None:
+        write_whole(path, json.dumps(found["cold"]) + "\n")
+        return path
+    if served(found["facets"]):
         path.unlink(missing_ok=True)
-        return None
-    write_whole(path, json.dumps(cold) + "\n")
-    return path
+    return None
 
 
 def asked_of(task: Task, most: int) -> Queries:

@@ -215,14 +215,19 @@ def measure_cold(
     Looks at nothing beyond the validation part.
     """
     with one_line_errors():
-        from model.benchmark.blend import measure_blend, write_cold
+        from model.benchmark.blend import measure_blend, served, write_cold
         from model.benchmark.context import measure_context
 
         if run is None:
             path = measure_context(name, facet or [], out, data, offline, say=say)
         else:
             path = measure_blend(name, run, facet or [], out, data, offline=offline, say=say)
-            say(f"-> {cold}" if (cold := write_cold(run, path)) else "nothing is gained: the bundle gets no blend")
+            if cold := write_cold(run, path):
+                say(f"-> {cold}")
+            elif served(facet or []):
+                say("nothing is gained: the bundle gets no blend")
+            else:
+                say("no facet that a service knows: which blend the bundle gets is as before")
     console.print(f"-> {path}", soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from model.alone import alone
 from model.assess import OURS, K, own_lists
 from model.baselines.nets.checkpoint import ARCHITECTURES, described, load_encoder
 from model.baselines.nets.train import EncoderTrainer, encoder_lists
@@ -98,11 +99,13 @@ def contender(
         origin: of ours alone: begin with the weights of this bundle.
 
     Raises:
-        TrainerError: the folder holds a run of other settings or data, or training failed.
+        TrainerError: the folder holds a run of other settings or data, another process trains there, or training failed.
     """
-    if overwrite and train and group().first:
-        remove_run(folder)
-        (folder / STARTED).unlink(missing_ok=True)
+    if overwrite and train:
+        with alone(folder):
+            if group().first:
+                remove_run(folder)
+                (folder / STARTED).unlink(missing_ok=True)
     group().wait()
     if name == OURS:
         return _longwave(name, task, settings, folder, train, report, origin)
@@ -116,7 +119,7 @@ def _longwave(
     if checkpoint is None:
         if not train:
             return None
-        checkpoint = _trained(Trainer(task, settings, folder, origin), report)
+        checkpoint = _trained(folder, lambda: Trainer(task, settings, folder, origin), report)
     net = checkpoint.net
     vectors, _ = net.item(task.inputs.item_text, task.inputs.item_features)
 
@@ -148,7 +151,7 @@ def _encoder(name: str, task: Task, settings: Settings, folder: Path, train: boo
     if checkpoint is None:
         if not train:
             return None
-        checkpoint = _trained(EncoderTrainer(name, task, settings, folder), report)
+        checkpoint = _trained(folder, lambda: EncoderTrainer(name, task, settings, folder), report)
     length = int(checkpoint.settings["model"]["length"])
 
     def lists(asked: Task) -> npt.NDArray[np.int32]:
@@ -164,25 +167,29 @@ def _finished(folder: Path, task: Task, settings: dict[str, Any], load: Callable
         return None
     checkpoint = load(folder / CHECKPOINT)
     if that_decide(checkpoint.settings) != that_decide(settings) or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
-        raise CheckpointError(f"{folder}: of other data or settings; name another --work, or give --overwrite")
+        raise CheckpointError(f"{folder}: of other data or settings; name another --work, or remove that folder")
     return None if checkpoint.training else checkpoint
 
 
-def _trained(trainer: Loop[Any, Kept], report: Report | None) -> Kept:
+def _trained(folder: Path, trainer: Callable[[], Loop[Any, Kept]], report: Report | None) -> Kept:
     """The run gone on with, or begun; where and of what it began is kept beside it."""
-    trainer.resume()
-    path = trainer.folder / STARTED
-    if trainer.group.first and not path.exists():
-        write_whole(path, json.dumps(measured() | {"processes": trainer.group.size}, indent=2) + "\n")
-    return trainer.run(report)
+    with alone(folder):
+        run = trainer()
+        run.resume()
+        if run.finished is not None:  # since it was looked at, by another process
+            return run.finished
+        path = folder / STARTED
+        if run.group.first and not path.exists():
+            write_whole(path, json.dumps(measured() | {"processes": run.group.size}, indent=2) + "\n")
+        return run.run(report)
 
 
 def _started(folder: Path) -> dict[str, Any]:
     try:
-        started: dict[str, Any] = json.loads((folder / STARTED).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        started = json.loads((folder / STARTED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}  # trained by `longwave-train train`, which does not keep it
-    return started
+    return started if isinstance(started, dict) else {}
 
 
 def _parameters(net: nn.Module) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from model.benchmark.page_words import figure_words
 from model.benchmark.results import Comparison
 
 
@@ -63,8 +64,8 @@ def _range(counts: list[int]) -> str:
 
 
 def _figure(figures: list[dict[str, Any]]) -> str:
-    mean = statistics.fmean(each["mean"] for each in figures)
-    return f"{mean:.4f} ± {statistics.fmean(each['standard_error'] for each in figures):.4f}"
+    errors = [each["standard_error"] for each in figures if each["standard_error"] is not None]
+    return figure_words(statistics.fmean(each["mean"] for each in figures), statistics.fmean(errors) if errors else None)
 
 
 def _lines(head: list[str], rows: list[list[str]]) -> list[str]:

@@ -50,7 +50,9 @@ def compression_lines(result: dict[str, Any]) -> list[str]:
         sizes, against, times = each["bytes"], each["against_first"], each["microseconds"]
         graphs = sum(size for file, size in sizes.items() if file.endswith(".onnx"))
         weights = f"dynamic: {', '.join(each['dynamic'])} (not offered)" if each["dynamic"] else each["weights"]
-        said = "" if each is first else f"{against['mean']:+.4f} ({against['low']:+.4f} to {against['high']:+.4f})"
+        said = "" if each is first else f"{against['mean']:+.4f}"
+        if said and against["low"] is not None:
+            said += f" ({against['low']:+.4f} to {against['high']:+.4f})"
         rows.append(
             [
                 each["run"],
@@ -135,4 +137,6 @@ def _served(result: dict[str, Any]) -> float:
 def _interval(ratio: dict[str, Any]) -> str:
     if ratio["mean"] is None:
         return "–"
+    if ratio["low"] is None:  # of fewer than two users
+        return f"{ratio['mean']:.4f}"
     return f"{ratio['mean']:.4f} [{ratio['low']:.4f}, {ratio['high']:.4f}]"

@@ -46,7 +46,8 @@ def _mean(estimates: tuple[dict[str, Any], ...]) -> float:
 
 
 def _difference(found: dict[str, Any]) -> str:
-    return f"{found['mean']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}], p {p_words(found['p'])}"
+    interval = "" if found["low"] is None else f" [{found['low']:+.4f}, {found['high']:+.4f}]"  # None: of fewer than two users
+    return f"{found['mean']:+.4f}{interval}, p {p_words(found['p'])}"
 
 
 def _questions(result: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from model.alone import alone
 from model.assess import known_before
 from model.checkpoint import Checkpoint, load_checkpoint, names_of
 from model.data.build import Dataset, with_events
@@ -178,12 +179,13 @@ def _trained(
         kept = load_checkpoint(folder / CHECKPOINT)
         if _decided(kept.settings) == _decided(run.described) and kept.data == task.data and epochs in (None, len(kept.history)):
             return Trained(task, kept, Cost(**json.loads((folder / COST).read_text(encoding="utf-8"))))
-    (folder / COST).unlink(missing_ok=True)  # first: it says that the training beside it has finished
-    remove_run(folder)
-    checkpoint = run.run(report)
-    cost = Cost(*map(sum, zip(prepared, watch.read(), strict=True)))
-    # Behind the checkpoint: where it is, the training has finished.
-    write_whole(folder / COST, json.dumps(cost._asdict()) + "\n")
+    with alone(folder):
+        (folder / COST).unlink(missing_ok=True)  # first: it says that the training beside it has finished
+        remove_run(folder)
+        checkpoint = run.run(report)
+        cost = Cost(*map(sum, zip(prepared, watch.read(), strict=True)))
+        # Behind the checkpoint: where it is, the training has finished.
+        write_whole(folder / COST, json.dumps(cost._asdict()) + "\n")
     return Trained(task, checkpoint, cost)
 
 

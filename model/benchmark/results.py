@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from model.benchmark import compression, platforms, run, speed, update
 from model.benchmark.compression import COMPRESSION
 from model.benchmark.platforms import PLATFORMS
+from model.benchmark.shape import Benchmark, Headed
 from model.benchmark.speed import SPEED
 from model.benchmark.update import UPDATE
 from model.data.sequences import headline_k
@@ -22,15 +26,16 @@ class ResultError(TrainerError, ValueError):
 
 
 class Kind(NamedTuple):
-    """A kind of result: the command that writes it, its format, and the fields that it has at least."""
+    """A kind of result: the command that writes it, its format, and the fields that it has at least, with what is in them."""
 
     command: str
     format: int
     fields: frozenset[str]
+    shape: type[Headed] = Headed
 
 
 _COMMON = ("name", "preset", "date", "commit", "machine")
-BENCHMARKS = Kind("benchmark", run.FORMAT, frozenset({*_COMMON, "seed", "data", "protocols"}))
+BENCHMARKS = Kind("benchmark", run.FORMAT, frozenset({*_COMMON, "seed", "data", "protocols"}), Benchmark)
 COMPRESSIONS = Kind("compression", compression.FORMAT, frozenset({*_COMMON, "protocol", "k", "queries", "rounds", "measured"}))
 SPEEDS = Kind("speed", speed.FORMAT, frozenset({*_COMMON, "steps", "measured"}))
 UPDATES = Kind(
@@ -168,15 +173,40 @@ def read_fine_tunings(folder: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path, kind: Kind) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        result: dict[str, Any] = json.loads(text)
         if result["format"] != kind.format:
             raise ResultError(
                 f"{path}: a result of format {result['format']!r}, expected {kind.format}; run {kind.command} again"
             )
         if missing := kind.fields - result.keys():
             raise ResultError(f"{path}: not a whole result: {sorted(missing)[0]!r} is missing")
-        if kind is BENCHMARKS and "fingerprint" not in result["data"]:
-            raise ResultError(f"{path}: not a whole result: 'data.fingerprint' is missing")
+        kind.shape.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        said = f"{where!r} is missing" if first["type"] == "missing" else f"{where}: {first['msg']}"
+        raise ResultError(f"{path}: not a whole result: {said}") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ResultError(f"{path}: not a result of `longwave-train {kind.command}`: {error!r}") from None
+    if kind is BENCHMARKS and (absent := next(_absent(result), None)):
+        raise ResultError(f"{path}: not a whole result: {absent!r} is missing")
     return result
+
+
+def _absent(result: dict[str, Any]) -> Iterator[str]:
+    """What a benchmark's result names in one place and lacks in another: the headline, and groups of queries by history."""
+    for protocol, part in result["protocols"].items():
+        headline = part.get("headline") or f"ndcg@{headline_k(protocol)}"
+        for name in ("report", "shelf"):
+            report, where = part.get(name), f"protocols.{protocol}.{name}"
+            if not report:
+                continue
+            for model, told in report["models"].items():
+                labels = report["history_queries"] if name == "report" else ()
+                yield from (f"{where}.models.{model}.by_history.{label}" for label in labels if label not in told["by_history"])
+                if headline not in told["metrics"]:
+                    yield f"{where}.models.{model}.metrics.{headline}"
+            for model, differences in report["comparisons"].items():
+                if headline not in differences:
+                    yield f"{where}.comparisons.{model}.{headline}"

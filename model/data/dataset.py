@@ -9,11 +9,14 @@ cleaning.json    what was dropped or merged on the way, and why
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -27,11 +30,13 @@ from model.data.errors import UNREADABLE, DataError, first_line
 from model.data.fingerprint import fingerprint
 from model.data.schema import DatasetManifest
 from model.data.sequences import Int32, Sequences
-from model.files import check_place
+from model.files import OutputError, check_place
 
 __all__ = ["Dataset", "check_replaceable", "load_sequences", "read_dataset", "to_sequences", "write_dataset"]
 
 FILES = ("events.parquet", "items.parquet", "users.parquet")
+WRITING, OLD = ".{}.writing-", ".old"
+"""How the name of what is being written begins, and how that of what it replaces ends until it is in its place."""
 
 
 def write_dataset(dataset: Dataset, folder: Path) -> None:
@@ -39,24 +44,64 @@ def write_dataset(dataset: Dataset, folder: Path) -> None:
 
     Raises:
         DataError: `folder` exists and is not a data set; nothing is touched.
+        OutputError: it cannot be written; what was there is still there.
     """
     folder = Path(os.path.abspath(folder))
     check_replaceable(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
+        _write(dataset, folder)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise OutputError(f"{folder}: cannot be written: {first_line(error)}") from error
+
+
+def _write(dataset: Dataset, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _put_right(folder)
+    staging = Path(tempfile.mkdtemp(prefix=WRITING.format(folder.name), dir=folder.parent))
+    writing = os.open(staging, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # there are file systems without
+            fcntl.flock(writing, fcntl.LOCK_EX)  # for `_put_right`: released when this process dies, however it does
         staging.chmod(0o755)  # mkdtemp makes it 0700, which a container of another user could not read
         for file, frame in zip(FILES, (dataset.events, dataset.items, dataset.users), strict=True):
             frame.write_parquet(staging / file, compression="zstd")
         (staging / "cleaning.json").write_text(dataset.cleaning.to_json(), encoding="utf-8")
         (staging / "manifest.json").write_text(dataset.manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         if folder.exists():
-            folder.rename(staging.with_name(staging.name + ".old"))
+            folder.rename(staging.with_name(staging.name + OLD))
         staging.rename(folder)
-        shutil.rmtree(staging.with_name(staging.name + ".old"), ignore_errors=True)
+        shutil.rmtree(staging.with_name(staging.name + OLD), ignore_errors=True)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    finally:
+        os.close(writing)
+
+
+def _put_right(folder: Path) -> None:
+    """Clear up behind a process that was killed while it wrote this data set: an older one goes back to its place.
+
+    Between two renames there is none in its place for a moment; what a process leaves behind then is as large as two.
+    """
+    for left in list(folder.parent.glob(f"{glob.escape(WRITING.format(folder.name))}*")):
+        if not left.is_dir() or _strangers(left):
+            continue
+        if left.suffix == OLD and not folder.exists():
+            left.rename(folder)
+        elif left.suffix == OLD or _unlocked(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _unlocked(folder: Path) -> bool:
+    """Whether no process is writing it."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(opened)
+    return True
 
 
 def check_replaceable(folder: Path) -> None:
@@ -71,9 +116,13 @@ def check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise DataError(f"{folder}: is a file, expected a folder; not overwritten")
-    strangers = sorted({entry.name for entry in folder.iterdir()} - {*FILES, "manifest.json", "cleaning.json"})
-    if strangers:
+    if strangers := _strangers(folder):
         raise DataError(f"{folder}: exists and is not a data set (it has {strangers[0]}); not overwritten")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What lies in a folder and is of no data set."""
+    return sorted({entry.name for entry in folder.iterdir()} - {*FILES, "manifest.json", "cleaning.json"})
 
 
 def read_dataset(folder: Path) -> Dataset:
@@ -83,6 +132,9 @@ def read_dataset(folder: Path) -> Dataset:
         DataError: a file is missing, damaged or not what the manifest says, a column is missing or of another type.
     """
     folder = Path(folder)
+    if not folder.exists():
+        with suppress(OSError):  # a place that cannot be written to is as it is
+            _put_right(Path(os.path.abspath(folder)))
     try:
         manifest = DatasetManifest.model_validate_json(_read_text(folder / "manifest.json"))
         cleaning = CleaningReport.from_json(_read_text(folder / "cleaning.json"))

@@ -25,6 +25,7 @@ from model.export.graphs import OPSET, ExportedGraph, export_graphs
 from model.export.narrow import narrow
 from model.export.text import export_text
 from model.export.verify import ExportError, Verification, verify
+from model.files import replacing
 from model.inputs import Inputs
 from model.labels import Labels
 from model.nets import EventBatch
@@ -89,7 +90,8 @@ def export_bundle(
         cold: what was measured for users with few events, as the manifest has it.
 
     Raises:
-        ExportError: verification failed or the manifest does not fit its schema; `out` is as it was.
+        ExportError: verification failed or the manifest does not fit its schema; `out` is as it was. Or it cannot be written;
+            there is no new bundle then.
     """
     net = checkpoint.net.eval()
     text = None if catalogue.text is None else torch.as_tensor(catalogue.text)
@@ -133,7 +135,10 @@ def export_bundle(
     manifest = {"model_id": model_id} | manifest
     _validate(manifest)
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
-    folder = _publish(files, out, model_id, checkpoint)
+    try:
+        folder = _publish(files, out, model_id, checkpoint)
+    except OSError as error:
+        raise ExportError(f"{out / model_id}: cannot be written: {error.strerror or error}") from error
     return Exported(folder, model_id, proof, sum(map(len, files.values())))
 
 
@@ -229,9 +234,8 @@ def _publish(files: dict[str, bytes], out: Path, model_id: str, checkpoint: Chec
         save_checkpoint(checkpoint, checkpoint_of(folder, model_id))
     if _holds(folder, files):
         # The same content was published before, and may be in use: only the manifest can differ (when and from what commit).
-        manifest = folder / f".{MANIFEST}-{os.getpid()}"
-        manifest.write_bytes(files[MANIFEST])
-        manifest.replace(folder / MANIFEST)
+        with replacing(folder / MANIFEST) as manifest:
+            manifest.write_bytes(files[MANIFEST])
     else:
         _write(files, folder)
     link = out / f".current-{os.getpid()}"

@@ -47,7 +47,7 @@ class Judgement:
         change = self.difference
         return (
             f"ndcg@{self.k} {self.after:.4f} after, {self.before:.4f} before, difference {change.mean:+.4f} "
-            f"[{change.low:+.4f}, {change.high:+.4f}] over the newest {self.queries:,} questions of {self.users:,} users"
+            f"[{change.interval()}] over the newest {self.queries:,} questions of {self.users:,} users"
         )
 
 

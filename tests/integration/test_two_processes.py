@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny_run import TinyRun
 
+from model.alone import alone
 from model.checkpoint import load_checkpoint
 from model.loop import CHECKPOINT
 
@@ -68,3 +69,10 @@ def test_a_folder_that_holds_a_run_is_refused_by_all(runs, tiny_run: TinyRun):
     assert refused.returncode != 0
     assert "holds a run" in refused.stderr
     assert json.dumps(load_checkpoint(runs / "two" / CHECKPOINT).history)
+
+
+def test_a_folder_in_which_others_train_is_refused_by_all(runs, tiny_run: TinyRun):
+    with alone(runs / "two"):
+        refused = train(tiny_run.data, runs, "two", 2, "--resume")
+    assert refused.returncode != 0
+    assert refused.stderr.count("another process trains there") == 2

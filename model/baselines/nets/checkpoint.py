@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import torch
 from model.baselines.nets.encoder import Encoder
 from model.baselines.nets.gru4rec import GRU4Rec
 from model.baselines.nets.sasrec import SASRec
-from model.checkpoint import CheckpointError, first_line
-from model.device import on_cpu
+from model.checkpoint import CheckpointError, first_line, save_whole
 from model.settings import BASELINES, Gru4recSettings, SasrecSettings, Settings, TrainSettings
 
 ARCHITECTURES = tuple(BASELINES)
@@ -75,12 +73,9 @@ def build(items: int, settings: dict[str, Any]) -> Encoder:
 
 
 def save_encoder(kept: EncoderCheckpoint, path: Path) -> None:
-    """Write whole or not at all, from whatever device; a file holds CPU tensors."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """As `save_checkpoint`."""
     content = {f.name: getattr(kept, f.name) for f in dataclasses.fields(kept) if f.name != "net"}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    torch.save(on_cpu(content | {"weights": kept.net.state_dict()}), temporary)
-    temporary.replace(path)
+    save_whole(content | {"weights": kept.net.state_dict()}, path)
 
 
 def load_encoder(path: Path) -> EncoderCheckpoint:

@@ -25,6 +25,7 @@ from app.runtime.golden import replay_golden
 from app.runtime.session import open_runtime
 from model.assess import load_run
 from model.data.sequences import item_key as key_of_the_trainer
+from model.errors import TrainerError
 from model.export.bundle import SCHEMA, _publish
 from model.export.graphs import ExportedGraph, TensorSpec
 from model.export.verify import ExportError
@@ -73,6 +74,28 @@ def test_a_manifest_that_does_not_fit_its_schema_is_refused(tiny_run: TinyRun, g
     with pytest.raises(ExportError, match=r"manifest\.json: \$\.opset.*'eighteen'"):
         publish(tiny_run.run, tiny_run.data, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_bundle_for_which_the_disk_is_too_small_is_refused_in_one_line(
+    tiny_run: TinyRun, graphs, trained_bundle, tmp_path, monkeypatch, again
+):
+    out = tmp_path / "bundles"
+    if again:
+        shutil.copytree(trained_bundle.parent, out, symlinks=True)
+    before = sorted(out.rglob("*"))
+    monkeypatch.setattr(model.export.bundle, "export_graphs", lambda net: graphs)
+
+    def fill(self, content):
+        with self.open("wb") as file, open("/dev/full", "wb", buffering=0) as full:
+            file.write(content[:1])
+            full.write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", fill)
+    with pytest.raises(TrainerError, match=rf"{trained_bundle.name}.*: cannot be written: No space left on device$"):
+        publish(tiny_run.run, tiny_run.data, out)
+    assert [path for path in sorted(out.rglob("*")) if path.suffix != ".pt"] == [p for p in before if p.suffix != ".pt"]
+    assert (out / "current").exists() == again
 
 
 def test_the_same_run_gives_the_same_model_id_and_current_points_at_it(tiny_run: TinyRun, trained_bundle, tmp_path):

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -14,6 +19,7 @@ from model.data.fingerprint import fingerprint
 from model.data.schema import EventType
 from model.data.sequences import item_key
 from model.data.synthetic import synthetic_world
+from model.files import OutputError
 from model.settings import DataSettings
 from model.task import make_task
 
@@ -152,6 +158,64 @@ def test_nothing_is_left_behind_when_writing_fails(world, tmp_path, monkeypatch)
     with pytest.raises(ZeroDivisionError):
         write_dataset(world, tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
+
+
+FULL = "parquet: File out of specification: underlying IO error: No space left on device (os error 28)"
+
+
+@pytest.mark.parametrize("error", [pl.exceptions.ComputeError(FULL), OSError(28, "No space left on device")])
+def test_a_data_set_for_which_the_disk_is_too_small_leaves_the_one_before(world, tmp_path, monkeypatch, error):
+    write_dataset(world, tmp_path / "d")
+
+    def fail(self, path, **options):
+        raise error
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    with pytest.raises(OutputError, match=rf"^{tmp_path}/d: cannot be written: .*No space left on device"):
+        write_dataset(synthetic_world("tiny", seed=1).dataset, tmp_path / "d")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d"]
+    assert read_dataset(tmp_path / "d").manifest.fingerprint == world.manifest.fingerprint
+
+
+def kill_between(monkeypatch, call, renames):
+    """What a process leaves that is killed after so many renames of `call`: nothing is cleared away, no lock is held."""
+    rename, done = Path.rename, []
+
+    def until_killed(path, target):
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(path)
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", until_killed)
+        patched.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt) if renames < 2 else nullcontext():
+            call()
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_the_next_call_clears_up_behind_one_that_was_killed_wherever_it_was(world, tmp_path, monkeypatch, renames):
+    newer = synthetic_world("tiny", seed=1).dataset
+    write_dataset(world, tmp_path / "d")
+    kill_between(monkeypatch, lambda: write_dataset(newer, tmp_path / "d"), renames)
+    assert len(list(tmp_path.iterdir())) > 1
+    found = read_dataset(tmp_path / "d").manifest.fingerprint  # there is one at every moment
+    assert found == (newer if renames == 2 else world).manifest.fingerprint
+    write_dataset(newer, tmp_path / "d")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d"]
+    assert read_dataset(tmp_path / "d").manifest.fingerprint == newer.manifest.fingerprint
+
+
+def test_what_another_process_is_writing_and_what_is_no_data_set_are_left_alone(world, tmp_path):
+    for name in ("dead", "busy", "mine"):
+        (tmp_path / f".d.writing-{name}").mkdir()
+    (tmp_path / ".d.writing-mine" / "thesis.txt").write_text("years of work")
+    busy = os.open(tmp_path / ".d.writing-busy", os.O_RDONLY)
+    fcntl.flock(busy, fcntl.LOCK_EX)
+    write_dataset(world, tmp_path / "d")
+    os.close(busy)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".d.writing-busy", ".d.writing-mine", "d"]
 
 
 def test_an_undeclared_event_type_is_refused():

@@ -125,6 +125,13 @@ def test_decayed_counts_survive_thousands_of_half_lives():
     np.testing.assert_allclose(counts.at(5_001 * DAY_MS), [0.5, 1.0])
 
 
+def test_decayed_counts_answer_thousands_of_half_lives_before_their_reference_in_the_same_order():
+    counts = DecayedCounts(3, half_life_days=1)
+    counts.add(np.array([0, 1, 2]), np.array([5_000, 4_999, 4_990]) * DAY_MS, np.array([1.0, 4.0, 1.0]))
+    for day in (5_000, 4_000, 3_975, 0):  # 2^1024 is beyond float64
+        assert np.argsort(-counts.at(day * DAY_MS)).tolist() == [1, 0, 2]
+
+
 def test_counts_before_any_event_are_zero():
     assert DecayedCounts(2, half_life_days=1).at(10).tolist() == [0, 0]
 

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from model import endurance
 from model.benchmark import commands, names
+from model.benchmark.contenders import STARTED, _started
 from model.benchmark.page import section
 from model.benchmark.results import read_results
 from model.cli import app
@@ -171,3 +172,9 @@ def test_leave_one_out_reads_items_alone_and_never_sees_the_time_of_asking():
     assert names.as_asked(settings, "loo", 4).train.seed == 4
     assert names.as_asked(settings, "time", None).model["query_time"]
     assert names.as_asked(settings, "time", None).data == DataSettings(protocol="time", text_encoder="minilm")
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "\udcff"])
+def test_a_run_that_does_not_say_when_it_was_started_is_measured_all_the_same(tmp_path, text):
+    (tmp_path / STARTED).write_text(text, errors="surrogateescape")
+    assert _started(tmp_path) == {}

@@ -1,11 +1,14 @@
 """Which weights of a blend go with a model."""
 
+import json
+
 import pytest
 
 from app.recommend.contexts import CATEGORY_M, M
 from app.runtime.manifest import Cold
-from model.benchmark.blend import SERVED_FACETS, cold_of
+from model.benchmark.blend import SERVED_FACETS, cold_of, write_cold
 from model.benchmark.context import SERVED_CATEGORY_M, SERVED_M
+from model.loop import COLD
 
 
 def after(**found):
@@ -33,6 +36,15 @@ def test_a_weight_is_kept_where_its_interval_is_above_nothing_and_the_last_is_no
 def test_nothing_gained_or_nothing_that_a_service_knows_is_no_blend():
     assert cold_of(after(**{"1": (1.0, -0.01), "3": (0.0, 0.0)}), ["country"], 20) is None
     assert cold_of(after(**{"1": (1.0, 0.01), "3": (0.0, 0.0)}), ["age"], 20) is None
+
+
+@pytest.mark.parametrize(("facets", "left"), [([], True), (["age"], True), (["country"], False), (["country", "age"], True)])
+def test_weights_are_taken_away_only_by_a_measurement_of_what_a_service_knows(facets, left, tmp_path):
+    (tmp_path / COLD).write_text('{"of": "another time"}')
+    result = tmp_path / "shop-blend.json"
+    result.write_text(json.dumps({"facets": facets, "cold": cold_of({}, facets, 20)}))
+    assert write_cold(tmp_path, result) is None
+    assert (tmp_path / COLD).exists() == left
 
 
 def test_the_service_works_with_what_was_measured():

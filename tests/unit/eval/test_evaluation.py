@@ -1,11 +1,14 @@
+import dataclasses
 import json
 import math
+import os
 
 import numpy as np
 import pytest
 
-from model.data.splits import leave_one_out, next_basket
+from model.data.splits import leave_one_out, next_basket, select
 from model.evaluate import baseline_lists, check_lists, evaluate, history_buckets, summarise, training_counts
+from model.files import OutputError
 from model.intervals import UserBootstrap
 from model.report import to_json, to_markdown, write_report
 
@@ -41,6 +44,29 @@ def test_queries_without_a_value_are_left_out():
     nothing = UserBootstrap(np.array([0])).estimate(np.array([np.nan]))
     assert math.isnan(nothing.mean)
     assert nothing.low is None
+
+
+@pytest.mark.parametrize("other", [0.5, np.nan])
+def test_one_user_alone_says_nothing_of_how_sure_a_figure_is(other):
+    user, values = np.array([3, 3, 3, 9]), np.array([1.0, 0.5, 1.0, other])
+    one = np.isnan(other)  # a user without a value is none
+    bootstrap, against = UserBootstrap(user), np.array([0.5, 0.5, 0.5, 0.25])
+    difference = bootstrap.difference(values, against)
+    assert (difference.p == 1) == one
+    for found in (bootstrap.estimate(values), difference, bootstrap.ratio(values, against)):
+        assert (found.low is None, found.high is None) == (one, one)
+        assert found.mean > 0
+
+
+def test_a_report_on_one_user_is_written_without_intervals(world, tmp_path):
+    seq = world(2, users=20)
+    split = leave_one_out(seq)
+    split = dataclasses.replace(split, test=select(split.test, np.arange(1)))
+    lists, _, _ = baseline_lists(seq, split, k=5)
+    report = evaluate(seq, split, lists, ks=(5,), ours="own frequency", resamples=50)
+    assert "| – | 1.000 |" in to_markdown(report)
+    assert json.loads(to_json(report))["comparisons"]["popularity"]["ndcg@5"]["low"] is None
+    write_report(report, tmp_path)
 
 
 def test_the_error_is_that_of_users_not_of_queries():
@@ -146,6 +172,16 @@ def test_a_report_is_written_with_its_plots(measured, tmp_path):
     paths = write_report(measured[-1], tmp_path / "new" / "folder")
     assert [path.name for path in paths] == ["report.json", "report.md", "models.png", "history.png"]
     assert all(path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" for path in paths[2:])
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.md", "models.png", "history.png"])
+def test_of_a_report_for_which_the_disk_is_too_small_no_file_is_cut_off(measured, tmp_path, name):
+    (tmp_path / name).write_text("of before")
+    (tmp_path / f".{name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=rf"{name}: cannot be written: No space left on device"):
+        write_report(measured[-1], tmp_path)
+    assert (tmp_path / name).read_text() == "of before"
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_leave_one_out_reports_frozen_baselines_and_no_cut(world, tmp_path):

@@ -65,6 +65,19 @@ def _changed(path, **fields):
     path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
+OWN = ["protocols", "basket", "report", "models", "longwave"]
+
+
+def _hurt(file, path, value):
+    result = json.loads(file.read_text())
+    *outer, last = path
+    at = result
+    for name in outer:
+        at = at[name]
+    at[last] = value
+    file.write_text(json.dumps(result))
+
+
 def run(folder):
     words = ["report", "--results", folder / "results", "--page", folder / "page.md", "--figures", folder / "figures"]
     return CliRunner().invoke(app, list(map(str, words)))
@@ -203,6 +216,28 @@ def test_writing_again_changes_nothing(folder):
         (lambda folder: (folder / "results" / "0.json").write_text('{"format": 7}'), "0.json: a result of format 7"),
         (lambda folder: (folder / "results" / "0.json").write_text('{"format": 1}'), "0.json: not a whole result"),
         (lambda folder: _changed(folder / "results" / "0.json", data={}), "0.json: not a whole result: 'data.fingerprint'"),
+        *(
+            (lambda folder, path=path, value=value: _hurt(folder / "results" / "0.json", path, value), f"0.json: {said}")
+            for path, value, said in (
+                (["protocols"], [], "not a whole result: protocols: "),
+                (["protocols", "basket"], None, "not a whole result: protocols.basket: "),
+                (["protocols", "basket"], {"trained": {}}, "not a whole result: 'protocols.basket.report' is missing"),
+                (["protocols", "baskets"], {}, "not a whole result: protocols.baskets"),
+                (["machine"], None, "not a whole result: machine: "),
+                (["commit"], None, "not a whole result: commit: "),
+                (["commit"], {"id": "abc"}, "not a whole result: 'commit.dirty' is missing"),
+                (["seed"], "0", "not a whole result: seed: "),
+                ([*OWN, "metrics"], {}, "not a whole result: protocols.basket.report.models.longwave.metrics: "),
+                (
+                    [*OWN, "metrics"],
+                    {"recall@20": {"mean": 0.1}},
+                    "not a whole result: '" + ".".join(OWN) + ".metrics.ndcg@20' is",
+                ),
+                ([*OWN, "metrics", "ndcg@20", "mean"], "0.1", "not a whole result: " + ".".join(OWN) + ".metrics.ndcg@20.mean: "),
+                ([*OWN, "by_history"], {}, "not a whole result: '" + ".".join(OWN) + ".by_history."),
+                (["protocols", "basket", "trained", "longwave"], {}, "not a whole result: 'protocols.basket.trained.longwave."),
+            )
+        ),
         (lambda folder: [path.unlink() for path in (folder / "results").iterdir()], "no results there"),
         (lambda folder: (folder / "page.md").write_text("# Mine\n"), "page.md: must have the lines"),
         (lambda folder: (folder / "page.md").unlink(), "page.md: cannot be read"),

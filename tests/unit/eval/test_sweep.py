@@ -69,6 +69,7 @@ def test_runs_trained_elsewhere_are_taken_up_as_they_are(tiny_run: TinyRun, aske
     assert changed.exit_code == 2
     assert "second" in changed.output
     assert "other data or settings" in changed.output
+    assert "--overwrite" not in changed.output  # which a sweep has not
 
 
 @pytest.mark.parametrize(

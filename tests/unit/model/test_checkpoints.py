@@ -1,6 +1,7 @@
 """Runs on disk: damaged, unfinished, or of something else."""
 
 import dataclasses
+import os
 import pickle
 import shutil
 
@@ -12,6 +13,7 @@ from model.assess import load_run
 from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.data.dataset import write_dataset
 from model.data.synthetic import synthetic_world
+from model.files import OutputError
 from model.loop import CHECKPOINT
 
 
@@ -35,6 +37,15 @@ def test_a_checkpoint_comes_back_as_it_was_written(tiny_run: TinyRun, tmp_path):
     for name, tensor in checkpoint.net.state_dict().items():
         assert torch.equal(tensor, again.net.state_dict()[name])
     assert [path.name for path in (tmp_path / "deeper").iterdir()] == ["again.pt"]
+
+
+def test_a_checkpoint_for_which_the_disk_is_too_small_leaves_the_one_before_and_nothing_more(file, tiny_run: TinyRun):
+    before = file.read_bytes()
+    (file.parent / f".{CHECKPOINT}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match=rf"^{file}: cannot be written: No space left on device$"):
+        save_checkpoint(load_checkpoint(tiny_run.run / CHECKPOINT), file)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == [CHECKPOINT]
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):

@@ -1,11 +1,14 @@
 """Training on the smallest world: it learns, it repeats, and a killed run goes on as if nothing had happened."""
 
 import dataclasses
+import errno
+import os
 
 import numpy as np
 import pytest
 import torch
 from tiny_run import TinyRun, tiny_settings
+from torch.utils.tensorboard import SummaryWriter
 from typer.testing import CliRunner
 
 from model import loop
@@ -210,6 +213,27 @@ def test_a_finished_run_is_neither_resumed_nor_overwritten_unasked(train):
     assert result.exit_code == 0
     assert checkpoint.stat().st_mtime_ns > modified
     assert len(list((checkpoint.parent / BOARD).iterdir())) == 1
+
+
+@pytest.mark.parametrize("option", ["--resume", "--overwrite"])
+def test_what_killed_processes_had_written_of_checkpoints_is_cleared_away(train, tmp_path, option):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / f".{CHECKPOINT}.123.tmp").write_bytes(b"half")
+    (tmp_path / "run" / "checkpoint.456.tmp").write_bytes(b"half")  # as it was called before
+    result, _ = train(option)
+    assert result.exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [CHECKPOINT, BOARD]
+
+
+def test_a_log_for_which_the_disk_is_too_small_ends_the_run_in_one_line(train, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(SummaryWriter, "add_scalar", full)
+    result, checkpoint = train()
+    assert result.exit_code == 2
+    assert result.stderr == f"error: {tmp_path / 'run' / BOARD}: cannot be written: No space left on device\n"
+    assert not checkpoint.exists()
 
 
 def test_items_alone_are_all_that_is_read_where_that_is_asked_for():
