@@ -137,8 +137,6 @@ class Loop(ABC, Generic[Net, Kept]):
         self.best: dict[str, Tensor] = {}
         self.finished: Kept | None = None
         self.queries = task.train_queries
-        often = np.diff(self.queries.target_offsets).astype(np.float32) ** train.basket_weight
-        self.importance = self.there(often / often.mean()) if train.basket_weight else None
         valid = _sample(task.split.valid, train.valid_queries, train.seed)
         self.valid = select(valid, np.arange(len(valid)) % self.group.size == self.group.rank)
 
@@ -257,10 +255,6 @@ class Loop(ABC, Generic[Net, Kept]):
     def _seen(self, queries: Queries) -> Seen | None:
         """What is left out of the softmax for these queries, if it is to be."""
         return seen_of(self.task.seq, queries, self.device) if self.train.mask_seen and self.task.split.filter_seen else None
-
-    def _importance(self, asked: Tensor) -> Tensor | None:
-        """(n) how often training queries (n) count by the sizes of their baskets, 1 in the mean; None where all count alike."""
-        return None if self.importance is None else self.importance[asked]
 
     def _keep(self, kept: Kept) -> None:
         """Written once, and there for all."""

@@ -31,19 +31,13 @@ class Soft(NamedTuple):
 
 
 def basket_cross_entropy(
-    logits: Tensor,
-    owner: Tensor,
-    target: Tensor,
-    smoothing: float = 0.0,
-    soft: Soft | None = None,
-    importance: Tensor | None = None,
+    logits: Tensor, owner: Tensor, target: Tensor, smoothing: float = 0.0, soft: Soft | None = None
 ) -> Tensor:
     """Mean over n queries of the mean negative log-likelihood of their targets, normalised over all N items.
 
     Args:
         logits: (n, N). owner: (t) query of each target, ascending; target: (t) its item row. Every query has a target.
         smoothing: probability mass spread over all items. soft: what teachers say.
-        importance: (n) how often each query counts; once by default.
 
     With one target a query this is cross-entropy; with more, each item of the basket is an equally likely next item.
     """
@@ -54,8 +48,7 @@ def basket_cross_entropy(
         picked = (1 - smoothing) * picked + smoothing * logits.mean(1)
     if soft is not None:
         picked = (1 - soft.weight) * picked + soft.weight * (logits.gather(1, soft.rows) * soft.share).sum(1)
-    apart = log_z - picked
-    return (apart if importance is None else importance * apart).mean()
+    return (log_z - picked).mean()
 
 
 class Popularity(NamedTuple):
@@ -89,7 +82,6 @@ def basket_softmax(
     factor: torch.dtype | None = None,
     seen: Seen | None = None,
     soft: Soft | None = None,
-    importance: Tensor | None = None,
 ) -> Tensor:
     """`basket_cross_entropy` of the scores known (n, D) @ item_matrix (N, D)^T + item_bias (N) + ..., without keeping the scores.
 
@@ -99,7 +91,6 @@ def basket_softmax(
         seen: items that are no answers, for each query, and play no part (a target plays it all the same).
         soft: what teachers say, of items that are not `seen`.
         factor: type of the factors of the products, and of each score as such; that of `known` by default. Sums have the latter.
-        importance: (n) how often each query counts; once by default.
     """
     weight = known.new_zeros(len(known), 0) if popularity is None else popularity.weight
     amount = None if additions is None else additions.amount
@@ -117,7 +108,6 @@ def basket_softmax(
         factor or known.dtype,
         seen,
         soft,
-        importance,
     )
     return loss
 
@@ -139,13 +129,10 @@ class _BlockedSoftmax(torch.autograd.Function):
         factor: torch.dtype,
         seen: Seen | None,
         soft: Soft | None,
-        importance: Tensor | None,
     ) -> Tensor:
         count = torch.bincount(owner, minlength=len(known))
         told = 0.0 if soft is None else soft.weight
         smoothing = (1 - told) * smoothing
-        if importance is None:
-            importance = torch.ones_like(known[:, 0])
         share = (1 - told - smoothing) / count[owner].to(known.dtype)
         ends = torch.cumsum(count, 0).tolist()
         loss = known.new_zeros(())
@@ -165,7 +152,6 @@ class _BlockedSoftmax(torch.autograd.Function):
             part = slice(begin, min(begin + block, len(known)))
             own = slice(ends[begin - 1] if begin else 0, ends[part.stop - 1])
             place = owner[own] - begin, target[own]
-            often = importance[part]
             scores = torch.mm(left[part], right.t()).to(known.dtype)
             if moving is not None:
                 scores += torch.bmm(moving.logs[moving.slot[part]], moving.weight[part, :, None])[..., 0]
@@ -179,23 +165,22 @@ class _BlockedSoftmax(torch.autograd.Function):
                     others = (1 - mask).to(scores.dtype)
                     even = others * (smoothing / others.sum(1, keepdim=True))
             if smoothing:
-                loss -= often @ (scores * even).sum(1)
+                loss -= (scores * even).sum()
             if soft is not None:
                 said = soft.rows[part], told * soft.share[part]
-                loss -= often @ (scores.gather(1, said[0]) * said[1]).sum(1)
+                loss -= (scores.gather(1, said[0]) * said[1]).sum()
             if seen is not None:
                 scores.add_(mask.to(scores.dtype), alpha=NO_ANSWER)  # (masked_fill_ takes as long as the product)
             most = scores.amax(1)
-            loss -= (scores[place] * share[own]) @ often[place[0]]
+            loss -= (scores[place] * share[own]).sum()
             # From here on `scores` is the gradient: the softmax minus what should have been.
             scores = torch.softmax(scores, 1)
-            loss += often @ (most - scores.amax(1).log())
+            loss += (most - scores.amax(1).log()).sum()
             if smoothing:
                 scores -= even
             if soft is not None:
                 scores.scatter_add_(1, said[0], -said[1])
             scores.index_put_(place, -share[own], accumulate=True)
-            scores *= often[:, None]
             rounded = scores.to(factor)
             to_left[part] = torch.mm(rounded, right)
             to_right += torch.mm(rounded.t(), left[part])
@@ -212,4 +197,4 @@ class _BlockedSoftmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         out = [grads[0] * grad for grad in ctx.saved_tensors]
-        return *out, *(None for _ in range(14 - len(out)))
+        return *out, *(None for _ in range(13 - len(out)))

@@ -56,7 +56,6 @@ class TrainSettings:
     clip: float = 1.0
     average: float = 0.0
     smoothing: float = 0.0
-    basket_weight: float = 0.0
     negatives: int = 0
     foreign: float = 0.0
     mask_seen: bool = False
@@ -169,7 +168,6 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
         "clip": POSITIVE,
         "average": BELOW_ONE,
         "smoothing": BELOW_ONE,
-        "basket_weight": SHARE,
         "negatives": _whole(0),
         "foreign": SHARE,
         "unseen_items": BELOW_ONE,

@@ -171,7 +171,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         soft = self.teacher.at(asked, self.train.distil) if self.teacher else None
         if net.config.interests > 1:
             scores = logits(net, readout, item_matrix, item_bias, self.table.at(as_of), as_of, self.memories, asked)
-            return basket_cross_entropy(scores, owner, target, smoothing, soft, self._importance(asked))
+            return basket_cross_entropy(scores, owner, target, smoothing, soft)
         logs, slot = self.logs, self.table.slot(as_of)
         if unseen is not None:
             slots, slot = torch.unique(slot, return_inverse=True)
@@ -196,9 +196,7 @@ class Trainer(Loop[Longwave, Checkpoint]):
         interest = readout.interests[:, 0, :scored]
         known = interest, item_matrix[:, :scored], item_bias
         seen = self._seen(questions.queries)
-        loss = basket_softmax(
-            *known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft, self._importance(asked)
-        )
+        loss = basket_softmax(*known, owner, target, smoothing, popularity, repeats, self.factor, seen, soft)
         if self.first is None:
             return loss
         content, _ = net.item.unseen(self.inputs.item_text, self.inputs.item_features)

@@ -22,7 +22,6 @@ SHARED = (
     "clip",
     "average",
     "smoothing",
-    "basket_weight",
     "mask_seen",
     "patience",
     "valid_queries",

@@ -60,15 +60,7 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         target = self.there(chosen.target.astype(np.int64))
         items, bias, smoothing = self.net.items(), self.net.bias, self.train.smoothing
         return basket_softmax(
-            known.float(),
-            items,
-            bias,
-            self.there(owner),
-            target,
-            smoothing,
-            factor=self.factor,
-            seen=self._seen(chosen),
-            importance=self._importance(self.there(batch.query)),
+            known.float(), items, bias, self.there(owner), target, smoothing, None, None, self.factor, self._seen(chosen)
         )
 
     def _validate(self) -> npt.NDArray[np.floating]:

@@ -110,30 +110,3 @@ def test_what_was_seen_is_what_the_lists_leave_out():
     mask = seen_of(seq, queries).mask(slice(0, len(rows)))
     for query, row in enumerate(rows.tolist()):
         assert set(np.flatnonzero(mask[query].numpy())) == set(seen_items(seq, int(seq.user[row]), row))
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_a_query_that_counts_more_often_is_as_good_as_several(smoothing, monkeypatch):
-    monkeypatch.setattr(losses, "BLOCK", 2)
-    rng = torch.Generator().manual_seed(0)
-    known, matrix, bias = (torch.randn(s, generator=rng, dtype=torch.float64, requires_grad=True) for s in [(3, 4), (6, 4), (6,)])
-    owner, target = torch.tensor([0, 0, 1, 2]), torch.tensor([1, 4, 0, 5])
-    soft = losses.Soft(torch.tensor([[0, 2], [1, 3], [4, 5]]), torch.tensor([[0.5, 0.5], [0.9, 0.1], [1.0, 0.0]]).double(), 0.3)
-    often = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
-    again = torch.tensor([0, 0, 0, 1, 2, 2])  # each as often
-    owners, targets = torch.tensor([0, 0, 1, 1, 2, 2, 3, 4, 5]), torch.tensor([1, 4, 1, 4, 1, 4, 0, 5, 5])
-    several = losses.Soft(soft.rows[again], soft.share[again], soft.weight)
-    for one, other in (
-        (
-            losses.basket_softmax(known, matrix, bias, owner, target, smoothing, soft=soft, importance=often / often.mean()),
-            losses.basket_softmax(known[again], matrix, bias, owners, targets, smoothing, soft=several),
-        ),
-        (
-            basket_cross_entropy(known @ matrix.t() + bias, owner, target, smoothing, soft, often / often.mean()),
-            basket_cross_entropy((known @ matrix.t() + bias)[again], owners, targets, smoothing, several),
-        ),
-    ):
-        torch.testing.assert_close(one, other)
-        grads = (torch.autograd.grad(loss, [known, matrix, bias]) for loss in (one, other))
-        for ours, theirs in zip(*grads, strict=True):
-            torch.testing.assert_close(ours, theirs)

@@ -282,26 +282,3 @@ def test_the_loss_of_a_step_is_that_of_the_scores_that_rank(protocol, tmp_path):
     object.__setattr__(run.net.config, "interests", 2)
     plain = [float(run._loss(batch).detach()) for batch in batches]
     assert blocked == pytest.approx(plain, rel=1e-5)
-
-
-def test_a_basket_counts_by_its_size_where_that_is_asked_for(task, tmp_path):
-    alike, by_size = (
-        Trainer(
-            task,
-            dataclasses.replace(tiny_settings(), train=dataclasses.replace(tiny_settings().train, basket_weight=weight)),
-            tmp_path,
-        )
-        for weight in (0.0, 0.5)
-    )
-    asked = torch.tensor([3, 0])
-    assert alike._importance(asked) is None
-    sizes = np.sqrt(np.diff(task.train_queries.target_offsets))
-    assert sizes[3] != sizes[0] or len(set(sizes.tolist())) > 1
-    torch.testing.assert_close(by_size._importance(asked), torch.as_tensor((sizes / sizes.mean())[[3, 0]], dtype=torch.float32))
-    batch = next(by_size.batches(np.random.default_rng(0)))
-    losses = []
-    for trainer in (alike, by_size):
-        torch.manual_seed(0)
-        trainer.net.load_state_dict(alike.net.state_dict())
-        losses.append(trainer._loss(batch).item())
-    assert losses[0] != losses[1]
