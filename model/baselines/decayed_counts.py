@@ -16,6 +16,7 @@ class DecayedCounts:
     """
 
     REBASE = 256.0  # half-lives past the reference after which 2^x is brought back, far below the 1023 of float64
+    FARTHEST = 700.0  # half-lives before the reference, where counts may be 2^REBASE times as large as at their time
 
     def __init__(self, items: int, half_life_days: float) -> None:
         self.half_life_ms = half_life_days * DAY_MS
@@ -35,10 +36,10 @@ class DecayedCounts:
         np.add.at(self._counts, item, weight * np.exp2((time - self._reference) / self.half_life_ms))
 
     def at(self, as_of_ms: int) -> npt.NDArray[np.float64]:
-        """(N,) the counts at a moment; one before the reference gets the counts of the reference, as in `LivePopularity`."""
+        """(N,) the counts at a moment; one long before the newest event gets those of `FARTHEST` half-lives before it."""
         if self._reference is None:
             return np.zeros_like(self._counts)
         # Leaving one out asks years before the newest event, where 2^x has no number. All fade alike: the order is the same.
-        elapsed = max(0, as_of_ms - self._reference)
-        counts: npt.NDArray[np.float64] = self._counts * 2.0 ** (-elapsed / self.half_life_ms)
+        elapsed = max(-self.FARTHEST, (as_of_ms - self._reference) / self.half_life_ms)
+        counts: npt.NDArray[np.float64] = self._counts * 2.0**-elapsed
         return counts
