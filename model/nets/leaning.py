@@ -15,6 +15,8 @@ MOST = 64
 DECAY = 1e-3
 """Of the weights that read labels from vectors, which are held to be of the size 1."""
 STEPS = 100
+ENOUGH = 20_000
+"""Items that are learned from: more would take minutes, and say no more."""
 NEVER = -1e4
 """Of a label that there is not: its share is exactly 0."""
 
@@ -45,7 +47,9 @@ class Leaning(nn.Module):
 
     def learn(self, vectors: Tensor, labels: Tensor) -> None:
         """Read labels (N, C), rows that sum to 1 or are 0, from item vectors (N, D or more) as nearly as may be."""
-        told = labels.sum(1) > 0
+        told = torch.nonzero(labels.sum(1) > 0)[:, 0]
+        if len(told) > ENOUGH:  # of all parts of the catalogue, the same each time
+            told = told[torch.linspace(0, len(told) - 1, ENOUGH).long()]
         rows, wanted = vectors[told, : self.width].double(), labels[told].double()
         size = torch.clamp(rows.square().mean().sqrt(), min=1e-30)
         rows = rows / size

@@ -93,3 +93,12 @@ def test_one_label_is_enough():
     leaning.learn(torch.randn(4, 3), torch.ones(4, 1))
     assert torch.isfinite(leaning.reading).all()
     assert leaning.prior[0] > leaning.prior[1]
+
+
+def test_of_a_large_catalogue_a_part_is_learned_from(monkeypatch):
+    monkeypatch.setattr("model.nets.leaning.ENOUGH", 12)
+    kind = torch.arange(3_000) % 3
+    leaning = Leaning(3)
+    leaning.learn(torch.eye(3)[kind], torch.eye(3)[kind])
+    said = leaning.step(torch.zeros(3, 2, MOST), events(torch.eye(3)[:, None]).along(-1))[:, 0]
+    assert said.argmax(1).tolist() == [0, 1, 2]
