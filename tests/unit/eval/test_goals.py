@@ -27,7 +27,8 @@ def known():
     found = {(one.name, one.protocol, one.preset): one for one in read_results(ROOT / "benchmarks")}
     base, timed = found["ml-1m", "loo", "base"], found["ml-1m-timed", "time", "base"]
     large, taught = found["ml-1m", "loo", "large"], found["ml-1m", "loo", "large-taught"]
-    beauty, retail = found["beauty", "loo", "sparse"], found["online-retail", "basket", "retail"]
+    beauty, student = found["beauty", "loo", "sparse"], found["beauty", "loo", "sparse-taught"]
+    retail = found["online-retail", "basket", "retail"]
     cold, turning = found["online-retail-cold", "basket", "cold"], found["turning", "time", "turning"]
 
     def ratios(one, other):
@@ -57,6 +58,8 @@ def known():
         "`large` against": [f"{short(large.against(name)[1], 2)}x" for name in ("gru4rec", "sasrec")],
         "ML-1M in time": [times(timed, "sasrec")],
         "Beauty, leave-one-out": [ours(beauty, "ndcg@10")],
+        "the same against our own SASRec and GRU4Rec": [times(beauty, "sasrec"), times(beauty, "gru4rec")],
+        "the same, taught by one run": [ours(student, "ndcg@10"), f"{short(student.against('sasrec')[1], 2)}x of SASRec"],
         f"Online Retail, ndcg@20 against the best baseline ({best})": [times(retail, best, 3)],
         "cold items of Online Retail": [times(cold, "content kNN")],
         "ML-1M `base`, minutes of training": [f"{minutes[0]}, {minutes[1]} and {minutes[2]} on one"],
