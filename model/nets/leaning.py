@@ -42,8 +42,9 @@ class Leaning(nn.Module):
         rate = -LN_2 / torch.tensor(HALF_LIVES)
         self.register_buffer("rate", rate, persistent=False)
         self.register_buffer("share", -torch.expm1(rate), persistent=False)  # of the newest event
-        self.register_buffer("reading", torch.zeros(width, MOST))
-        self.register_buffer("prior", torch.zeros(MOST))
+        # Of a catalogue, and so of a bundle: a checkpoint has none.
+        self.register_buffer("reading", torch.zeros(width, MOST), persistent=False)
+        self.register_buffer("prior", torch.zeros(MOST), persistent=False)
 
     def learn(self, vectors: Tensor, labels: Tensor) -> None:
         """Read labels (N, C), rows that sum to 1 or are 0, from item vectors (N, D or more) as nearly as may be."""

@@ -34,7 +34,10 @@ class Trained(NamedTuple):
 def trained(tiny_run: TinyRun) -> Trained:
     checkpoint, task = load_run(tiny_run.run, tiny_run.data)
     net = checkpoint.net.requires_grad_(False)
-    return Trained(net, *net.item(task.inputs.item_text, task.inputs.item_features))
+    matrix, bias = net.item(task.inputs.item_text, task.inputs.item_features)
+    assert task.labels is not None
+    net.leaning.learn(matrix, torch.as_tensor(task.labels.share))  # as of a bundle
+    return Trained(net, matrix, bias)
 
 
 @pytest.fixture(scope="session")
