@@ -121,7 +121,7 @@ def label_drift(seq: Sequences, share: npt.NDArray[np.float32], upto: Int64, new
 
 
 def fading_label_drift(seq: Sequences, share: npt.NDArray[np.float32], upto: Int64) -> Float64:
-    """(U,) as drift is made, of labels in place of vectors: 1 - cosine between their sums that fade by its two half-lives."""
+    """(U,) 1 - cosine between sums of labels that fade by the two half-lives of drift."""
     had, start = _had(seq, share), seq.offsets[:-1]
     ago = [np.arange(count - 1, -1, -1) for count in upto]
     late, long = (

@@ -43,6 +43,7 @@ class Headed(Shape):
 class Figure(Shape):
     mean: float | None
     standard_error: float | None = None
+    per_user: float | None = None
 
 
 class Known(Shape):
@@ -79,18 +80,19 @@ class Trained(Shape):
     parameters: int
     seconds: float
     epochs: int
-    commit: Commit | None = None
-    machine: Machine | None = None
+    # Results of before do not say them.
+    commit: Commit = Commit(id=None, dirty=None)
+    machine: Machine = Machine(cpu="", cores=0, threads=0, torch="")
 
 
-class Told(Shape):
+class After(Shape):
     models: dict[str, dict[str, Figure]]
 
 
 class ColdUsers(Shape):
     queries: int
     users: int
-    after: dict[str, Told] = Field(min_length=1)
+    after: dict[str, After] = Field(min_length=1)
 
 
 class Interests(Shape):
@@ -99,6 +101,19 @@ class Interests(Shape):
     net: dict[str, Known]
     recent: dict[str, Known]
     difference: dict[str, Against]
+
+
+class Told(Shape):
+    auc: Figure
+    spearman: Figure
+    stayed: float
+    turned: float
+
+
+class Drift(Shape):
+    users: int
+    turned: int
+    by_events: dict[str, dict[str, Told]] = Field(min_length=1)
 
 
 class Endurance(Shape):
@@ -119,6 +134,7 @@ class Part(Shape):
     cold_users: ColdUsers | None = None
     interests: dict[str, Interests | None] = {}
     endurance: dict[str, Endurance | None] = {}
+    drift: dict[str, Drift | None] = {}
     shelf: Report | None = None
 
 

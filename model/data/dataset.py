@@ -84,16 +84,20 @@ def _put_right(folder: Path) -> None:
     Between two renames there is none in its place for a moment; what a process leaves behind then is as large as two.
     """
     for left in list(folder.parent.glob(f"{glob.escape(WRITING.format(folder.name))}*")):
-        if not left.is_dir() or _strangers(left):
-            continue
-        if left.suffix == OLD and not folder.exists():
-            left.rename(folder)
-        elif left.suffix == OLD or _unlocked(left):
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # another's, or cleared up by another meanwhile
+            staging = left.with_suffix("") if left.suffix == OLD else left
+            if not left.is_dir() or _strangers(left) or not _unlocked(staging):
+                continue
+            if left.suffix == OLD and not folder.exists():
+                left.rename(folder)
+            else:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _unlocked(folder: Path) -> bool:
     """Whether no process is writing it."""
+    if not folder.exists():
+        return True
     opened = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -26,7 +26,7 @@ async def test_a_profile_names_what_the_user_is_interested_in_and_how_far_that_h
         assert {interest["label"] for interest in profile["interests"]} == {"books", "cups", "lamps"}
         assert weights == sorted(weights, reverse=True)
         assert sum(weights) == pytest.approx(1, abs=1e-3)
-        assert 0 < profile["drift"] < 2
+        assert 0 < profile["drift"] <= 1
         # Fresh: the next event counts at once, with no background fold.
         await client.tell(bought(50, START_MS + 10**9))
         assert (await client.profile("u"))["interests"] != profile["interests"]

@@ -218,6 +218,32 @@ def test_what_another_process_is_writing_and_what_is_no_data_set_are_left_alone(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".d.writing-busy", ".d.writing-mine", "d"]
 
 
+def test_between_the_two_renames_of_a_living_process_nobody_puts_the_older_data_set_back(world, tmp_path):
+    write_dataset(world, tmp_path / "d")
+    staging = tmp_path / ".d.writing-busy"
+    shutil.copytree(tmp_path / "d", staging)
+    (tmp_path / "d").rename(tmp_path / ".d.writing-busy.old")
+    busy = os.open(staging, os.O_RDONLY)
+    fcntl.flock(busy, fcntl.LOCK_EX)
+    with pytest.raises(DataError):
+        read_dataset(tmp_path / "d")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".d.writing-busy", ".d.writing-busy.old"]
+    os.close(busy)  # and where it has died it is put back
+    assert read_dataset(tmp_path / "d").manifest == world.manifest
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d"]
+
+
+def test_what_nobody_may_look_into_is_in_nobodys_way(world, tmp_path, monkeypatch):
+    (tmp_path / ".d.writing-other").mkdir()
+
+    def refused(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("model.data.dataset._strangers", refused)
+    write_dataset(world, tmp_path / "d")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".d.writing-other", "d"]
+
+
 def test_an_undeclared_event_type_is_refused():
     with pytest.raises(DataError, match="type 'theft'; declared are cancellation, purchase, view"):
         dataset([{"user_id": "u", "item_id": "i", "type": "theft", "timestamp": 1}])

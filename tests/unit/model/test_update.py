@@ -29,7 +29,7 @@ from model.settings import UpdateSettings
 from model.update.gate import WorseError, check
 from model.update.learn import HEADS, ITEMS
 from model.update.newer import NothingNewError, features_of, known_by_old, newer, read_events
-from model.update.origin import read_origin
+from model.update.origin import _arrays, _computes, read_origin
 from model.update.run import judged, refresh, update
 from model.update.windows import draw_windows, fold_to
 
@@ -283,6 +283,17 @@ def test_a_bundle_of_rounded_weights_and_its_run_belong_together(tiny_run: TinyR
     # The gate must ask what is served, and not what that was rounded from.
     for name, weights in beside.checkpoint.net.state_dict().items():
         assert torch.equal(by_run.checkpoint.net.state_dict()[name], weights), name
+
+
+def test_a_bundle_of_before_whose_drift_was_of_vectors_belongs_to_its_run_as_well(bundles):
+    """No score sees `leaning`, whose shape has changed; what scores see is still compared."""
+    net = read_origin(bundles / "current").checkpoint.net
+    golden = _arrays(bundles / "current" / "golden.npz")
+    for graph in ("step", "interest"):
+        golden[f"{graph}/in/leaning"] = np.zeros((3, 2, net.config.width), np.float32)
+    assert _computes(net, golden)
+    golden["interest/out/interests"] = 1.1 * golden["interest/out/interests"]
+    assert not _computes(net, golden)
 
 
 def test_a_title_may_have_what_some_take_for_the_end_of_a_line(bundles):
