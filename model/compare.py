@@ -29,9 +29,9 @@ from model.settings import DataSettings, TrainSettings, model_defaults
 from model.task import Task, make_task, protocol_of
 
 FORMAT = 1
-_TOLD = ("text_encoder", "items_only")
+_TOLD = ("text_encoder", "items_only", "types", "numbers")
 """Of the settings of data those that say what a net is told; the others say what it is asked."""
-Told = tuple[str, bool]
+Told = tuple[str, bool, bool, bool]
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def load_best(run: Path) -> Checkpoint | EncoderCheckpoint:
 def _task(dataset: Dataset, checkpoint: Checkpoint | EncoderCheckpoint, known: dict[Told, Task]) -> Task:
     """What a run is asked, told what it was trained with; `known` is for runs that are cut alike."""
     settings = DataSettings(**checkpoint.settings["data"])
-    told = settings.text_encoder, settings.items_only
+    told = settings.text_encoder, settings.items_only, settings.types, settings.numbers
     if told not in known:
         text = checkpoint.item_text if isinstance(checkpoint, Checkpoint) else None
         known[told] = make_task(dataset, settings, None if text is None else text.numpy())

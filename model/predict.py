@@ -63,6 +63,16 @@ class Carried:
         self.ended = batch.user[batch.last].tolist()
 
 
+class Anew(Carried):
+    """Every chunk begins with the initial state."""
+
+    def enter(self, net: Longwave, inputs: Inputs, batch: LaneBatch) -> State:
+        return net.initial_state(inputs.attributes[torch.as_tensor(batch.user, device=inputs.attributes.device)])
+
+    def leave(self, batch: LaneBatch, state: State) -> None:
+        pass
+
+
 def most_at_once(device: torch.device) -> int:
     """How many queries are scored at a time on a device, or fewer."""
     return BLOCK if device.type == "cpu" else BLOCK_ON_DEVICE

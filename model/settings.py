@@ -37,6 +37,8 @@ class DataSettings:
     min_item_events: int = 1
     text_encoder: str = ""
     items_only: bool = False
+    types: bool = True
+    numbers: bool = True
     platform: str = ""
 
 
@@ -56,6 +58,7 @@ class TrainSettings:
     smoothing: float = 0.0
     negatives: int = 0
     foreign: float = 0.0
+    carry: bool = True
     mask_seen: bool = False
     unseen_items: float = 0.0
     content_weight: float = 0.0

@@ -90,6 +90,12 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         split = _split(seq, protocol, settings, manifest.repeats)
     if settings.items_only:
         seq = _items_alone(seq)
+    told = seq
+    if not settings.types:
+        often = np.bincount(seq.type).argmax()
+        told = replace(told, type=np.full_like(seq.type, often))
+    if not settings.numbers:
+        told = replace(told, numbers=np.full_like(seq.numbers, np.nan))
     items = pl.DataFrame({"item_id": seq.item_ids}).join(dataset.items, on="item_id", how="left", maintain_order="left")
     said = None
     if settings.text_encoder and (item_text is None or seq.text):
@@ -109,7 +115,7 @@ def make_task(dataset: Dataset, settings: DataSettings, item_text: np.ndarray | 
         seq,
         split,
         train_queries,
-        Inputs.of(seq, item_text, said, features),
+        Inputs.of(told, item_text, said, features),
         items,
         # The same order as the sequences: users sorted, each one's events as they came.
         dataset.events.sort("user_id", maintain_order=True).get_column("item_id").to_list(),

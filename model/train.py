@@ -29,7 +29,7 @@ from model.nets.readout import RARE
 from model.nets.slots import RepeatState
 from model.popularity import popularity_of
 from model.precision import mixed
-from model.predict import Carried, block_of, logits, rank, read_out, repeats_at
+from model.predict import Anew, Carried, block_of, logits, rank, read_out, repeats_at
 from model.replay import seen_items
 from model.sampling import Candidates, CandidateSampler
 from model.settings import Settings, check_together, model_defaults
@@ -113,6 +113,8 @@ class Trainer(Loop[Longwave, Checkpoint]):
         late = 4 * self.epoch >= 3 * self.train.epochs
         apart = np.random.default_rng((self.train.seed, self.epoch, self.group.rank, 1))
         self.carried = Foreign(self.train.foreign, apart) if late and self.train.foreign else Carried()
+        if not self.train.carry:
+            self.carried = Anew()
         self.drawing = np.random.default_rng((self.train.seed, self.epoch, self.group.rank))
 
     def _loss(self, batch: LaneBatch) -> Tensor | None:
