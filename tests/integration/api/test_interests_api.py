@@ -20,7 +20,8 @@ def bought(row, at_ms):
 
 async def test_a_profile_names_what_the_user_is_interested_in_and_how_far_that_has_moved(start):
     async with start() as client:
-        await client.tell(*[bought(row, START_MS + row) for row in range(9)])
+        of_one = [row for row in range(60) if row % 3 == 0]
+        await client.tell(*[bought(row, START_MS + at) for at, row in enumerate([*of_one, *of_one, 1, 4, 7, 10, 13, 16])])
         profile = await client.profile("u")
         weights = [interest["weight"] for interest in profile["interests"]]
         assert {interest["label"] for interest in profile["interests"]} == {"books", "cups", "lamps"}
