@@ -123,19 +123,17 @@ def _computes(net: Longwave, golden: dict[str, np.ndarray]) -> bool:
 
     def given(graph: str) -> dict[str, Tensor]:
         start = f"{graph}/in/"
-        return {name.removeprefix(start): torch.as_tensor(values) for name, values in golden.items() if name.startswith(start)}
-
-    shown = {"leaning": torch.zeros(1, *net.state_shapes()["leaning"][0])}  # no score sees it, and before it had another shape
+        found = {name.removeprefix(start): torch.as_tensor(values) for name, values in golden.items() if name.startswith(start)}
+        # No score sees it, and in bundles of before it has another shape.
+        return found | {"leaning": torch.zeros(len(found["h"]), *net.state_shapes()["leaning"][0])}
 
     inputs = given("step")
-    inputs |= {name: tensor.expand(len(inputs["h"]), *tensor.shape[1:]) for name, tensor in shown.items()}
     shapes = {name: tensor.shape[1:] for name, tensor in inputs.items()}
     if any(shapes.get(name) != shape for name, (shape, _) in net.state_shapes().items()):
         return False
     event = EventBatch(*(inputs.get(name) for name in EventBatch._fields))  # type: ignore[arg-type]
     after = net.step(event, {name: inputs[name] for name in net.state_shapes()})
     inputs = given("interest")
-    inputs |= {name: tensor.expand(len(inputs["h"]), *tensor.shape[1:]) for name, tensor in shown.items()}
     readout, _ = net.interest({name: inputs[name] for name in net.state_shapes()}, inputs["as_of"], inputs["platform"])
     return (
         _close(golden["step/out/h_out"], after["h"])
