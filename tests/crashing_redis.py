@@ -54,7 +54,7 @@ class CrashingRedis:
         self._binary = binary
         self._records = folder / "synced"
         self._records.mkdir()
-        self._library = _compile(folder)
+        self._library = synced_library(folder)
         self._socket_folder = Path(tempfile.mkdtemp(prefix="longwave-"))  # a socket's path must be short
         self._socket = self._socket_folder / "redis.sock"
         self._configuration: dict[str, object] = {
@@ -163,7 +163,8 @@ class CrashingRedis:
             self._server = None
 
 
-def _compile(folder: Path) -> Path:
+def synced_library(folder: Path) -> Path:
+    """synced.c, built in a folder, to be preloaded into a redis-server. Raises CannotCutError."""
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:
         raise CannotCutError("no C compiler (cc, gcc, clang): the library that remembers what Redis has synced cannot be built")

@@ -3,7 +3,7 @@
  * SYNCED_FOLDER names a folder. For each inode whose file's name ends in ".aof" it gets a file <inode> of 8 bytes: the file's size
  * when the last sync that succeeded began. What was written while the disk was at work may or may not be on it, so it does not count.
  * The 8 bytes are mapped and stored at once: they survive a SIGKILL of this process, as its page cache does, and are never half
- * written.
+ * written. SYNCED_PAUSE_MS makes each sync take so much longer, as on a disk that is busy.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -85,6 +85,8 @@ static _Atomic uint64_t *record_of(ino_t inode, int wanted) {
 static int sync_file(int fd, int (*real)(int)) {
     struct stat before;
     int found = fstat(fd, &before) == 0 && S_ISREG(before.st_mode);
+    const char *pause_ms = getenv("SYNCED_PAUSE_MS");
+    if (pause_ms) usleep(1000 * (useconds_t)atoi(pause_ms));
     int result = real(fd);
     if (result == 0 && found) {
         _Atomic uint64_t *size = record_of(before.st_ino, is_open_append_only(fd));

@@ -130,10 +130,18 @@ class Calls:
     async def evicts(self) -> str | None:
         """The policy by which this Redis gives up keys when it is full, and with them what was acknowledged, or an erasure. None
         if it refuses writes instead, or does not say. Raises StorageError."""
-        (found,) = await self._transport.exchange([("INFO", "memory")])
-        said = dict(line.split(b":", 1) for line in found.split(b"\r\n") if b":" in line) if isinstance(found, bytes) else {}
+        said = await self._info("memory")
         policy = said.get(b"maxmemory_policy", b"noeviction").decode()
         return None if policy == "noeviction" or said.get(b"maxmemory") == b"0" else policy
+
+    async def appends(self) -> bool:
+        """Whether this Redis keeps an append-only file: without one it loses what came since its last snapshot if it is killed.
+        True if it does not say. Raises StorageError."""
+        return (await self._info("persistence")).get(b"aof_enabled") != b"0"
+
+    async def _info(self, section: str) -> dict[bytes, bytes]:
+        (found,) = await self._transport.exchange([("INFO", section)])
+        return dict(line.split(b":", 1) for line in found.split(b"\r\n") if b":" in line) if isinstance(found, bytes) else {}
 
     async def close(self) -> None:
         """Close every connection."""

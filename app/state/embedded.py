@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,7 @@ _SOCKET_PATH_LIMIT: Final = 103  # bytes of sun_path without its NUL: 107 on Lin
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.01
 _RESTART_DELAY_S: Final = 0.5
+_SYNC_EVERY_S: Final = 1.0
 
 EMBEDDED_URL: Final = "_LONGWAVE_EMBEDDED_URL"
 """Environment variable by which `longwave serve` tells its workers which address is that of its own server."""
@@ -51,7 +52,8 @@ class EmbeddedRedis:
 
     Args:
         folder: where the append-only file, the log, the lock and (if its path is short enough) the socket are; made if missing.
-        fsync: `everysec` may lose the last second at a power failure (not at a crash of the service), `always` nothing.
+        fsync: at a power failure `always` loses nothing, `everysec` the last second or two (see `_sync`), `no` whatever the system
+            had not written by itself. A server that is killed loses nothing that it acknowledged, under any of them.
         start_timeout_s: for the server to answer at all; loading a long append-only file may then take as long as it takes.
         stop_timeout_s: for the server to write out and end after SIGTERM, before it is killed.
     """
@@ -71,6 +73,7 @@ class EmbeddedRedis:
         self._lock: IO[str] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
+        self._syncer: threading.Thread | None = None
         self._stopping = threading.Event()
         self._spawning = threading.Lock()
         self._socket_folder: Path | None = None  # ours to delete: only where the data folder's path is too long
@@ -111,6 +114,9 @@ class EmbeddedRedis:
             )
             self._keeper.start()
             self._await_ready(first.result())
+            if self._fsync == "everysec":
+                self._syncer = threading.Thread(target=self._sync, name="embedded-redis-sync", daemon=True)
+                self._syncer.start()
         except BaseException:
             self.stop()
             raise
@@ -130,6 +136,9 @@ class EmbeddedRedis:
         if self._keeper is not None:
             self._keeper.join()
             self._keeper = None
+        if self._syncer is not None:
+            self._syncer.join()
+            self._syncer = None
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
             self._socket_folder = None
@@ -195,6 +204,24 @@ class EmbeddedRedis:
             if server is not None:
                 log.error("the embedded Redis has died and is started again", exit_code=server.returncode)
 
+    def _sync(self) -> None:
+        """Sync the append-only file each second until `stop`.
+
+        Redis' own `everysec` keeps in memory what it acknowledges while a sync is under way, for two seconds and more: where the
+        disk is slow, a server that is killed then loses it. Under `no` a reply waits until the system has what it acknowledges.
+        """
+        while not self._stopping.wait(_SYNC_EVERY_S):
+            try:
+                for file in self._append_only_files():
+                    with contextlib.suppress(FileNotFoundError):  # written anew meanwhile, under another name
+                        _sync_file(file)
+            except OSError as error:
+                log.error("the embedded Redis' append-only file cannot be synced", folder=str(self._folder), error=str(error))
+
+    def _append_only_files(self) -> Iterator[Path]:
+        yield self._folder / "appendonly.aof"
+        yield from (self._folder / "appendonlydir").glob("*.aof")  # from Redis 7 on
+
     def _spawn(self, binary: Path, lock: int) -> subprocess.Popen[bytes]:
         if len(os.fsencode(self._socket)) > _SOCKET_PATH_LIMIT:
             self._socket_folder = Path(tempfile.mkdtemp(prefix="longwave-"))
@@ -224,7 +251,7 @@ class EmbeddedRedis:
             "logfile": _quoted(self._folder / "redis.log"),
             "daemonize": "no",
             "appendonly": "yes",
-            "appendfsync": self._fsync,
+            "appendfsync": "always" if self._fsync == "always" else "no",
             "save": '""',
             # Sequences are lists of small events that look alike: all but their ends are kept compressed, in half the memory.
             "list-compress-depth": "1",
@@ -294,6 +321,15 @@ def asking_for_signal(parent: int) -> Callable[[], None] | None:
             os._exit(1)
 
     return ask_for_signal
+
+
+def _sync_file(path: Path) -> None:
+    """Have the system put what was written to a file, by whichever process, on disk. Raises OSError."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _alive(pid: str) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import onnxruntime
 import pytest
+import redis
 
 LONGWAVE = Path(sys.executable).parent / "longwave"
 
@@ -299,6 +300,21 @@ def test_the_doctor_finds_nothing_wrong_with_a_sound_installation(tiny_bundle, t
     assert done.returncode == 0, done.stdout
     assert "golden outputs replayed" in done.stdout
     assert "CPUExecutionProvider" in done.stdout
+
+
+def test_the_doctor_says_that_redis_keeps_no_file(tiny_bundle, redis_url):
+    def asked():
+        return run("doctor", "--bundle", tiny_bundle, LONGWAVE_REDIS_URL=redis_url, COLUMNS="250")
+
+    assert "append-only" not in asked().stdout
+    with redis.Redis.from_url(redis_url) as client:
+        client.config_set("appendonly", "no")
+        try:
+            done = asked()
+        finally:
+            client.config_set("appendonly", "yes")
+    assert done.returncode == 0  # a hosted one may have replicas instead
+    assert "keeps no append-only file" in done.stdout
 
 
 def test_the_doctor_names_what_is_broken_and_goes_on(tiny_bundle, tmp_path):

@@ -202,6 +202,15 @@ async def test_a_redis_that_gives_up_keys_where_it_is_full_is_known(store: Redis
         raw.config_set("maxmemory-policy", "noeviction")
 
 
+async def test_a_redis_without_an_append_only_file_is_known(store: RedisStore, raw: redis.Redis):
+    try:
+        raw.config_set("appendonly", "no")
+        assert not await store.appends()
+    finally:
+        raw.config_set("appendonly", "yes")
+    assert await store.appends()
+
+
 async def test_a_full_redis_refuses_the_whole_append(store: RedisStore, raw: redis.Redis):
     raw.config_set("maxmemory", 1)
     try:

@@ -111,8 +111,8 @@ def test_the_service_waits_for_a_healthy_redis_and_says_when_it_can_recommend():
     assert "/readyz" in COMPOSE["longwave"]["healthcheck"]["test"][-1]
 
 
-def test_redis_writes_every_event_to_a_volume():
-    assert shlex.join(COMPOSE["redis"]["command"]) == "--appendonly yes --appendfsync everysec --list-compress-depth 1"
+def test_redis_writes_every_event_to_a_volume_before_it_answers():
+    assert shlex.join(COMPOSE["redis"]["command"]) == "--appendonly yes --appendfsync always --list-compress-depth 1"
     assert COMPOSE["redis"]["volumes"] == ["redis:/data"]
 
 
