@@ -52,8 +52,8 @@ class EmbeddedRedis:
 
     Args:
         folder: where the append-only file, the log, the lock and (if its path is short enough) the socket are; made if missing.
-        fsync: at a power failure `always` loses nothing, `everysec` the last second or two (see `_sync`), `no` whatever the system
-            had not written by itself. A server that is killed loses nothing that it acknowledged, under any of them.
+        fsync: at a power failure `always` loses nothing, `everysec` a second or two (see `_sync`), `no` whatever the system
+            did not write by itself. A server that is killed loses nothing that it acknowledged, under any of them.
         start_timeout_s: for the server to answer at all; loading a long append-only file may then take as long as it takes.
         stop_timeout_s: for the server to write out and end after SIGTERM, before it is killed.
     """
