@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -92,6 +93,8 @@ class Loop(ABC, Generic[Net, Kept]):
 
     schedule: torch.optim.lr_scheduler.LambdaLR
     steps_per_epoch: int
+    passes: int
+    """Over the training data in an epoch."""
 
     def __init__(
         self,
@@ -142,7 +145,9 @@ class Loop(ABC, Generic[Net, Kept]):
 
     def _plan(self) -> None:
         """Count the steps of an epoch, and lay the course of the learning rate."""
-        self.steps_per_epoch = sum(1 for _ in self.batches(np.random.default_rng(self.train.seed)))
+        of_pass = sum(1 for _ in self.batches(np.random.default_rng(self.train.seed)))
+        self.passes = max(1, math.ceil(self.train.least_steps / max(1, of_pass * self.train.epochs)))
+        self.steps_per_epoch = of_pass * self.passes
         steps, warmup = max(1, self.steps_per_epoch * self.train.epochs), self.train.warmup_steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
@@ -292,7 +297,8 @@ class Loop(ABC, Generic[Net, Kept]):
         if self.group.size > 1:  # each draws its own dropout, and a resumed run the same as if it had never stopped
             torch.manual_seed(hash((self.train.seed, self.epoch, self.group.rank)) % 2**63)
         total, steps = 0.0, 0
-        for step, batch in enumerate(self.batches(self.rng)):
+        every = chain.from_iterable(self.batches(self.rng) for _ in range(self.passes))
+        for step, batch in enumerate(every):
             loss = self.step(batch)
             if loss is None:
                 continue

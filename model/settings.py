@@ -47,6 +47,7 @@ class TrainSettings:
     """How the net is trained. Meanings and units: presets/small.toml."""
 
     epochs: int = 5
+    least_steps: int = 800
     lanes: int = 64
     chunk: int = 64
     learning_rate: float = 1e-3
@@ -159,6 +160,7 @@ ALLOWED: dict[str, dict[str, Allowed]] = {
     },
     "train": {
         "epochs": _whole(1),
+        "least_steps": _whole(0),
         "lanes": _whole(1),
         "chunk": _whole(2, MAX_CHUNK),  # cuts fall anywhere in the upper half of it
         "learning_rate": POSITIVE,
@@ -310,15 +312,21 @@ WHERE = ("threads", "device", "compile")
 """Keys of [train] that say where and how fast a run is computed, and not what."""
 
 
+_BEFORE = {"least_steps": 0}
+"""Of [train], where a run of an older version did otherwise than the default says."""
+
+
 def that_decide(settings: dict[str, Any]) -> dict[str, Any]:
     """Of a run's settings, as a checkpoint keeps them, what decides its result: two runs with equal ones are the same run.
 
-    A key that a run of an older version does not have has its default; where and on how many threads it ran decides nothing.
+    A key that a run of an older version does not have has its default, or the value that means what was done before there was
+    such a key; where and on how many threads it ran decides nothing.
     """
     net = settings.get("architecture", "longwave")
     known = {"data": _defaults(DataSettings), "train": _defaults(TrainSettings), "model": model_defaults()}
     if net in BASELINES:
         known["model"] = _defaults(BASELINES[net])
+    known["train"] |= _BEFORE
     whole = {table: defaults | settings[table] for table, defaults in known.items()}
     return {**settings, **whole, "train": {key: value for key, value in whole["train"].items() if key not in WHERE}}
 

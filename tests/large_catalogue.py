@@ -29,7 +29,7 @@ from model.train import Trainer
 
 SETTINGS = Settings(
     DataSettings(protocol="time", test_quantile=0.97, valid_quantile=0.95),
-    TrainSettings(epochs=1, lanes=32, chunk=64, negatives=8192, valid_queries=256, threads=1),
+    TrainSettings(epochs=1, least_steps=0, lanes=32, chunk=64, negatives=8192, valid_queries=256, threads=1),
     {"width": 64},
 )
 STEPS = 5

@@ -25,6 +25,7 @@ SETTINGS = Settings(
     DataSettings(protocol="time"),
     TrainSettings(
         epochs=16,
+        least_steps=0,
         patience=16,
         lanes=16,
         chunk=32,

@@ -35,7 +35,7 @@ MODEL = {
     "transition": 8,
     "event_half_lives": (8.0, 64.0),
 }
-TRAIN = TrainSettings(epochs=4, lanes=8, chunk=32, warmup_steps=5, learning_rate=5e-3, threads=1)
+TRAIN = TrainSettings(epochs=4, least_steps=0, lanes=8, chunk=32, warmup_steps=5, learning_rate=5e-3, threads=1)
 
 
 def world(seed: int = 0) -> Dataset:

@@ -37,7 +37,7 @@ MODEL = {
     "interests": 2,
     "event_half_lives": (8.0, 64.0),
 }
-TRAIN = TrainSettings(epochs=5, lanes=16, chunk=32, warmup_steps=5, learning_rate=5e-3, threads=1)
+TRAIN = TrainSettings(epochs=5, least_steps=0, lanes=16, chunk=32, warmup_steps=5, learning_rate=5e-3, threads=1)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def train_settings(checkpoint: Checkpoint, settings: UpdateSettings) -> TrainSet
     return replace(
         TrainSettings(**before),
         epochs=settings.passes,
+        least_steps=0,
         learning_rate=settings.learning_rate,
         direct_learning_rate=settings.direct_learning_rate,
         weight_decay=0.0,  # it would pull at rows that nothing new speaks for

@@ -16,6 +16,7 @@ from model.loop import CHECKPOINT
 TOML = """
 [train]
 epochs = 2
+least_steps = 0
 lanes = 16
 chunk = 32
 warmup_steps = 5

@@ -20,7 +20,7 @@ from model.loop import CHECKPOINT
 from model.settings import PROTOCOLS, DataSettings, Settings
 
 TOML = (
-    "[train]\nepochs = 1\nlanes = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
+    "[train]\nepochs = 1\nleast_steps = 0\nlanes = 16\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
     "[sasrec]\nwidth = 16\nlength = 20\n[gru4rec]\nwidth = 16\nlength = 20\n"
 )
 

@@ -29,7 +29,16 @@ from model.task import make_task
 from model.train import Trainer
 
 TRAIN = TrainSettings(
-    epochs=4, patience=4, lanes=16, chunk=32, warmup_steps=5, learning_rate=1e-2, unseen_items=0.3, content_weight=1.0, threads=1
+    epochs=4,
+    least_steps=0,
+    patience=4,
+    lanes=16,
+    chunk=32,
+    warmup_steps=5,
+    learning_rate=1e-2,
+    unseen_items=0.3,
+    content_weight=1.0,
+    threads=1,
 )
 MODEL = {"width": 16, "ring": 4, "ring_width": 8, "accumulator_width": 8, "repeats": 8, "repeat_hidden": 8, "dropout": 0.1}
 
@@ -184,8 +193,8 @@ def test_one_command_measures_cold_items_notes_both_looks_and_is_shown_on_the_pa
     monkeypatch.setitem(names.BENCHMARKS, "synthetic-cold", names.Benchmark("synthetic-tiny", ("basket",), cold=True))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text(
-        f'[data]\ntext_encoder = "{tiny_run.encoder}"\n[train]\nepochs = 1\nlanes = 16\nthreads = 1\nunseen_items = 0.1\n'
-        "content_weight = 0.5\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
+        f'[data]\ntext_encoder = "{tiny_run.encoder}"\n[train]\nepochs = 1\nleast_steps = 0\nlanes = 16\nthreads = 1\n'
+        "unseen_items = 0.1\ncontent_weight = 0.5\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
     )
     (tmp_path / "page.md").write_text(f"{BEGIN}\n{END}\n")
     words = ["benchmark", "synthetic-cold", "--preset", "mine.toml"]

@@ -96,7 +96,7 @@ def test_auto_is_the_protocol_that_it_stands_for(tiny_run: TinyRun, spoiled, tmp
 
 
 def test_a_neural_baseline_is_compared_too(tiny_run: TinyRun, tmp_path):
-    (tmp_path / "mine.toml").write_text("[train]\nepochs = 1\nthreads = 1\n[sasrec]\nwidth = 16\nlength = 20\n")
+    (tmp_path / "mine.toml").write_text("[train]\nepochs = 1\nleast_steps = 0\nthreads = 1\n[sasrec]\nwidth = 16\nlength = 20\n")
     words = ["benchmark", tiny_run.data, "--preset", tmp_path / "mine.toml", "--model", "sasrec", "--out", tmp_path / "out"]
     done = CliRunner().invoke(app, [*map(str, words), "--work", str(tmp_path / "work")])
     assert done.exit_code == 0, done.output

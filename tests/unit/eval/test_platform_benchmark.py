@@ -15,7 +15,7 @@ from model.data.dataset import read_dataset, write_dataset
 from model.ledger import read_ledger
 
 TOML = (
-    "[train]\nepochs = 2\nlanes = 16\nchunk = 32\nwarmup_steps = 5\nlearning_rate = 5e-3\nthreads = 1\n"
+    "[train]\nepochs = 2\nleast_steps = 0\nlanes = 16\nchunk = 32\nwarmup_steps = 5\nlearning_rate = 5e-3\nthreads = 1\n"
     "[model]\nwidth = 16\nheads = 2\nring = 8\nring_width = 8\naccumulator_width = 8\nrepeats = 16\nrepeat_hidden = 8\n"
 )
 

@@ -14,6 +14,7 @@ from model.loop import CHECKPOINT
 SHORT = """
 [all.train]
 epochs = 1
+least_steps = 0
 lanes = 16
 
 [all.model]

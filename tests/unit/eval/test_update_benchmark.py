@@ -23,7 +23,7 @@ from model.task import load_task
 from model.update.run import refresh
 
 TOML = (
-    "[train]\nepochs = 3\nlanes = 16\nchunk = 32\nwarmup_steps = 5\nlearning_rate = 5e-3\nthreads = 1\n"
+    "[train]\nepochs = 3\nleast_steps = 0\nlanes = 16\nchunk = 32\nwarmup_steps = 5\nlearning_rate = 5e-3\nthreads = 1\n"
     "[model]\nwidth = 16\nheads = 2\nring = 8\nring_width = 8\naccumulator_width = 8\nrepeats = 16\nrepeat_hidden = 8\n"
 )
 

@@ -144,8 +144,8 @@ def test_one_platform_is_asked_and_every_event_is_read(tiny_run):
 def test_the_command_fine_tunes_and_evaluate_asks_per_platform(tiny_run, trained_bundle, tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text(
-        f'[data]\ntext_encoder = "{tiny_run.encoder}"\n[train]\nepochs = 1\nlanes = 16\nchunk = 32\nthreads = 1\n'
-        "learning_rate = 1e-5\ndirect_learning_rate = 1e-5\nwarmup_steps = 0\n[model]\nwidth = 64\n"
+        f'[data]\ntext_encoder = "{tiny_run.encoder}"\n[train]\nepochs = 1\nleast_steps = 0\nlanes = 16\nchunk = 32\n'
+        "threads = 1\nlearning_rate = 1e-5\ndirect_learning_rate = 1e-5\nwarmup_steps = 0\n[model]\nwidth = 64\n"
     )
     run = tmp_path / "run"
 

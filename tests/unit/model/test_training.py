@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 from model import loop
 from model.baselines.popularity import Popularity
 from model.baselines.recent_popularity import RecentPopularity
-from model.checkpoint import CheckpointError, load_checkpoint
+from model.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from model.cli import app
 from model.data.splits import select
 from model.data.synthetic import synthetic_world
@@ -143,6 +144,54 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_we
     assert final.training == {}
 
 
+def test_of_few_events_an_epoch_is_as_many_passes_as_the_least_steps_take(trainer, monkeypatch):
+    once = trainer(epochs=2)
+    of_pass = once.steps_per_epoch
+    assert once.passes == 1
+    assert trainer("enough", epochs=2, least_steps=2 * of_pass).passes == 1
+    run = trainer("little", epochs=2, least_steps=2 * of_pass + 1)
+    assert (run.passes, run.steps_per_epoch) == (2, 2 * of_pass)
+    asked, done = np.zeros(len(run.queries), int), []
+    step = run.step
+
+    def follow(batch):
+        np.add.at(asked, batch.query[batch.query >= 0], 1)
+        return step(batch)
+
+    monkeypatch.setattr(run, "step", follow)
+    found = run.run(lambda progress: done.append(progress.done))
+    assert len(found.history) == 2
+    assert (asked == 4).all()
+    assert max(done) <= 1
+    assert run.optimizer.param_groups[0]["lr"] < 1e-3 * run.train.learning_rate  # the rate's course ends with the last pass
+
+
+def test_a_run_of_several_passes_that_was_killed_and_resumed_is_the_same(trainer):
+    few = {"epochs": 2, "least_steps": 3 * trainer("count").steps_per_epoch}
+    whole = trainer("whole", **few).run()
+
+    def kill(progress):
+        if progress.epoch == 1:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        trainer("killed", **few).run(kill)
+    resumed = trainer("killed", **few)
+    assert resumed.resume()
+    assert_bitwise(weights(whole), weights(resumed.run()))
+
+
+def test_a_run_from_before_there_were_least_steps_had_none(trainer):
+    done = trainer(epochs=1).run()
+    del done.settings["train"]["least_steps"]
+    save_checkpoint(done, trainer().folder / CHECKPOINT)
+    again = trainer(epochs=1)
+    again.resume()
+    assert again.finished is not None
+    with pytest.raises(CheckpointError, match="other data or settings"):
+        trainer(epochs=1, least_steps=800).resume()
+
+
 def test_a_finished_run_is_not_taken_up_again_nor_one_of_other_settings(trainer):
     assert not trainer(epochs=1).resume()  # nothing there yet
     trainer(epochs=1).run()
@@ -171,13 +220,23 @@ def test_a_task_without_a_question_to_validate_on_is_refused(task, tmp_path):
 def train(tiny_run: TinyRun, tmp_path):
     """The command on the tiny world: `train("--resume")`; how it went, and the checkpoint after it."""
     config = tmp_path / "mine.toml"
-    config.write_text("[train]\nepochs = 1\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n")
+    config.write_text(
+        "[train]\nepochs = 1\nleast_steps = 0\nthreads = 1\n[model]\nwidth = 16\nring = 4\nring_width = 8\nrepeats = 4\n"
+    )
 
     def call(*options):
         words = ["train", str(tiny_run.data), "--out", str(tmp_path / "run"), "--config", str(config), *options]
         return CliRunner().invoke(app, words), (tmp_path / "run" / CHECKPOINT)
 
     return call
+
+
+def test_the_command_says_that_an_epoch_is_several_passes(train, tmp_path):
+    config = tmp_path / "mine.toml"
+    config.write_text(config.read_text().replace("least_steps = 0", "least_steps = 20"))
+    done, _ = train()
+    assert done.exit_code == 0, done.output
+    assert re.search(r"few events: an epoch is \d+ passes over them \(train\.least_steps\)", done.output)
 
 
 @pytest.mark.parametrize("where", ["there", "there/run"])
