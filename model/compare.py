@@ -19,6 +19,7 @@ from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.data.build import Dataset
 from model.data.schema import DatasetManifest
+from model.endurance import LongHistories, long_histories
 from model.files import check_folder, write_whole
 from model.history import best_epoch
 from model.intervals import Difference, Estimate, UserBootstrap
@@ -26,7 +27,7 @@ from model.loop import CHECKPOINT
 from model.machine import measured
 from model.metrics import ndcg
 from model.predict import ranked_lists
-from model.settings import DataSettings, TrainSettings, model_defaults
+from model.settings import BEFORE, DataSettings, TrainSettings, model_defaults
 from model.task import Task, make_task, protocol_of
 
 FORMAT = 1
@@ -43,6 +44,7 @@ class Compared:
         settings: those that differ from the first run's, as "table.key"; of the first run none.
         epochs: how many it has had. course: of each, the ndcg on the validation queries that its trainer asked.
         ndcg: at the split's k. against: this run minus the first, paired by user.
+        long: what a state makes of long histories; None where there is no state.
     """
 
     run: str
@@ -53,6 +55,7 @@ class Compared:
     course: list[float]
     ndcg: Estimate
     against: Difference | None
+    long: LongHistories | None
 
 
 def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compared]:
@@ -73,7 +76,8 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
             raise CheckpointError(f"{run}: trained on other data than {task.data['name']}")
         if _cut(checkpoint, dataset) != _cut(first, dataset):
             raise CheckpointError(f"{run}: asked in another way than {runs[0]}: their [data] settings differ")
-        lists = _lists(checkpoint, _task(dataset, checkpoint, tasks))
+        asked = _task(dataset, checkpoint, tasks)
+        lists = _lists(checkpoint, asked)
         values.append(np.asarray(ndcg(lists, task.split.valid, task.split.k), np.float64))
         best = best_epoch(checkpoint.history)
         compared.append(
@@ -86,6 +90,7 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
                 [round(epoch["valid_ndcg"], 4) for epoch in checkpoint.history],
                 bootstrap.estimate(values[-1]),
                 bootstrap.difference(values[-1], values[0]) if len(values) > 1 else None,
+                long_histories(checkpoint, asked, seed) if isinstance(checkpoint, Checkpoint) else None,
             )
         )
     return compared
@@ -173,7 +178,7 @@ def _differing(first: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     """What both have and have otherwise, as "table.key"; what a run of before did not know yet had its default."""
     if first.get("architecture") != other.get("architecture"):
         return {"architecture": other.get("architecture", "longwave")}
-    defaults: dict[str, dict[str, Any]] = {"train": dataclasses.asdict(TrainSettings()), "model": model_defaults()}
+    defaults: dict[str, dict[str, Any]] = {"train": dataclasses.asdict(TrainSettings()) | BEFORE, "model": model_defaults()}
     data = dataclasses.asdict(DataSettings())
     before, now = (data | each["data"] for each in (first, other))
     found = {f"data.{key}": now[key] for key in _TOLD if before[key] != now[key]}

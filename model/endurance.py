@@ -19,27 +19,38 @@ from model.task import Task
 
 LAST = 200
 LONG = 400
+MOST = 20
 EVENTS = 100_000
 LANES = 8
 
 
 @dataclass(frozen=True)
-class Endurance:
-    """What a long life does to a state.
+class LongHistories:
+    """What those with more than `LONG` events before a validation query are told, from all of them and from their end.
 
     Attributes:
-        users: with more than `LONG` events before their last validation query, which is what they are asked.
+        users: who they are. queries: how many they are asked, at most `MOST` each, spread over all that they have beyond `LONG`.
         whole, last: mean ndcg at the split's k from all of their events, and from the last `LAST` alone, folded from zero.
-        difference: of the two, paired by user; None without such users.
+        difference: of the two, paired by user. All None without such users.
+    """
+
+    users: int
+    queries: int
+    whole: float | None
+    last: float | None
+    difference: Difference | None
+
+
+@dataclass(frozen=True)
+class Endurance(LongHistories):
+    """What a long life does to a state: besides, how large it is.
+
+    Attributes:
         norm_early, norm_late: of the state after `LAST` and after `EVENTS` events, mean over lanes; each tensor counts by its
             root mean square.
         largest: the tensor that grew most, and by how much: late over early.
     """
 
-    users: int
-    whole: float | None
-    last: float | None
-    difference: Difference | None
     norm_early: float
     norm_late: float
     largest: tuple[str, float]
@@ -51,35 +62,42 @@ class Endurance:
 
 def endurance(checkpoint: Checkpoint, task: Task, seed: int = 0) -> Endurance:
     """Measured on the validation part alone, and on a made-up user who does in turn what users of the data did."""
-    asked = _last_of_long(task)
-    whole = last = difference = None
-    if len(asked):
-        recent = task.seq.offsets[:-1].copy()
-        np.maximum.at(recent, asked.user, asked.position - LAST)
-        scores = [_ndcg(checkpoint, task, asked, begin) for begin in (task.seq.offsets[:-1], recent)]
-        whole, last = (float(np.nanmean(each)) for each in scores)
-        difference = UserBootstrap(asked.user, seed=seed).difference(*scores)
+    long = long_histories(checkpoint, task, seed)
     early, late = _sizes(checkpoint, task, seed)
     growth = {name: late[name] / early[name] for name in early if early[name] > 0}
     name = max(growth, key=lambda each: growth[each])
-    return Endurance(
-        len(asked),
-        whole,
-        last,
-        difference,
-        float(np.mean(list(early.values()))),
-        float(np.mean(list(late.values()))),
-        (name, growth[name]),
-    )
+    norms = float(np.mean(list(early.values()))), float(np.mean(list(late.values())))
+    return Endurance(**vars(long), norm_early=norms[0], norm_late=norms[1], largest=(name, growth[name]))
 
 
-def _last_of_long(task: Task) -> Queries:
-    """The last validation query of each user with a long history before it."""
+def long_histories(checkpoint: Checkpoint, task: Task, seed: int = 0) -> LongHistories:
+    """Whether all of a long history is worth its end; on the validation part alone."""
+    asked, turn = _of_long(task)
+    if not len(asked):
+        return LongHistories(0, 0, None, None, None)
+    start = task.seq.offsets[:-1]
+    whole = _ndcg(checkpoint, task, asked, start)
+    last = np.empty_like(whole)
+    for each in range(int(turn.max()) + 1):  # what a user is asked next is folded from another row on
+        chosen = np.flatnonzero(turn == each)
+        queries, recent = select(asked, chosen), start.copy()
+        np.maximum.at(recent, queries.user, queries.position - LAST)
+        last[chosen] = _ndcg(checkpoint, task, queries, recent)
+    difference = UserBootstrap(asked.user, seed=seed).difference(whole, last)
+    users = len(np.unique(asked.user))
+    return LongHistories(users, len(asked), float(np.nanmean(whole)), float(np.nanmean(last)), difference)
+
+
+def _of_long(task: Task) -> tuple[Queries, Int64]:
+    """The validation queries to ask, and which of its user's each is, from 0 on."""
     valid = task.split.valid
     order = np.lexsort((valid.position, valid.user))
-    newest = order[np.append(np.flatnonzero(np.diff(valid.user[order])), len(order) - 1)] if len(order) else order
-    chosen = select(valid, newest)
-    return select(chosen, np.flatnonzero(chosen.position - task.seq.offsets[chosen.user] > LONG))
+    order = order[(valid.position - task.seq.offsets[valid.user])[order] > LONG]
+    of_user = np.split(order, np.flatnonzero(np.diff(valid.user[order])) + 1) if len(order) else []
+    spread = [each[np.unique(np.linspace(len(each) - 1, 0, min(MOST, len(each))).astype(int))] for each in of_user]
+    turn = [np.arange(len(each)) for each in spread]
+    nothing = np.empty(0, np.int64)
+    return select(valid, np.concatenate([nothing, *spread])), np.concatenate([nothing, *turn])
 
 
 def _ndcg(checkpoint: Checkpoint, task: Task, queries: Queries, begin: Int64) -> np.ndarray:

@@ -312,7 +312,7 @@ WHERE = ("threads", "device", "compile")
 """Keys of [train] that say where and how fast a run is computed, and not what."""
 
 
-_BEFORE = {"least_steps": 0}
+BEFORE = {"least_steps": 0}
 """Of [train], where a run of an older version did otherwise than the default says."""
 
 
@@ -326,7 +326,7 @@ def that_decide(settings: dict[str, Any]) -> dict[str, Any]:
     known = {"data": _defaults(DataSettings), "train": _defaults(TrainSettings), "model": model_defaults()}
     if net in BASELINES:
         known["model"] = _defaults(BASELINES[net])
-    known["train"] |= _BEFORE
+    known["train"] |= BEFORE
     whole = {table: defaults | settings[table] for table, defaults in known.items()}
     return {**settings, **whole, "train": {key: value for key, value in whole["train"].items() if key not in WHERE}}
 

@@ -195,11 +195,16 @@ def _lines(comparison: Comparison) -> list[str]:
             if found["difference"]:
                 times = times_words(found["difference"])
                 said = (
-                    f"{found['users']} users with more than {LONG} events, on validation: {comparison.headline} "
+                    f"{found['users']} users with more than {LONG} events, {_asked(found)} on validation: {comparison.headline} "
                     f"{found['whole']:.4f} from all, {found['last']:.4f} from the last {LAST} ({times}); {said}"
                 )
             lines.append(f"- Seed {seed}, a long life: {said}.")
     return ["", *lines] if lines else []
+
+
+def _asked(found: dict[str, Any]) -> str:
+    """How many queries they were asked; in results from before that was one each."""
+    return f"{found['queries']:,} queries" if "queries" in found else "the last query of each"
 
 
 def _called(comparison: Comparison, model: str) -> str:

@@ -118,6 +118,7 @@ class Drift(Shape):
 
 class Endurance(Shape):
     users: int
+    queries: int | None = None
     whole: float | None
     last: float | None
     difference: Against | None

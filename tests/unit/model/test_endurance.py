@@ -62,10 +62,36 @@ def test_long_histories_are_asked_whole_and_by_their_last_events(tiny_run: TinyR
     assert found.largest[1] < 1.5
 
 
+def test_the_last_events_are_those_before_each_question(tiny_run: TinyRun, small, monkeypatch):
+    """Of two questions of a user, each is asked from its own last events on."""
+    folded = []
+    ask = module._ndcg
+
+    def follow(checkpoint, task, queries, begin):
+        folded.append((queries, begin))
+        return ask(checkpoint, task, queries, begin)
+
+    monkeypatch.setattr(module, "_ndcg", follow)
+    checkpoint, task = load_run(tiny_run.run, tiny_run.data)
+    found = module.long_histories(checkpoint, task)
+    (whole, start), *rounds = folded
+    assert (start == task.seq.offsets[:-1]).all()
+    assert len(whole) == found.queries == sum(len(queries) for queries, _ in rounds)
+    assert 1 < len(rounds) <= module.MOST
+    assert np.bincount(whole.user).max() == len(rounds)
+    for queries, begin in rounds:
+        assert len(np.unique(queries.user)) == len(queries)
+        assert (queries.position - begin[queries.user] == 20).all()
+    asked = {(user, position) for user, position in zip(whole.user, whole.position, strict=True)}
+    valid = task.split.valid
+    for user in np.unique(whole.user):  # the last one of each is among them
+        assert (user, valid.position[valid.user == user].max()) in asked
+
+
 def test_without_long_histories_nobody_is_asked(tiny_run: TinyRun, small, monkeypatch):
     monkeypatch.setattr(module, "LONG", 100_000)
     found = endurance(*load_run(tiny_run.run, tiny_run.data))
-    assert (found.users, found.whole, found.last, found.difference) == (0, None, None, None)
+    assert (found.users, found.queries, found.whole, found.last, found.difference) == (0, 0, None, None, None)
 
 
 def test_a_state_that_grows_with_every_event_is_found_out(tiny_run: TinyRun, small):
