@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from app.arrays import mapped
 from app.errors import IndexDamagedError
 
 Float32 = npt.NDArray[np.float32]
@@ -206,8 +207,8 @@ class RowIndex:
                     raise IndexDamagedError(f"{folder / name}: damaged")
             # Not mapped: faiss maps plain lists, and these are blocks. It would be a worker's own memory all the same.
             self._index = faiss.read_index(str(folder / _INDEX))
-            self._list_of = np.asarray(np.load(folder / _LISTS, mmap_mode="r"))
-            self.log_popularity: Float32 = np.asarray(np.load(folder / _POPULARITY, mmap_mode="r"))
+            self._list_of = np.asarray(mapped(folder / _LISTS))
+            self.log_popularity: Float32 = np.asarray(mapped(folder / _POPULARITY))
             self.rows, self.version = int(meta["rows"]), int(meta["version"])
             self._width = int(meta["width"])
             self._weights = np.asarray(meta["weights"], np.float32)

@@ -15,6 +15,7 @@ from typing import Final
 
 import numpy as np
 
+from app.arrays import mapped
 from app.errors import IndexDamagedError
 from app.ours import ours
 from app.recommend.index import RowIndex, Source, build
@@ -99,7 +100,7 @@ def _save(source: Source, folder: Path) -> None:
 
 
 def _load(folder: Path) -> Source:
-    arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS}
+    arrays = {name: np.asarray(mapped(folder / f"{name}.npy")) for name in _ARRAYS}
     return Source(**arrays, version=json.loads((folder / "version.json").read_text(encoding="utf-8")))
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
+from app.arrays import mapped
 from app.errors import BundleError
 from app.packed import GroupPacking, Groups, TextPacking, Texts
 from app.runtime.manifest import FORMAT_VERSION, Manifest
@@ -179,7 +180,7 @@ def _vectors(path: Path, manifest: Manifest) -> npt.NDArray[np.float32]:
 def _array(path: Path, name: str, dtype: type, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     file = path / name
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        array = mapped(file)
     except (OSError, ValueError, EOFError) as error:
         raise BundleError(f"{file}: not a .npy array: {error}") from None
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from zipfile import BadZipFile
 
 import numpy as np
 
+from app.arrays import unpacked
 from app.errors import BundleError
 from app.runtime.bundle import GOLDEN, Bundle
 from app.runtime.manifest import GraphName, Tolerance
@@ -47,8 +47,7 @@ def golden_output(bundle: Bundle, graph: GraphName, output: str) -> Array:
 def _read(bundle: Bundle) -> dict[str, Array]:
     file = bundle.file(GOLDEN)
     try:
-        with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        return unpacked(file.read_bytes())
     except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise BundleError(f"{file}: not a .npz archive: {error}") from None
 
