@@ -97,8 +97,8 @@ def train(
             if trainer.finished is not None:
                 console.print(f"already finished after {len(trainer.finished.history)} epochs -> {out}", soft_wrap=True)
                 return
-            if trainer.passes > 1:
-                say(f"few events: an epoch is {trainer.passes} passes over them (train.least_steps)")
+            if trainer.batch < settings.train.lanes:
+                say(f"few events: {trainer.batch} lanes instead of {settings.train.lanes}, for more steps (train.least_steps)")
             with training_bar() as report:
                 checkpoint = trainer.run(report)
     best = best_ndcg(checkpoint.history)

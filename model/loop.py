@@ -12,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -93,8 +92,8 @@ class Loop(ABC, Generic[Net, Kept]):
 
     schedule: torch.optim.lr_scheduler.LambdaLR
     steps_per_epoch: int
-    passes: int
-    """Over the training data in an epoch."""
+    batch: int
+    """How much is learned from in a step, at most: users, or tokens."""
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class Loop(ABC, Generic[Net, Kept]):
         build: Callable[[], Net],
         groups: Callable[[Net], list[dict[str, Any]]],
     ) -> None:
-        """Build the net for a task; `folder` gets the checkpoint and the TensorBoard log. Subclasses end with `_plan()`.
+        """Build the net for a task; `folder` gets the checkpoint and the TensorBoard log. Subclasses end with `_plan`.
 
         Args:
             described: the settings as a checkpoint keeps them; a run goes on only with equal ones.
@@ -143,20 +142,28 @@ class Loop(ABC, Generic[Net, Kept]):
         valid = _sample(task.split.valid, train.valid_queries, train.seed)
         self.valid = select(valid, np.arange(len(valid)) % self.group.size == self.group.rank)
 
-    def _plan(self) -> None:
-        """Count the steps of an epoch, and lay the course of the learning rate."""
-        of_pass = sum(1 for _ in self.batches(np.random.default_rng(self.train.seed)))
-        self.passes = max(1, math.ceil(self.train.least_steps / max(1, of_pass * self.train.epochs)))
-        self.steps_per_epoch = of_pass * self.passes
+    def _plan(self, batch: int, least: int) -> None:
+        """Choose how large a batch is, count the steps of an epoch, and lay the course of the learning rate.
+
+        Args:
+            batch: as the settings say. least: it is halved down to this while all epochs have fewer than `train.least_steps` steps.
+        """
+        self.batch = batch
+        while self._count_steps() * self.train.epochs < self.train.least_steps and self.batch // 2 >= least:
+            self.batch //= 2
         steps, warmup = max(1, self.steps_per_epoch * self.train.epochs), self.train.warmup_steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
             lambda s: min(1.0, (s + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / steps))),
         )
 
+    def _count_steps(self) -> int:
+        self.steps_per_epoch = sum(1 for _ in self.batches(np.random.default_rng(self.train.seed)))
+        return self.steps_per_epoch
+
     @abstractmethod
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """The batches of one epoch, whole: every process has the same."""
+        """The batches of one epoch, of `self.batch`, whole: every process has the same."""
 
     @abstractmethod
     def _loss(self, batch: Any) -> Tensor | None:
@@ -297,8 +304,7 @@ class Loop(ABC, Generic[Net, Kept]):
         if self.group.size > 1:  # each draws its own dropout, and a resumed run the same as if it had never stopped
             torch.manual_seed(hash((self.train.seed, self.epoch, self.group.rank)) % 2**63)
         total, steps = 0.0, 0
-        every = chain.from_iterable(self.batches(self.rng) for _ in range(self.passes))
-        for step, batch in enumerate(every):
+        for step, batch in enumerate(self.batches(self.rng)):
             loss = self.step(batch)
             if loss is None:
                 continue

@@ -47,9 +47,9 @@ class TrainSettings:
     """How the net is trained. Meanings and units: presets/small.toml."""
 
     epochs: int = 5
-    least_steps: int = 800
     lanes: int = 64
     chunk: int = 64
+    least_steps: int = 800
     learning_rate: float = 1e-3
     direct_learning_rate: float = 1e-2
     weight_decay: float = 0.1

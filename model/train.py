@@ -40,6 +40,9 @@ from model.update.origin import Origin
 DIRECT = ("repeats.", "item.bias", "readout.popularity.")
 """Parameters that score without a learned representation: few, well determined, and slow to move at the net's own rate."""
 
+FEWEST_LANES = 8
+"""Of a batch, where events are few; see `Loop._plan`."""
+
 
 class Questions(NamedTuple):
     """The n queries of a step and their t targets.
@@ -100,11 +103,11 @@ class Trainer(Loop[Longwave, Checkpoint]):
             self.sampler = CandidateSampler(counts.astype(np.float64), train.negatives, self.device)
         self.first = FirstTimes(task.seq) if train.content_weight and self.net.item.gate is not None else None
         self.teacher = Teacher(Path(train.teacher), task) if train.teacher else None
-        self._plan()
+        self._plan(train.lanes, FEWEST_LANES)
 
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
         task = self.task
-        return lane_batches(task.seq.offsets[:-1], task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng)
+        return lane_batches(task.seq.offsets[:-1], task.split.train_end, self.queries, self.batch, self.train.chunk, rng)
 
     def _memories(self, queries: Queries) -> Memories | None:
         return fold_memories(self.net, self.task.seq, queries) if self.net.repeats is not None else None

@@ -148,7 +148,7 @@ def joined_histories(dataset: Dataset, length: int) -> Dataset:
 
 
 def _pace(model: str, precision: str, task: Task, settings: Settings, length: int, histories: str, folder: Path) -> Pace:
-    train = dataclasses.replace(settings.train, precision=precision)
+    train = dataclasses.replace(settings.train, precision=precision, least_steps=0)  # batches as large as the settings say
     run: Loop[Any, Any]
     if model == OURS:
         run = Trainer(task, dataclasses.replace(settings, train=train), folder)

@@ -87,7 +87,7 @@ class Updater(Trainer):
 
     def batches(self, rng: np.random.Generator) -> Iterator[LaneBatch]:
         task = self.task
-        return lane_batches(self.start, task.split.train_end, self.queries, self.train.lanes, self.train.chunk, rng)
+        return lane_batches(self.start, task.split.train_end, self.queries, self.batch, self.train.chunk, rng)
 
     def _memories(self, queries: Queries) -> Memories | None:
         """One fold for what is learned and what the gate asks; nothing is validated in between."""

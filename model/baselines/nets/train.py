@@ -28,6 +28,8 @@ from model.task import Task
 
 MOST_TOKENS = 20_000
 """Of windows that are asked together, with padding."""
+FEWEST_TOKENS = 1024
+"""Of a batch, where events are few; see `Loop._plan`."""
 
 
 class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
@@ -37,18 +39,18 @@ class EncoderTrainer(Loop[Encoder, EncoderCheckpoint]):
         """Arguments and errors as of `Loop`; `architecture` is one of `ARCHITECTURES`."""
         chosen = getattr(settings, architecture)
         said = described(architecture, settings)
-        self.length, self.most_tokens = chosen.length, chosen.batch_tokens
+        self.length = chosen.length
 
         def groups(net: Encoder) -> list[dict[str, Any]]:
             return [{"params": list(net.parameters()), "lr": chosen.learning_rate, "weight_decay": chosen.weight_decay}]
 
         super().__init__(task, training_of(architecture, settings), said, folder, lambda: build(task.seq.items, said), groups)
         self.streams = Streams(task.seq)
-        self._plan()
+        self._plan(chosen.batch_tokens, FEWEST_TOKENS)
 
     def batches(self, rng: np.random.Generator) -> Iterator[TokenBatch]:
         windows = self.streams.training_windows(self.queries, self.length, rng)
-        return self.streams.batches(windows, self.queries, self.most_tokens, rng)
+        return self.streams.batches(windows, self.queries, self.batch, rng)
 
     def _loss(self, batch: TokenBatch) -> Tensor | None:
         if not batch.asked:

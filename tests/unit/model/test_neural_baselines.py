@@ -9,6 +9,7 @@ from random_world import build as build_world
 from random_world import random_world
 from tiny_run import tiny_settings
 
+from model.baselines.nets import train as train_module
 from model.baselines.nets.checkpoint import ARCHITECTURES, build, described, load_encoder, training_of
 from model.baselines.nets.streams import BEGIN, Streams
 from model.baselines.nets.train import EncoderTrainer, encoder_lists
@@ -135,6 +136,16 @@ def test_it_may_have_its_own_number_of_epochs():
     settings = dataclasses.replace(tiny_settings(), sasrec=SasrecSettings(epochs=7))
     assert training_of("sasrec", settings).epochs == described("sasrec", settings)["train"]["epochs"] == 7
     assert training_of("gru4rec", settings) == settings.train
+
+
+def test_of_few_events_a_step_has_fewer_tokens(trainer, monkeypatch):
+    assert trainer(least_steps=1_000_000).batch == 200  # of so few it has a thousand at least
+    monkeypatch.setattr(train_module, "FEWEST_TOKENS", 60)
+    run = trainer(least_steps=1_000_000)
+    assert run.batch == 100
+    batches = list(run.batches(np.random.default_rng(run.train.seed)))
+    assert len(batches) == run.steps_per_epoch > trainer().steps_per_epoch
+    assert max(batch.tokens.size for batch in batches) <= 100
 
 
 def test_it_learns_a_rule_that_only_the_order_tells(trainer, task):

@@ -3,7 +3,6 @@
 import dataclasses
 import errno
 import os
-import re
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from model.metrics import ndcg
 from model.replay import replay
 from model.settings import DataSettings
 from model.task import make_task
-from model.train import Trainer
+from model.train import FEWEST_LANES, Trainer
 
 
 class KilledError(Exception):
@@ -144,30 +143,26 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best_we
     assert final.training == {}
 
 
-def test_of_few_events_an_epoch_is_as_many_passes_as_the_least_steps_take(trainer, monkeypatch):
-    once = trainer(epochs=2)
-    of_pass = once.steps_per_epoch
-    assert once.passes == 1
-    assert trainer("enough", epochs=2, least_steps=2 * of_pass).passes == 1
-    run = trainer("little", epochs=2, least_steps=2 * of_pass + 1)
-    assert (run.passes, run.steps_per_epoch) == (2, 2 * of_pass)
-    asked, done = np.zeros(len(run.queries), int), []
-    step = run.step
-
-    def follow(batch):
-        np.add.at(asked, batch.query[batch.query >= 0], 1)
-        return step(batch)
-
-    monkeypatch.setattr(run, "step", follow)
-    found = run.run(lambda progress: done.append(progress.done))
-    assert len(found.history) == 2
-    assert (asked == 4).all()
-    assert max(done) <= 1
-    assert run.optimizer.param_groups[0]["lr"] < 1e-3 * run.train.learning_rate  # the rate's course ends with the last pass
+def test_of_few_events_a_step_has_a_half_of_the_lanes_or_a_half_of_these(trainer):
+    asked = trainer(epochs=2, lanes=32)
+    steps = asked.steps_per_epoch
+    assert asked.batch == 32
+    assert trainer(epochs=2, lanes=32, least_steps=2 * steps).batch == 32
+    half = trainer(epochs=2, lanes=32, least_steps=2 * steps + 1)
+    assert half.batch == 16
+    assert 2 * half.steps_per_epoch > 2 * steps
+    fewest = trainer(epochs=2, lanes=32, least_steps=1_000_000)
+    assert fewest.batch == FEWEST_LANES == 8
+    assert trainer(epochs=2, lanes=12, least_steps=1_000_000).batch == 12  # a half would be below
+    batches = list(fewest.batches(np.random.default_rng(fewest.train.seed)))
+    assert len(batches) == fewest.steps_per_epoch
+    assert max(batch.rows.size for batch in batches) <= 8 * fewest.train.chunk
+    fewest.run()
+    assert fewest.optimizer.param_groups[0]["lr"] < 1e-2 * fewest.train.learning_rate  # the rate's course is that of all steps
 
 
-def test_a_run_of_several_passes_that_was_killed_and_resumed_is_the_same(trainer):
-    few = {"epochs": 2, "least_steps": 3 * trainer("count").steps_per_epoch}
+def test_a_run_with_fewer_lanes_that_was_killed_and_resumed_is_the_same(trainer):
+    few = {"epochs": 2, "least_steps": 1_000_000}
     whole = trainer("whole", **few).run()
 
     def kill(progress):
@@ -231,12 +226,12 @@ def train(tiny_run: TinyRun, tmp_path):
     return call
 
 
-def test_the_command_says_that_an_epoch_is_several_passes(train, tmp_path):
+def test_the_command_says_that_steps_are_smaller_than_asked_for(train, tmp_path):
     config = tmp_path / "mine.toml"
-    config.write_text(config.read_text().replace("least_steps = 0", "least_steps = 20"))
+    config.write_text(config.read_text().replace("least_steps = 0", "least_steps = 100"))
     done, _ = train()
     assert done.exit_code == 0, done.output
-    assert re.search(r"few events: an epoch is \d+ passes over them \(train\.least_steps\)", done.output)
+    assert "few events: 8 lanes instead of 64, for more steps (train.least_steps)" in done.output
 
 
 @pytest.mark.parametrize("where", ["there", "there/run"])
