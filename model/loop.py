@@ -146,7 +146,7 @@ class Loop(ABC, Generic[Net, Kept]):
         """Choose how large a batch is, count the steps of an epoch, and lay the course of the learning rate.
 
         Args:
-            batch: as the settings say. least: it is halved down to this while all epochs have fewer than `train.least_steps` steps.
+            batch: as the settings say. least: it is halved down to this while all epochs have fewer than `least_steps` steps.
         """
         self.batch = batch
         while self._count_steps() * self.train.epochs < self.train.least_steps and self.batch // 2 >= least:
