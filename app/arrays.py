@@ -1,7 +1,7 @@
 """NumPy files, read by one thread at a time.
 
-NumPy parses their headers as Python literals. In CPython (3.11 at least) two threads that parse at once can end in a SystemError,
-"AST constructor recursion depth mismatch" (https://github.com/python/cpython/issues/106905), and a sound bundle would be refused.
+NumPy parses their headers as Python literals. Two threads of CPython that parse at once can end in "SystemError: AST constructor
+recursion depth mismatch" (seen in 3.11.7; https://github.com/python/cpython/issues/106905), and a sound bundle would be refused.
 """
 
 from __future__ import annotations

@@ -56,7 +56,8 @@ def serve(
 
     from app.keeper import kept
     from app.runtime.bundle import read_bundle
-    from app.state.embedded import EMBEDDED_URL, EmbeddedRedis
+    from app.state.embedded import EMBEDDED_URL
+    from app.state.opening import embedded_redis
 
     settings = _settings(bundle_dir=bundle, host=host, port=port, workers=workers, storage_dir=storage_dir)
     configure_logs(settings.log_level, settings.log_format)
@@ -71,7 +72,7 @@ def serve(
             if url is not None:
                 _check_address(url)
             else:
-                url = stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+                url = stack.enter_context(embedded_redis(settings)).url
                 os.environ[EMBEDDED_URL] = url
         except LongwaveError as error:
             _fail(error.detail)

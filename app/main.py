@@ -52,8 +52,8 @@ from app.models.watch import Watch
 from app.recommend.experiments import Experiments
 from app.runtime.session import Runtime
 from app.settings import Settings, load_settings
-from app.state.embedded import EMBEDDED_URL, EmbeddedRedis, die_with_parent
-from app.state.opening import open_store
+from app.state.embedded import EMBEDDED_URL, die_with_parent
+from app.state.opening import embedded_redis, open_store
 from app.state.versioned import VersionedStore
 from app.telemetry import Metrics, configure_logs
 
@@ -150,7 +150,7 @@ async def _start(settings: Settings, metrics: Metrics, runtime: Runtime, stack: 
     Raises:
         StorageAddressError, LayoutError: the store cannot be used, now or later. One that is only away is waited for.
     """
-    url = settings.redis_url or stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+    url = settings.redis_url or stack.enter_context(embedded_redis(settings)).url
     store = open_store(settings, url)
     stack.push_async_callback(store.close)
     first = ServedModel(settings, store, metrics, runtime)

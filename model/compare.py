@@ -19,7 +19,7 @@ from model.benchmark.run import to_text
 from model.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from model.data.build import Dataset
 from model.data.schema import DatasetManifest
-from model.endurance import LongHistories, long_histories
+from model.endurance import LAST, LONG, LongHistories, long_histories
 from model.files import check_folder, write_whole
 from model.history import best_epoch
 from model.intervals import Difference, Estimate, UserBootstrap
@@ -43,6 +43,7 @@ class Compared:
     Attributes:
         settings: those that differ from the first run's, as "table.key"; of the first run none.
         epochs: how many it has had. course: of each, the ndcg on the validation queries that its trainer asked.
+        batch: how much it learned from in a step, at most, users or tokens; None of runs from before that was kept.
         ndcg: at the split's k. against: this run minus the first, paired by user.
         long: what a state makes of long histories; None where there is no state.
     """
@@ -53,6 +54,7 @@ class Compared:
     best_epoch: int
     loss: float
     course: list[float]
+    batch: int | None
     ndcg: Estimate
     against: Difference | None
     long: LongHistories | None
@@ -88,6 +90,7 @@ def compare(dataset: Dataset, runs: Sequence[Path], seed: int = 0) -> list[Compa
                 best,
                 checkpoint.history[best - 1]["loss"],
                 [round(epoch["valid_ndcg"], 4) for epoch in checkpoint.history],
+                checkpoint.history[-1].get("batch"),
                 bootstrap.estimate(values[-1]),
                 bootstrap.difference(values[-1], values[0]) if len(values) > 1 else None,
                 long_histories(checkpoint, asked, seed) if isinstance(checkpoint, Checkpoint) else None,
@@ -122,14 +125,21 @@ def write_comparison(
 
 def to_table(compared: list[Compared]) -> Table:
     """For the terminal."""
-    table = Table("run", "differs in", "epochs", "best", "loss", "validation ndcg", "against the first")
+    heads = ("run", "differs in", "batch", "epochs", "best", "loss", "validation ndcg", "against the first")
+    table = Table(*heads, f"from all, over {LONG} events, against the last {LAST}")
     for each in compared:
         differs = ", ".join(f"{key} = {value}" for key, value in each.settings.items())
         found = each.against
-        said = "" if found is None else f"{found.ratio:.3f}x ({found.interval()}), p {found.p:.3f}"
+        said = "" if found is None else _times(found)
         figure = figure_words(each.ndcg.mean, each.ndcg.standard_error)
-        table.add_row(Path(each.run).name, differs, str(each.epochs), str(each.best_epoch), f"{each.loss:.3f}", figure, said)
+        run, batch = Path(each.run).name, "" if each.batch is None else str(each.batch)
+        long = "" if each.long is None or each.long.difference is None else _times(each.long.difference)
+        table.add_row(run, differs, batch, str(each.epochs), str(each.best_epoch), f"{each.loss:.3f}", figure, said, long)
     return table
+
+
+def _times(found: Difference) -> str:
+    return f"{found.ratio:.3f}x ({found.interval()}), p {found.p:.3f}"
 
 
 def load_best(run: Path) -> Checkpoint | EncoderCheckpoint:

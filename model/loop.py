@@ -30,7 +30,7 @@ from model.errors import TrainerError
 from model.files import NO_SPACE, OutputError, check_place
 from model.precision import factors
 from model.seen import Seen, seen_of
-from model.settings import TrainSettings, that_decide
+from model.settings import TrainSettings, that_differ
 from model.task import Task
 
 CHECKPOINT = "checkpoint.pt"
@@ -148,18 +148,22 @@ class Loop(ABC, Generic[Net, Kept]):
         Args:
             batch: as the settings say. least: it is halved down to this while all epochs have fewer than `least_steps` steps.
         """
-        self.batch = batch
-        while self._count_steps() * self.train.epochs < self.train.least_steps and self.batch // 2 >= least:
-            self.batch //= 2
+        chosen, self.steps_per_epoch = batch, self._count_steps(batch)
+        while self.steps_per_epoch * self.train.epochs < self.train.least_steps and batch // 2 >= least:
+            batch //= 2
+            steps = self._count_steps(batch)
+            if steps > self.steps_per_epoch:  # where users are fewer than that it is the same
+                chosen, self.steps_per_epoch = batch, steps
+        self.batch = chosen
         steps, warmup = max(1, self.steps_per_epoch * self.train.epochs), self.train.warmup_steps
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer,
             lambda s: min(1.0, (s + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * min(1.0, s / steps))),
         )
 
-    def _count_steps(self) -> int:
-        self.steps_per_epoch = sum(1 for _ in self.batches(np.random.default_rng(self.train.seed)))
-        return self.steps_per_epoch
+    def _count_steps(self, batch: int) -> int:
+        self.batch = batch
+        return sum(1 for _ in self.batches(np.random.default_rng(self.train.seed)))
 
     @abstractmethod
     def batches(self, rng: np.random.Generator) -> Iterator[Batch]:
@@ -203,7 +207,10 @@ class Loop(ABC, Generic[Net, Kept]):
                     valid = self._mean(self._validate() if len(self.valid) else np.empty(0))  # fewer queries than processes
                     weights = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
                 self.epoch += 1
-                self.history.append({"epoch": self.epoch, "loss": loss, "valid_ndcg": valid, "seconds": time.monotonic() - began})
+                seconds = time.monotonic() - began
+                self.history.append(
+                    {"epoch": self.epoch, "loss": loss, "valid_ndcg": valid, "seconds": seconds, "batch": self.batch}
+                )
                 if valid >= max(h["valid_ndcg"] for h in self.history):
                     self.best = weights
                 if board:
@@ -235,11 +242,12 @@ class Loop(ABC, Generic[Net, Kept]):
             return False
         with torch.random.fork_rng(devices=[]):  # building the stored net draws numbers that a run of its own must not miss
             stored = self._load(path)
-        if (
-            that_decide(stored.settings) != that_decide(self.described)
-            or stored.data["fingerprint"] != self.task.data["fingerprint"]
-        ):
+        if stored.data["fingerprint"] != self.task.data["fingerprint"]:
             raise CheckpointError(f"{path}: of other data or settings; train into another folder, or give --overwrite")
+        if other := that_differ(stored.settings, self.described):
+            raise CheckpointError(
+                f"{path}: of other data or settings ({', '.join(other)}); train into another folder, or give --overwrite"
+            )
         self._check(stored, path)
         if not stored.training:
             self.finished = stored

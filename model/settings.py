@@ -331,6 +331,19 @@ def that_decide(settings: dict[str, Any]) -> dict[str, Any]:
     return {**settings, **whole, "train": {key: value for key, value in whole["train"].items() if key not in WHERE}}
 
 
+def that_differ(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """What decides the result and is not the same in two runs' settings, as "table.key"."""
+    first, second = that_decide(one), that_decide(other)
+    found = []
+    for name in sorted(first.keys() | second.keys()):
+        a, b = first.get(name), second.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{name}.{key}" for key in sorted(a.keys() | b.keys()) if a.get(key) != b.get(key)]
+        elif a != b:
+            found.append(name)
+    return found
+
+
 def _defaults(kind: type) -> dict[str, Any]:
     return {f.name: f.default for f in dataclasses.fields(kind)}
 

@@ -261,7 +261,7 @@ def _url(settings: Settings, stack: ExitStack) -> str:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    from app.state.embedded import EmbeddedRedis
+    from app.state.opening import embedded_redis
 
     if settings.redis_url is not None:
         return settings.redis_url
@@ -271,7 +271,7 @@ def _url(settings: Settings, stack: ExitStack) -> str:
             client.ping()
         return f"unix://{socket}"
     except redis.RedisError:
-        return stack.enter_context(EmbeddedRedis(settings.storage_dir)).url
+        return stack.enter_context(embedded_redis(settings)).url
 
 
 def _client(settings: Settings, url: str, stack: ExitStack) -> Any:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -31,12 +31,12 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from app.errors import StorageError
+from app.state.syncing import Syncer
 
 _SOCKET_PATH_LIMIT: Final = 103  # bytes of sun_path without its NUL: 107 on Linux, 103 on macOS
 _PR_SET_PDEATHSIG: Final = 1
 _POLL_S: Final = 0.01
 _RESTART_DELAY_S: Final = 0.5
-_SYNC_EVERY_S: Final = 1.0
 
 EMBEDDED_URL: Final = "_LONGWAVE_EMBEDDED_URL"
 """Environment variable by which `longwave serve` tells its workers which address is that of its own server."""
@@ -52,8 +52,8 @@ class EmbeddedRedis:
 
     Args:
         folder: where the append-only file, the log, the lock and (if its path is short enough) the socket are; made if missing.
-        fsync: at a power failure `always` loses nothing, `everysec` a second or two (see `_sync`), `no` whatever the system
-            did not write by itself. A server that is killed loses nothing that it acknowledged, under any of them.
+        fsync: at a power failure `always` loses nothing, `everysec` about a second and the time of a sync or two, `no` what the
+            system did not write by itself. A server that is killed loses nothing that it acknowledged, under any of them.
         start_timeout_s: for the server to answer at all; loading a long append-only file may then take as long as it takes.
         stop_timeout_s: for the server to write out and end after SIGTERM, before it is killed.
     """
@@ -73,7 +73,7 @@ class EmbeddedRedis:
         self._lock: IO[str] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._keeper: threading.Thread | None = None
-        self._syncer: threading.Thread | None = None
+        self._syncer: Syncer | None = None
         self._stopping = threading.Event()
         self._spawning = threading.Lock()
         self._socket_folder: Path | None = None  # ours to delete: only where the data folder's path is too long
@@ -115,7 +115,7 @@ class EmbeddedRedis:
             self._keeper.start()
             self._await_ready(first.result())
             if self._fsync == "everysec":
-                self._syncer = threading.Thread(target=self._sync, name="embedded-redis-sync", daemon=True)
+                self._syncer = Syncer(self._folder, lambda: self._socket)
                 self._syncer.start()
         except BaseException:
             self.stop()
@@ -137,7 +137,7 @@ class EmbeddedRedis:
             self._keeper.join()
             self._keeper = None
         if self._syncer is not None:
-            self._syncer.join()
+            self._syncer.stop()
             self._syncer = None
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
@@ -203,24 +203,6 @@ class EmbeddedRedis:
                 return
             if server is not None:
                 log.error("the embedded Redis has died and is started again", exit_code=server.returncode)
-
-    def _sync(self) -> None:
-        """Sync the append-only file each second until `stop`.
-
-        Redis' own `everysec` keeps in memory what it acknowledges while a sync is under way, for two seconds and more: where the
-        disk is slow, a server that is killed then loses it. Under `no` a reply waits until the system has what it acknowledges.
-        """
-        while not self._stopping.wait(_SYNC_EVERY_S):
-            try:
-                for file in self._append_only_files():
-                    with contextlib.suppress(FileNotFoundError):  # written anew meanwhile, under another name
-                        _sync_file(file)
-            except OSError as error:
-                log.error("the embedded Redis' append-only file cannot be synced", folder=str(self._folder), error=str(error))
-
-    def _append_only_files(self) -> Iterator[Path]:
-        yield self._folder / "appendonly.aof"
-        yield from (self._folder / "appendonlydir").glob("*.aof")  # from Redis 7 on
 
     def _spawn(self, binary: Path, lock: int) -> subprocess.Popen[bytes]:
         if len(os.fsencode(self._socket)) > _SOCKET_PATH_LIMIT:
@@ -321,15 +303,6 @@ def asking_for_signal(parent: int) -> Callable[[], None] | None:
             os._exit(1)
 
     return ask_for_signal
-
-
-def _sync_file(path: Path) -> None:
-    """Have the system put what was written to a file, by whichever process, on disk. Raises OSError."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _alive(pid: str) -> bool:

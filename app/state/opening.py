@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from app.settings import Settings
+from app.state.embedded import EmbeddedRedis
 from app.state.redis import RedisStore
 from app.state.transport import Confirm
+
+
+def embedded_redis(settings: Settings) -> EmbeddedRedis:
+    """The server for those who have none. It syncs each second, or before it answers where acknowledgements wait for the disk."""
+    return EmbeddedRedis(settings.storage_dir, fsync="always" if settings.redis_wait_fsync else "everysec")
 
 
 def open_store(settings: Settings, url: str, *, timeout_ms: int | None = None) -> RedisStore:

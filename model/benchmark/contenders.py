@@ -28,7 +28,7 @@ from model.interests import InterestReport, interest_report
 from model.loop import CHECKPOINT, Loop, Report, Stored, remove_run
 from model.machine import measured
 from model.nets import Longwave
-from model.settings import Settings, model_defaults, that_decide
+from model.settings import Settings, model_defaults, that_differ
 from model.task import Task
 from model.train import Trainer
 from model.update.origin import Origin
@@ -166,8 +166,10 @@ def _finished(folder: Path, task: Task, settings: dict[str, Any], load: Callable
     if not (folder / CHECKPOINT).exists():
         return None
     checkpoint = load(folder / CHECKPOINT)
-    if that_decide(checkpoint.settings) != that_decide(settings) or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
-        raise CheckpointError(f"{folder}: of other data or settings; name another --work, or remove that folder")
+    other = that_differ(checkpoint.settings, settings)
+    if other or checkpoint.data["fingerprint"] != task.data["fingerprint"]:
+        which = f" ({', '.join(other)})" if other else ""
+        raise CheckpointError(f"{folder}: of other data or settings{which}; name another --work, or remove that folder")
     return None if checkpoint.training else checkpoint
 
 

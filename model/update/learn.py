@@ -106,6 +106,7 @@ def train_settings(checkpoint: Checkpoint, settings: UpdateSettings) -> TrainSet
     return replace(
         TrainSettings(**before),
         epochs=settings.passes,
+        lanes=checkpoint.history[-1].get("batch", before["lanes"]) if checkpoint.history else before["lanes"],
         least_steps=0,
         learning_rate=settings.learning_rate,
         direct_learning_rate=settings.direct_learning_rate,

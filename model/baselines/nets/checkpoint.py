@@ -18,6 +18,7 @@ from model.settings import BASELINES, Gru4recSettings, SasrecSettings, Settings,
 ARCHITECTURES = tuple(BASELINES)
 SHARED = (
     "epochs",
+    "least_steps",
     "warmup_steps",
     "clip",
     "average",

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -10,12 +9,9 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import redis
-from crashing_redis import synced_library
-from redis_process import until
 
 from app.errors import StorageError
 from app.state import embedded
@@ -140,59 +136,6 @@ def test_a_server_that_dies_is_started_again_at_the_same_address_with_its_data(f
         pid = server.pid
     assert not running(pid)
     assert threading.active_count() == threads
-
-
-@pytest.mark.parametrize("fsync", ["everysec", "no"])
-def test_a_server_killed_on_a_slow_disk_loses_nothing_it_has_acknowledged(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: Literal["everysec", "no"]
-):
-    monkeypatch.setenv("LD_PRELOAD", str(synced_library(tmp_path)))
-    monkeypatch.setenv("SYNCED_PAUSE_MS", "1500")
-    with EmbeddedRedis(folder, fsync=fsync) as server:
-        with redis.Redis.from_url(server.url) as client:
-            for n in range(25):  # for longer than a second: Redis' own everysec has begun to sync then
-                client.rpush("list", n)
-                time.sleep(0.1)
-        os.kill(server.pid, signal.SIGKILL)
-        time.sleep(0.1)
-    with EmbeddedRedis(folder) as server, redis.Redis.from_url(server.url) as client:
-        assert client.llen("list") == 25
-
-
-def test_what_is_written_is_synced_within_seconds(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    synced: dict[int, int] = {}  # the size of each file at its last sync
-
-    def sync(file: int) -> None:
-        synced[os.fstat(file).st_ino] = os.fstat(file).st_size
-
-    monkeypatch.setattr(embedded.os, "fsync", sync)
-    with EmbeddedRedis(folder) as server, redis.Redis.from_url(server.url) as client:
-        for n in range(2):
-            client.set("key", n)
-            files = [folder / "appendonly.aof", *(folder / "appendonlydir").glob("*.incr.aof")]
-            (written,) = (file.stat() for file in files if file.exists())
-            until(lambda size=written.st_size, inode=written.st_ino: synced.get(inode, 0) >= size, 5, "it is synced")
-            assert written.st_size > 0
-            client.bgrewriteaof()  # the next one goes to a new file
-            until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 5, "the file is written anew")
-
-
-def test_a_disk_that_cannot_sync_is_reported_and_tried_again(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    failures = iter(range(2))
-    tried = threading.Event()
-
-    def sync(file: int) -> None:
-        if next(failures, None) is None:
-            tried.set()
-        else:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(embedded.os, "fsync", sync)
-    with EmbeddedRedis(folder):
-        assert tried.wait(10)
-    assert capsys.readouterr().out.count("cannot be synced") == 2
 
 
 def test_a_server_that_is_down_when_it_is_stopped_is_not_started_again(folder: Path):

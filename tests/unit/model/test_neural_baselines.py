@@ -148,6 +148,12 @@ def test_of_few_events_a_step_has_fewer_tokens(trainer, monkeypatch):
     assert max(batch.tokens.size for batch in batches) <= 100
 
 
+def test_a_run_of_other_least_steps_is_another_run(trainer):
+    trainer(epochs=1).run()
+    with pytest.raises(CheckpointError, match=r"\(train\.least_steps\)"):
+        trainer(epochs=1, least_steps=800).resume()
+
+
 def test_it_learns_a_rule_that_only_the_order_tells(trainer, task):
     follower = np.roll(np.random.default_rng(0).permutation(12), 1)[np.argsort(np.random.default_rng(0).permutation(12))]
     walks = []

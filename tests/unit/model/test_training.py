@@ -154,10 +154,13 @@ def test_of_few_events_a_step_has_a_half_of_the_lanes_or_a_half_of_these(trainer
     fewest = trainer(epochs=2, lanes=32, least_steps=1_000_000)
     assert fewest.batch == FEWEST_LANES == 8
     assert trainer(epochs=2, lanes=12, least_steps=1_000_000).batch == 12  # a half would be below
+    many = {"epochs": 2, "lanes": 4 * fewest.task.seq.users, "chunk": 512}
+    more = trainer(**many, least_steps=2 * trainer(**many).steps_per_epoch + 1)
+    assert more.batch < fewest.task.seq.users  # a half of these lanes would not make more steps
     batches = list(fewest.batches(np.random.default_rng(fewest.train.seed)))
     assert len(batches) == fewest.steps_per_epoch
     assert max(batch.rows.size for batch in batches) <= 8 * fewest.train.chunk
-    fewest.run()
+    assert {epoch["batch"] for epoch in fewest.run().history} == {8}
     assert fewest.optimizer.param_groups[0]["lr"] < 1e-2 * fewest.train.learning_rate  # the rate's course is that of all steps
 
 
@@ -183,7 +186,7 @@ def test_a_run_from_before_there_were_least_steps_had_none(trainer):
     again = trainer(epochs=1)
     again.resume()
     assert again.finished is not None
-    with pytest.raises(CheckpointError, match="other data or settings"):
+    with pytest.raises(CheckpointError, match=r"other data or settings \(train\.least_steps\)"):
         trainer(epochs=1, least_steps=800).resume()
 
 

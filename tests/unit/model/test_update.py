@@ -27,7 +27,7 @@ from model.metrics import ndcg
 from model.publish import publish
 from model.settings import UpdateSettings
 from model.update.gate import WorseError, check
-from model.update.learn import HEADS, ITEMS
+from model.update.learn import HEADS, ITEMS, train_settings
 from model.update.newer import NothingNewError, features_of, known_by_old, newer, read_events
 from model.update.origin import _arrays, _computes, read_origin
 from model.update.run import judged, refresh, update
@@ -340,3 +340,12 @@ def test_an_unknown_choice_of_what_is_refreshed_is_refused(bundles, events):
     result = call(bundles / "current", events, "--refresh", "everything")
     assert result.exit_code == 2
     assert "--refresh must be one of items, heads, items+heads, all" in result.stderr
+
+
+def test_an_update_takes_the_lanes_that_the_training_had(trained_bundle):
+    checkpoint = read_origin(trained_bundle).checkpoint
+    checkpoint.settings["train"]["least_steps"] = 800
+    assert train_settings(checkpoint, UpdateSettings()).lanes == checkpoint.settings["train"]["lanes"]
+    checkpoint.history[-1]["batch"] = 8
+    found = train_settings(checkpoint, UpdateSettings())
+    assert (found.lanes, found.least_steps) == (8, 0)
