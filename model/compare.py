@@ -126,20 +126,17 @@ def write_comparison(
 def to_table(compared: list[Compared]) -> Table:
     """For the terminal."""
     heads = ("run", "differs in", "batch", "epochs", "best", "loss", "validation ndcg", "against the first")
-    table = Table(*heads, f"from all, over {LONG} events, against the last {LAST}")
+    table = Table(*heads, f"over {LONG} events: of all, against the last {LAST}")
     for each in compared:
         differs = ", ".join(f"{key} = {value}" for key, value in each.settings.items())
         found = each.against
-        said = "" if found is None else _times(found)
+        said = "" if found is None else f"{found.ratio:.3f}x ({found.interval()}), p {found.p:.3f}"
         figure = figure_words(each.ndcg.mean, each.ndcg.standard_error)
         run, batch = Path(each.run).name, "" if each.batch is None else str(each.batch)
-        long = "" if each.long is None or each.long.difference is None else _times(each.long.difference)
+        beyond = each.long and each.long.difference
+        long = f"{beyond.ratio:.3f}x, p {beyond.p:.3f}" if beyond else ""
         table.add_row(run, differs, batch, str(each.epochs), str(each.best_epoch), f"{each.loss:.3f}", figure, said, long)
     return table
-
-
-def _times(found: Difference) -> str:
-    return f"{found.ratio:.3f}x ({found.interval()}), p {found.p:.3f}"
 
 
 def load_best(run: Path) -> Checkpoint | EncoderCheckpoint:

@@ -10,6 +10,7 @@ from model.benchmark.page_measured import _interval
 from model.benchmark.page_platforms import _difference
 from model.benchmark.page_words import times_words
 from model.compare import Compared, to_table
+from model.endurance import LongHistories
 from model.intervals import UserBootstrap
 from model.update.gate import Judgement
 
@@ -25,9 +26,10 @@ def test_pages_leave_the_interval_out():
 
 
 def test_a_comparison_of_runs_says_that_there_is_none():
-    against = Compared("runs/b", {}, 3, 2, 1.5, [0.1, 0.2, 0.1], FIGURE, DIFFERENCE)
+    long = LongHistories(1, 2, 0.75, 0.375, DIFFERENCE)
+    against = Compared("runs/b", {}, 3, 2, 1.5, [0.1, 0.2, 0.1], 64, FIGURE, DIFFERENCE, long)
     said = [next(iter(column.cells)) for column in to_table([against]).columns]
-    assert said[-2:] == ["0.7500", "2.000x (–), p 1.000"]
+    assert said[-3:] == ["0.7500", "2.000x (–), p 1.000", "2.000x, p 1.000"]
 
 
 def test_the_gate_says_that_there_is_none():
