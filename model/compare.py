@@ -125,17 +125,22 @@ def write_comparison(
 
 def to_table(compared: list[Compared]) -> Table:
     """For the terminal."""
-    heads = ("run", "differs in", "batch", "epochs", "best", "loss", "validation ndcg", "against the first")
-    table = Table(*heads, f"over {LONG} events: of all, against the last {LAST}")
+    table = Table()
+    for head in ("run", "differs in", "epochs", "loss", "validation ndcg", "against the first", f"of all, of the last {LAST}"):
+        table.add_column(head, overflow="fold")  # a name that is cut short names nothing
     for each in compared:
         differs = ", ".join(f"{key} = {value}" for key, value in each.settings.items())
+        if "train.lanes" in each.settings and each.batch is not None:
+            differs += f" (there were {each.batch})"
         found = each.against
         said = "" if found is None else f"{found.ratio:.3f}x ({found.interval()}), p {found.p:.3f}"
         figure = figure_words(each.ndcg.mean, each.ndcg.standard_error)
-        run, batch = Path(each.run).name, "" if each.batch is None else str(each.batch)
         beyond = each.long and each.long.difference
         long = f"{beyond.ratio:.3f}x, p {beyond.p:.3f}" if beyond else ""
-        table.add_row(run, differs, batch, str(each.epochs), str(each.best_epoch), f"{each.loss:.3f}", figure, said, long)
+        epochs = f"{each.epochs} (best {each.best_epoch})"
+        table.add_row(Path(each.run).name, differs, epochs, f"{each.loss:.3f}", figure, said, long)
+    if any(each.long and each.long.users for each in compared):
+        table.caption = f"Last column: users with more than {LONG} events, all of them folded against the last {LAST}."
     return table
 
 
